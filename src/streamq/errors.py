@@ -1,0 +1,181 @@
+"""Every error streamq raises, in one tree, branched by who must act.
+
+- `UsageError`: the caller passed something wrong; nothing was stored. Mend the call.
+- `StoreError`: the server is away, unfit or refused us. Wait, or mend the deployment.
+- `ClaimError`: the claim is no longer yours. Stop working on the task; change nothing.
+- `TaskError`: the task itself did not succeed. Look at its stored errors.
+
+`Snooze`, `RetryAfter` and `CancelTask` style signals that a handler raises to say how its attempt ends live
+in `core/signals.py`: they are not errors of streamq.
+"""
+
+from __future__ import annotations
+
+
+class StreamQError(Exception):
+    """The root: catch this to catch whatever streamq itself raises."""
+
+
+# --- the caller must act ---------------------------------------------------------------------------------------
+
+
+class UsageError(StreamQError):
+    """A call was wrong; nothing was stored or changed. The message names the parameter and what it takes."""
+
+
+class OptionInvalid(UsageError):
+    """An option (priority, delay, queue name, …) has a value it cannot take."""
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{option}={value!r} is refused: expected {expected}")
+        self.option = option
+        self.value = value
+        self.expected = expected
+
+
+class PayloadInvalid(UsageError):
+    """A payload, or one field of it, does not fit the handler's signature or cannot be stored exactly.
+
+    `field` is the path of the offending value, e.g. `width` or `items[3].name`.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+class PayloadTooLarge(UsageError):
+    """An encoded payload (or result) is larger than the limit. Store the data elsewhere and pass a reference."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{what} is {size_bytes:,} bytes, the limit is {limit_bytes:,}: store the data elsewhere "
+            f"(GridFS, object storage) and pass a reference, or raise the app's payload limit"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+# --- the deployment, or time, must act ---------------------------------------------------------------------------
+
+
+class StoreError(StreamQError):
+    """The server could not do it."""
+
+
+class StoreUnavailable(StoreError):
+    """No primary could be reached in time. Nothing is known to have changed; trying again is safe."""
+
+
+class OutcomeUnknown(StoreError):
+    """A write was sent and its outcome is unknown: it may have been applied, or still be."""
+
+
+class PutUnknown(OutcomeUnknown):
+    """The put may or may not be stored (no majority answered in time).
+
+    Repeating the put with the same ids (`ids`) is safe: what is already stored is not stored twice.
+    """
+
+    def __init__(self, ids: list[object], reason: str) -> None:
+        shown = ", ".join(str(one) for one in ids[:3]) + (", …" if len(ids) > 3 else "")
+        super().__init__(
+            f"{len(ids)} task(s) may or may not be stored ({reason}); "
+            f"putting again with the same id is safe (id={shown})"
+        )
+        self.ids = ids
+
+
+class NotAReplicaSet(StoreError):
+    """The server is a standalone: it has no change streams. The message says how to make a one-node set of it."""
+
+
+class ServerTooOld(StoreError):
+    """The server is older than streamq supports (MongoDB 6.0)."""
+
+
+class AccessRefused(StoreError):
+    """Wrong credentials, or a role that lacks a privilege. The message names what was refused."""
+
+
+class EmbeddedError(StoreError):
+    """An embedded mongod could not be found, started or stopped. The message says what to do."""
+
+
+# --- the claim is gone ---------------------------------------------------------------------------------------------
+
+
+class ClaimError(StreamQError):
+    """The claim does not allow it."""
+
+
+class LeaseLost(ClaimError):
+    """The lease ended and the task was taken over (or removed): this holder's write changed nothing.
+
+    Stop the work. Whatever the handler did outside of MongoDB may be done again by the next holder.
+    """
+
+    def __init__(self, task_id: object, what: str = "settle") -> None:
+        super().__init__(f"task {task_id}: {what} refused, the claim is no longer held; nothing was changed")
+        self.task_id = task_id
+
+
+# --- the task itself -----------------------------------------------------------------------------------------------
+
+
+class TaskError(StreamQError):
+    """A task did not succeed."""
+
+
+class TaskFailed(TaskError):
+    """The awaited task ended in `failed`, `cancelled` or `expired`; `error_type` and `error_message` tell why."""
+
+    def __init__(self, task_id: object, status: str, error_type: str | None, error_message: str | None) -> None:
+        why = f": {error_type}: {error_message}" if error_type else ""
+        super().__init__(f"task {task_id} {status}{why}")
+        self.task_id = task_id
+        self.status = status
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class TaskTimeout(TaskError):
+    """One attempt ran longer than its `timeout_s`; it was cancelled and counts as a failed attempt."""
+
+
+class TaskGone(TaskError):
+    """The task is not stored (any more): deleted, removed after its retention, or never put."""
+
+
+class ResultTimeout(TaskError):
+    """The task had not ended within `timeout_s`. It goes on; ask again."""
+
+
+class PayloadUndecodable(TaskError):
+    """A stored payload does not decode to the handler's signature; the task fails for good with this reason."""
+
+
+__all__ = [
+    "AccessRefused",
+    "ClaimError",
+    "EmbeddedError",
+    "LeaseLost",
+    "NotAReplicaSet",
+    "OptionInvalid",
+    "OutcomeUnknown",
+    "PayloadInvalid",
+    "PayloadTooLarge",
+    "PayloadUndecodable",
+    "PutUnknown",
+    "ResultTimeout",
+    "ServerTooOld",
+    "StoreError",
+    "StoreUnavailable",
+    "StreamQError",
+    "TaskError",
+    "TaskFailed",
+    "TaskGone",
+    "TaskTimeout",
+    "UsageError",
+]
