@@ -1,0 +1,113 @@
+"""One mongod of the set: its port, its process, and the hands of the fault tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from streamq.embedded import ports
+from streamq.embedded.guard import Guard
+from streamq.embedded.troubles import FailedStart, explain, is_port_taken
+from streamq.errors import EmbeddedError
+
+START_S = 60.0  # chosen freely: 0.5 s is usual, recovery of a large directory after a crash takes longer
+POLL_S = 0.005
+
+
+class PortTaken(EmbeddedError):
+    """Somebody else listens on the port; with a port of our own choice another is tried."""
+
+
+class Node:
+    """A mongod of an `EmbeddedServer`. Its methods may be called from any thread."""
+
+    def __init__(
+        self, number: int, port: int, command: Callable[[int], list[str]], data: Path, log: Path, guard: Guard
+    ) -> None:
+        self.number = number
+        self.port = port
+        self.data = data
+        self.log = log
+        self._command = command
+        self._guard = guard
+
+    def __repr__(self) -> str:
+        return f"<Node {self.number} on port {self.port}>"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it does not run."""
+        pid, exit_code = self._guard.status(self.number)
+        return pid if exit_code is None else None
+
+    def start(self) -> None:
+        """Start the mongod, unless it runs, and return when it accepts connections: it need not have a role yet.
+
+        Raises `EmbeddedError` saying what went wrong and what to do.
+        """
+        if self.pid is not None:
+            return
+        argv = self._command(self.port)
+        read_from = self.log.stat().st_size if self.log.exists() else 0
+        try:
+            self._guard.spawn(self.number, argv, self.log)
+        except EmbeddedError as error:
+            raise EmbeddedError(f"{error}\nCheck the program {argv[0]}, or let STREAMQ_MONGOD name another.") from None
+        self._wait_accepts(read_from)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash does; it is gone when this returns. `start` brings it back."""
+        self._guard.signal(self.number, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end with SIGTERM, and wait until it has (about 1 s)."""
+        self._guard.signal(self.number, signal.SIGTERM)
+        deadline = time.monotonic() + START_S
+        while self.pid is not None:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"mongod on port {self.port} did not end within {START_S:g} s\nUse kill().")
+            time.sleep(POLL_S)
+
+    def suspend(self) -> None:
+        """Freeze it with SIGSTOP: its connections stay open and nothing answers."""
+        self._guard.signal(self.number, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `suspend`."""
+        self._guard.signal(self.number, signal.SIGCONT)
+
+    def _wait_accepts(self, read_from: int) -> None:
+        deadline = time.monotonic() + START_S
+        while not ports.accepts(self.port):
+            ended = self.pid is None
+            if ended or time.monotonic() > deadline:
+                raise self._failure(read_from)
+            time.sleep(POLL_S)
+
+    def _failure(self, read_from: int) -> EmbeddedError:
+        _, exit_code = self._guard.status(self.number)
+        failed = FailedStart(
+            mongod=Path(self._command(self.port)[0]),
+            data=self.data,
+            log=_read_from(self.log, read_from),
+            exit_code=exit_code,
+            port=self.port,
+            free_bytes=shutil.disk_usage(self.data).free,
+        )
+        return (PortTaken if is_port_taken(failed) else EmbeddedError)(explain(failed))
+
+
+def _read_from(log: Path, offset: int) -> str:
+    """Return what was logged since `offset`, the first and last part of much: a loop of complaints may be long."""
+    limit = 1 << 20
+    with log.open("rb") as file:
+        file.seek(offset)
+        text = file.read(limit)
+        if len(text) == limit:
+            file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - limit))
+            text += file.read(limit)
+    return text.decode(errors="replace")

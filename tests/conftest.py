@@ -1,0 +1,33 @@
+"""What tests of several kinds share: one embedded server a session, one database a test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from pymongo import MongoClient
+
+from streamq import embedded
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[embedded.EmbeddedServer]:
+    """A one-node set with fail points, started by the first test that asks for it."""
+    with embedded.start(parameters={"enableTestCommands": 1}) as server:
+        yield server
+
+
+@pytest.fixture
+def uri(server: embedded.EmbeddedServer) -> str:
+    """The connection string of the session's server."""
+    return server.uri
+
+
+@pytest.fixture
+def database(uri: str) -> Iterator[str]:
+    """The name of a database of the test's own, dropped when the test ends."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield name
+    with MongoClient[dict[str, object]](uri) as client:
+        client.drop_database(name)
