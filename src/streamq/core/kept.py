@@ -1,0 +1,74 @@
+"""Finds what a value would lose on its way through its annotation, before it is stored.
+
+msgspec loads what the annotation asks for and drops the rest without a word: the fields that a subclass adds to the
+annotated class, the keys that a dict has beyond a TypedDict. Here a given value is compared with what it loads as.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from streamq.core.misfit import Misfit
+
+
+def require_kept(given: Any, loaded: Any) -> None:
+    """Raise `Misfit` where `loaded` has lost a field or the class of `given`.
+
+    Where the annotation is `Any` a Struct loads as a dict of its fields: nothing is lost, so nothing is said.
+    """
+    names = _field_names(loaded)
+    if names is None:
+        _compare_builtins(given, loaded)
+    elif isinstance(given, dict):
+        _require_no_more(given, names)
+    elif type(given) is not type(loaded) and _field_names(given) is not None:
+        raise Misfit(
+            f"a {type(given).__name__} would be loaded as a {type(loaded).__name__}: "
+            f"annotate it with {type(given).__name__}, or with a union of tagged Structs"
+        )
+    else:
+        for name, attribute in names.items():
+            if attribute is not None:
+                _compare(given, name, getattr(given, attribute, None), getattr(loaded, attribute, None))
+
+
+def _compare_builtins(given: Any, loaded: Any) -> None:
+    if isinstance(given, dict) and isinstance(loaded, dict):
+        if len(loaded) < len(given):
+            _require_no_more(given, loaded)
+        for key in given.keys() & loaded.keys():
+            _compare(given, key, given[key], loaded[key])
+    elif isinstance(given, (list, tuple)) and isinstance(loaded, (list, tuple)):
+        for index, (one, other) in enumerate(zip(given, loaded, strict=False)):
+            _compare(given, index, one, other)
+
+
+def _compare(container: Any, step: Any, given: Any, loaded: Any) -> None:
+    try:
+        require_kept(given, loaded)
+    except Misfit as misfit:
+        misfit.within(container, step)
+        raise
+
+
+def _require_no_more(given: dict[Any, Any], names: Any) -> None:
+    unknown = next((key for key in given if key not in names), None)
+    if unknown is not None:
+        raise Misfit(f"unknown field {unknown!r}")
+
+
+def _field_names(value: Any) -> dict[str, str | None] | None:
+    """Return stored name → attribute of a record (the tag of a Struct has no attribute), or None of anything else."""
+    kind: Any = type(value)
+    if isinstance(value, msgspec.Struct):
+        tag = kind.__struct_config__.tag_field
+        names: dict[str, str | None] = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+        return names | {tag: None} if tag is not None else names
+    if dataclasses.is_dataclass(kind):
+        return {one.name: one.name for one in dataclasses.fields(kind)}
+    if hasattr(kind, "__attrs_attrs__"):
+        return {one.name: one.name for one in kind.__attrs_attrs__}
+    return None
