@@ -130,13 +130,15 @@ def _write_dict(value: dict[Any, Any], depth: int) -> Any:
     try:
         for key, item in value.items():
             if type(key) is not str:
-                return _write_odd_keys(value, depth)
+                break
             if not key.isascii() or "\0" in key:
                 _check_key(key)
             stored[key] = _WRITERS.get(type(item), _write_other)(item, depth + 1)
     except Misfit as misfit:
         misfit.within(value, key)
         raise
+    if type(key) is not str and value:
+        return _write_odd_keys(value, depth)
     if _DBREF_KEY in stored:
         return _write_pairs(value, depth)
     if len(stored) == 1 and key.startswith(PREFIX):
@@ -303,7 +305,7 @@ def _subclass_writer(base: type) -> _Writer:
 
 def _refuse(value: Any, depth: int) -> Any:
     raise Misfit(
-        f"a {_named(type(value))} cannot be stored: pass builtins, dataclasses or msgspec Structs, "
+        f"a value of type {_named(type(value))} cannot be stored: pass builtins, dataclasses or msgspec Structs, "
         f"or the id of what is kept elsewhere"
     )
 

@@ -87,6 +87,7 @@ def stored_datetime(value: datetime.datetime) -> Any:
         raise Misfit("a datetime without tzinfo names no instant: give it a tzinfo, e.g. datetime.now(UTC)")
     if not offset and value.microsecond % 1000 == 0:
         return value.replace(tzinfo=datetime.UTC, fold=0)
+    _check_offset(offset)
     return tagged("datetime", datetime.datetime.isoformat(value))
 
 
@@ -95,9 +96,17 @@ def stored_date(value: datetime.date) -> Any:
 
 
 def stored_time(value: datetime.time) -> Any:
-    if value.tzinfo is not None and value.utcoffset() is None:
+    offset = value.utcoffset()
+    if offset is not None:
+        _check_offset(offset)
+    elif value.tzinfo is not None:
         raise Misfit("a time in a zone whose offset depends on the date: use a fixed offset, or a datetime")
     return tagged("time", datetime.time.isoformat(value))
+
+
+def _check_offset(offset: datetime.timedelta) -> None:
+    if offset.microseconds:  # CPython reads +00:00:00.000001 back as UTC
+        raise Misfit("a UTC offset with a fraction of a second cannot be stored")
 
 
 def stored_timedelta(value: datetime.timedelta) -> Any:
