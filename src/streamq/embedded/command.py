@@ -18,7 +18,17 @@ SETTINGS: Mapping[str, str | int | bool] = {
     "shutdownTimeoutMillisForSignaledShutdown": 100,
 }
 # What makes it ours: its place, its address, its set.
-RESERVED = ("--dbpath", "--port", "--bind_ip", "--bind_ip_all", "--replSet", "--fork", "--logpath", "--config")
+RESERVED = (
+    "--dbpath",
+    "--port",
+    "--bind_ip",
+    "--bind_ip_all",
+    "--replSet",
+    "--fork",
+    "--logpath",
+    "--syslog",
+    "--config",
+)
 
 
 def mongod_command(

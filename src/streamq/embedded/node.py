@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streamq.embedded import ports
 from streamq.embedded.guard import Guard
-from streamq.embedded.troubles import FailedStart, explain, is_port_taken
+from streamq.embedded.troubles import FailedStart, explain, is_port_taken, last_words
 from streamq.errors import EmbeddedError
 
 START_S = 60.0  # chosen freely: 0.5 s is usual, recovery of a large directory after a crash takes longer
 POLL_S = 0.005
+LISTENING = "Waiting for connections"
 
 
 class PortTaken(EmbeddedError):
@@ -80,11 +80,15 @@ class Node:
         """Let it go on after `suspend`."""
         self._guard.signal(self.number, signal.SIGCONT)
 
+    def last_words(self) -> str:
+        """Return the end of its log, errors preferred."""
+        return last_words(_read_from(self.log, 0) if self.log.exists() else "")
+
     def _wait_accepts(self, read_from: int) -> None:
         deadline = time.monotonic() + START_S
-        while not ports.accepts(self.port):
-            ended = self.pid is None
-            if ended or time.monotonic() > deadline:
+        # Its own word for it: a connection would be accepted by whoever listens there.
+        while LISTENING not in _read_from(self.log, read_from):
+            if self.pid is None or time.monotonic() > deadline:
                 raise self._failure(read_from)
             time.sleep(POLL_S)
 

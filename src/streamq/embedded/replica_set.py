@@ -55,7 +55,7 @@ def form_set(nodes: Sequence[Node], election_timeout_ms: int | None, timeout_s: 
             _elect(first, nodes, deadline)
     except PyMongoError as error:
         raise EmbeddedError(
-            f"the replica set could not be formed: {error}\nLook at the log of mongod: {nodes[0].log}"
+            f"the replica set could not be formed: {error}\nThe last words of mongod:\n{nodes[0].last_words()}"
         ) from error
 
 
@@ -150,11 +150,16 @@ def is_primary(node: Node) -> bool:
 def wait_healthy(nodes: Sequence[Node], timeout_s: float) -> None:
     """Wait until one node is a writable primary and all others follow it; `EmbeddedError` if that takes longer."""
     deadline = time.monotonic() + timeout_s
+    down = [node for node in nodes if node.pid is None]
+    if down:
+        raise EmbeddedError(f"the replica set is not healthy: {down} does not run\nStart it: node.start().")
     try:
         with connected(nodes[0]) as client:
             _elect(client, nodes, deadline)
     except PyMongoError as error:
-        raise EmbeddedError(f"the replica set is not healthy: {error}\nLook at the log: {nodes[0].log}") from error
+        raise EmbeddedError(
+            f"the replica set is not healthy: {error}\nThe last words of mongod:\n{nodes[0].last_words()}"
+        ) from error
 
 
 def _elect(client: Client, nodes: Sequence[Node], deadline: float) -> None:
@@ -164,7 +169,7 @@ def _elect(client: Client, nodes: Sequence[Node], deadline: float) -> None:
         while (states := sorted(member["stateStr"] for member in members(client))) != ["PRIMARY", *followers]:
             if states == ["SECONDARY", *followers]:
                 _step_up(client)
-            _wait(deadline, "no primary was elected in time")
+            _wait(deadline, "not all members came up in time")
     # A member is called PRIMARY a moment before it takes writes.
     while not (_takes_writes(client) or any(is_primary(node) for node in nodes[1:])):
         _wait(deadline, "no primary was elected in time")

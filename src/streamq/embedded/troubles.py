@@ -21,8 +21,7 @@ PACKAGES = {
     "liblzma.so.5": "liblzma5",
     "libresolv.so.2": "libc6",
 }
-# mongod needs about 100 MB to start with, and 300 MB where it fills its journal in advance.
-LITTLE_ROOM_BYTES = 32 << 20
+JOURNAL_FILE_BYTES = 100 << 20  # WiredTiger's; three of them are filled in advance
 SHOWN_LINES = 8
 
 
@@ -54,6 +53,7 @@ def explain(failed: FailedStart) -> str:
         or _other_version(failed)
         or _not_permitted(failed)
         or _killed(failed)
+        or _disk_probably_full(failed)
         or _unknown(failed)
     )
 
@@ -79,9 +79,16 @@ def _system_too_old(failed: FailedStart) -> str | None:
 
 
 def _disk_full(failed: FailedStart) -> str | None:
-    # The disk that is full may be the one the log should be on: then the log says nothing.
-    if not re.search(r"No space left on device|ENOSPC", failed.log) and failed.free_bytes >= LITTLE_ROOM_BYTES:
-        return None
+    # 28 is ENOSPC, as WiredTiger writes it before its text, which may already find no room.
+    return _make_room(failed) if re.search(r'No space left on device|"error":28\b', failed.log) else None
+
+
+def _disk_probably_full(failed: FailedStart) -> str | None:
+    """Judge by what is free: the disk that is full may be the one the log should be on."""
+    return _make_room(failed) if failed.free_bytes < JOURNAL_FILE_BYTES else None
+
+
+def _make_room(failed: FailedStart) -> str:
     return (
         f"mongod cannot run: the disk is full ({failed.free_bytes >> 20} MB free for {failed.data})\n"
         f"Make room (mongod needs about 400 MB at the start), or pass a directory on another disk."
@@ -113,17 +120,16 @@ def _directory_in_use(failed: FailedStart) -> str | None:
 
 def _other_version(failed: FailedStart) -> str | None:
     said = re.search(
-        r"[^\"]*(?:Wrong mongod version|UPGRADE PROBLEM|[Ff]eature ?[Cc]ompatibility ?[Vv]ersion document"
-        r"|[Ii]nvalid feature ?[Cc]ompatibility ?[Vv]ersion|unsupported WiredTiger file version"
-        r"|IncompatibleServerVersion|MustUpgrade)[^\"]*",
+        r"Wrong mongod version|UPGRADE PROBLEM|[Ii]nvalid feature ?[Cc]ompatibility ?[Vv]ersion"
+        r"|unsupported WiredTiger (source )?file version|IncompatibleServerVersion|MustUpgrade",
         failed.log,
     )
     if not said:
         return None
     return (
         f"the data directory {failed.data} was written by an incompatible version of mongod\n"
-        f"Let STREAMQ_MONGOD name a mongod of that version, or use another directory.\n"
-        f"mongod says: {said[0].strip()[:400]}"
+        f"Let STREAMQ_MONGOD name a mongod of that version, or use another directory. mongod's last words:\n"
+        f"{last_words(failed.log)}"
     )
 
 
@@ -134,7 +140,7 @@ def _not_permitted(failed: FailedStart) -> str | None:
     return (
         f"mongod may not use {failed.data}: {found[0]}\n"
         f"Make the directory and its files writable by this user, or use another directory.\n"
-        f"{_last_words(failed.log)}"
+        f"{last_words(failed.log)}"
     )
 
 
@@ -154,24 +160,28 @@ def _killed(failed: FailedStart) -> str | None:
 
 def _unknown(failed: FailedStart) -> str:
     ended = "does not answer" if failed.exit_code is None else f"ended with exit code {failed.exit_code}"
-    return f"mongod {ended} at its start\nIts last words:\n{_last_words(failed.log)}"
+    return f"mongod {ended} at its start\nIts last words:\n{last_words(failed.log)}"
 
 
-def _last_words(log: str) -> str:
+def last_words(log: str) -> str:
     """Return what a person should read first: the errors and fatal messages, else the last lines."""
     lines = [line for line in log.splitlines() if line.strip()]
     grave = [said for line in lines if (said := _grave_message(line))]
-    chosen = (grave or [line[:300] for line in lines])[-SHOWN_LINES:]
-    return "\n".join(f"  {line}" for line in chosen) or "  (it said nothing)"
+    chosen = list(dict.fromkeys(grave)) or [line[:300] for line in lines]
+    return "\n".join(f"  {line}" for line in chosen[-SHOWN_LINES:]) or "  (it said nothing)"
 
 
 def _grave_message(line: str) -> str | None:
-    """Return the message of a log line of severity F or E."""
+    """Return the message of a log line of severity F or E, shortened: None for any other line."""
     try:
         entry = json.loads(line)
         if entry["s"] not in ("F", "E"):
             return None
-        details = entry.get("attr")
-        return f"{entry['msg']}{': ' + json.dumps(details)[:300] if details else ''}"
-    except (ValueError, KeyError, TypeError):
+        details = entry.get("attr", {})
+        # WiredTiger wraps its own message in one of mongod's.
+        inner = details.get("message")
+        if isinstance(inner, dict):
+            return f"{inner['msg']}: {inner['error_str']}"[:400]
+        return (str(entry["msg"]) + (f": {json.dumps(details)}" if details else "")).replace("\n", " ").strip()[:600]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
