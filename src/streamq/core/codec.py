@@ -7,7 +7,7 @@ What is stored for what, and what comes back:
     int                                native to 64 bits, `~int`      the same
     aware datetime                     native in UTC to the ms, else  the same instant (to the us) and UTC offset;
                                        `~datetime`                    the zone's name is not kept
-    date, time, timedelta              `~date` `~time` `~timedelta`   the same
+    date, time, timedelta              `~date` `~time` `~timedelta`   the same (a `fold` is not kept)
     UUID                               native, Binary subtype 4       the same
     Decimal                            native to 34 digits, else      the same sign, digits and exponent
                                        `~decimal`
@@ -226,7 +226,7 @@ def _write_struct(value: msgspec.Struct, depth: int) -> Any:
     """Write a Struct as msgspec would: renamed fields, its tag, a list if it is array-like, no UNSET fields."""
     kind = type(value)
     names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
-    fields = {stored_name: getattr(value, name) for stored_name, name in names}
+    fields: dict[str, Any] = {stored_name: getattr(value, name) for stored_name, name in names}
     config = kind.__struct_config__
     if config.tag_field is not None:
         fields = {config.tag_field: config.tag} | fields

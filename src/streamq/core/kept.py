@@ -7,11 +7,22 @@ annotated class, the keys that a dict has beyond a TypedDict. Here a given value
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import datetime
+import decimal
+import functools
+import uuid
+from typing import Any, Final
 
 import msgspec
+from bson import ObjectId
 
 from streamq.core.misfit import Misfit
+
+WHOLE: Final = frozenset(
+    {type(None), bool, int, float, str, bytes, bytearray, memoryview, ObjectId, uuid.UUID, decimal.Decimal}
+    | {datetime.datetime, datetime.date, datetime.time, datetime.timedelta}
+)
+"""What has no parts, and so nothing to lose: most of what is ever put."""
 
 
 def require_kept(given: Any, loaded: Any) -> None:
@@ -19,14 +30,20 @@ def require_kept(given: Any, loaded: Any) -> None:
 
     Where the annotation is `Any` a Struct loads as a dict of its fields: nothing is lost, so nothing is said.
     """
-    names = _field_names(loaded)
+    if type(given) in WHOLE:
+        return
+    kind: Any = type(loaded)
+    names = _field_names(kind)
     if names is None:
         _compare_builtins(given, loaded)
     elif isinstance(given, dict):
         _require_no_more(given, names)
-    elif type(given) is not type(loaded) and _field_names(given) is not None:
+        for name, attribute in names.items():
+            if attribute is not None and name in given:
+                _compare(given, name, given[name], getattr(loaded, attribute, None))
+    elif type(given) is not kind and _is_record(type(given)):
         raise Misfit(
-            f"a {type(given).__name__} would be loaded as a {type(loaded).__name__}: "
+            f"a {type(given).__name__} would be loaded as a {kind.__name__}: "
             f"annotate it with {type(given).__name__}, or with a union of tagged Structs"
         )
     else:
@@ -60,10 +77,14 @@ def _require_no_more(given: dict[Any, Any], names: Any) -> None:
         raise Misfit(f"unknown field {unknown!r}")
 
 
-def _field_names(value: Any) -> dict[str, str | None] | None:
-    """Return stored name → attribute of a record (the tag of a Struct has no attribute), or None of anything else."""
-    kind: Any = type(value)
-    if isinstance(value, msgspec.Struct):
+def _is_record(kind: Any) -> bool:
+    return _field_names(kind) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _field_names(kind: Any) -> dict[str, str | None] | None:
+    """Return stored name → attribute of a record type (the tag of a Struct has no attribute), or None of another."""
+    if issubclass(kind, msgspec.Struct):
         tag = kind.__struct_config__.tag_field
         names: dict[str, str | None] = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
         return names | {tag: None} if tag is not None else names

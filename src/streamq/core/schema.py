@@ -21,10 +21,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from bson import ObjectId
 
 from streamq.core.codec import from_stored, loaded, to_stored
-from streamq.core.kept import require_kept
+from streamq.core.kept import WHOLE, require_kept
 from streamq.core.misfit import Misfit
 from streamq.core.signature import Signature, shown, signature_of
 from streamq.errors import PayloadInvalid, PayloadUndecodable
@@ -41,8 +40,6 @@ _NATIVE: Final = (
     uuid.UUID,
     decimal.Decimal,
 )
-# What cannot lose anything on its way, most of what is ever put.
-_WHOLE: Final = frozenset({str, int, float, bool, type(None), bytes, ObjectId, *_NATIVE})
 
 
 class Schema:
@@ -158,6 +155,8 @@ class Schema:
     def _call(self, model: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         values = msgspec.structs.astuple(model)
         kwargs = {name: value for name, value in zip(self._names, values, strict=True) if value is not msgspec.UNSET}
+        if not self._positional_only:
+            return (), kwargs
         args: list[Any] = []
         for name in self._positional_only:
             if name not in kwargs:
@@ -172,7 +171,7 @@ class Schema:
 
     def _require_kept(self, given: dict[str, Any], model: Any) -> None:
         for name, value in given.items():
-            if type(value) not in _WHOLE:
+            if type(value) not in WHOLE:
                 try:
                     require_kept(value, getattr(model, _field_name(self._names.index(name))))
                 except Misfit as misfit:
