@@ -1,0 +1,63 @@
+# make setup   .venv with everything in it; does nothing when it is current
+# make check   format, lint, types, layers
+# make test    the tests; ARGS="..." goes to pytest
+# make demo    a run to look at; DIR="..." keeps its data there
+# make clean   removes what the others made
+
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+# mypy takes it ill when one of them holds no file yet.
+TYPED := $(foreach d,src tests bench examples,$(if $(shell find $(d) -name '*.py' 2>/dev/null | head -n 1),$(d)))
+
+# A python3 that starts and is 3.11 or later. A name on PATH proves nothing: a pyenv shim may exist and not work.
+PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
+PYTHON_FOUND := $(shell for p in $(PYTHONS); do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && command -v "$$p" && break; done)
+
+# The stamp's name changes with the interpreter and with the place, both of which are written all over a .venv.
+STAMP := .venv/.ready-$(shell [ -z "$(PYTHON_FOUND)" ] || { \
+	"$(PYTHON_FOUND)" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | cksum | cut -d' ' -f1)
+
+.PHONY: setup check test demo clean
+
+setup: $(STAMP)
+	@:
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON_FOUND)" ]; then \
+		echo "make setup: Python 3.11 or later is needed; tried: $(PYTHONS)." >&2; \
+		echo "Install one (Debian: apt-get install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi
+	@echo "Setting up .venv with $$("$(PYTHON_FOUND)" -V) (a minute or so) ..."
+	@[ -e "$@" ] || rm -rf .venv
+	@if uv --version >/dev/null 2>&1; then \
+		{ [ -e "$@" ] || uv venv --quiet --python "$(PYTHON_FOUND)" .venv; } && \
+		uv pip install --quiet --python $(BIN)/python -e '.[dev]'; \
+	else \
+		{ [ -e "$@" ] || "$(PYTHON_FOUND)" -m venv .venv || { \
+			echo "make setup: python's venv module does not work (Debian: apt-get install python3-venv)." >&2; \
+			rm -rf .venv; exit 1; }; } && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch "$@"
+
+# Recipes exec what they run, so that its exit code and Ctrl-C go straight through.
+
+check: setup
+	@exec $(BIN)/ruff format --check .
+	@exec $(BIN)/ruff check .
+	@exec $(BIN)/mypy $(TYPED)
+	@exec $(BIN)/lint-imports
+
+test: setup
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+# DIR reaches the shell through the environment, whole, whatever characters it holds.
+demo: setup
+	@exec $(BIN)/python -m streamq.demo $(if $(DIR),--dir "$$DIR")
+
+clean:
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
