@@ -54,9 +54,9 @@ check: setup
 test: setup
 	@exec $(BIN)/python -m pytest $(ARGS)
 
-# DIR reaches the shell through the environment, whole, whatever characters it holds.
+# DIR reaches the program whole, whatever characters it holds.
 demo: setup
-	@exec $(BIN)/python -m streamq.demo $(if $(DIR),--dir "$$DIR")
+	@exec $(BIN)/python -m streamq.demo $(if $(DIR),--dir '$(subst ','\'',$(value DIR))')
 
 clean:
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
