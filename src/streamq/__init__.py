@@ -1,1 +1,82 @@
-"""streamq: an event-driven task queue in the application's own MongoDB, for trio."""
+"""streamq: an event-driven task queue in the application's own MongoDB, for trio.
+
+This is the public door; what is not named here may change. `streamq.embedded` (a real mongod of one's own) and
+`streamq.testing` (an app in memory) are doors of their own.
+"""
+
+from __future__ import annotations
+
+from streamq.app import StreamQ
+from streamq.blocking import Blocking, BlockingQueue, BlockingTask
+from streamq.core.new_task import NewTask, PutReply
+from streamq.core.options import PutOptions
+from streamq.core.retry import Retry
+from streamq.core.signals import Snooze
+from streamq.errors import (
+    AccessRefused,
+    ClaimError,
+    EmbeddedError,
+    LeaseLost,
+    NotAReplicaSet,
+    OptionInvalid,
+    OutcomeUnknown,
+    PayloadInvalid,
+    PayloadTooLarge,
+    PayloadUndecodable,
+    PutUnknown,
+    ResultTimeout,
+    ServerTooOld,
+    StoreError,
+    StoreUnavailable,
+    StreamQError,
+    TaskError,
+    TaskFailed,
+    TaskGone,
+    TaskTimeout,
+    UsageError,
+)
+from streamq.handle import Handle
+from streamq.handler import Handler
+from streamq.queue import Queue
+from streamq.runtime.consumer import Task, Tasks
+from streamq.runtime.current import TaskInfo, current_task
+
+__all__ = [
+    "AccessRefused",
+    "Blocking",
+    "BlockingQueue",
+    "BlockingTask",
+    "ClaimError",
+    "EmbeddedError",
+    "Handle",
+    "Handler",
+    "LeaseLost",
+    "NewTask",
+    "NotAReplicaSet",
+    "OptionInvalid",
+    "OutcomeUnknown",
+    "PayloadInvalid",
+    "PayloadTooLarge",
+    "PayloadUndecodable",
+    "PutOptions",
+    "PutReply",
+    "PutUnknown",
+    "Queue",
+    "ResultTimeout",
+    "Retry",
+    "ServerTooOld",
+    "Snooze",
+    "StoreError",
+    "StoreUnavailable",
+    "StreamQ",
+    "StreamQError",
+    "Task",
+    "TaskError",
+    "TaskFailed",
+    "TaskGone",
+    "TaskInfo",
+    "TaskTimeout",
+    "Tasks",
+    "UsageError",
+    "current_task",
+]

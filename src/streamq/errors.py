@@ -5,11 +5,13 @@
 - `ClaimError`: the claim is no longer yours. Stop working on the task; change nothing.
 - `TaskError`: the task itself did not succeed. Look at its stored errors.
 
-`Snooze`, `RetryAfter` and `CancelTask` style signals that a handler raises to say how its attempt ends live
-in `core/signals.py`: they are not errors of streamq.
+What a handler raises to say how its attempt ends (`Snooze`) lives in `core/signals.py`: not an error of streamq.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class StreamQError(Exception):
@@ -78,13 +80,33 @@ class PutUnknown(OutcomeUnknown):
     Repeating the put with the same ids (`ids`) is safe: what is already stored is not stored twice.
     """
 
-    def __init__(self, ids: list[object], reason: str) -> None:
+    def __init__(self, ids: Sequence[Any], reason: str) -> None:
         shown = ", ".join(str(one) for one in ids[:3]) + (", …" if len(ids) > 3 else "")
         super().__init__(
             f"{len(ids)} task(s) may or may not be stored ({reason}); "
             f"putting again with the same id is safe (id={shown})"
         )
+        self.ids = list(ids)
+        self.reason = reason
+
+
+class ClaimUnknown(OutcomeUnknown):
+    """A claim was sent and its outcome is unknown: `ids` may be held under `claim_id`.
+
+    Do not run them. The write cannot take effect any more after `settles_in_s` seconds; whatever carries the
+    `claim_id` then is released (the runtime does so), or its lease ends by itself.
+    """
+
+    def __init__(self, queue: str, claim_id: bytes, ids: tuple[Any, ...], settles_in_s: float, reason: str) -> None:
+        super().__init__(f"a claim of {len(ids)} task(s) of queue {queue!r} has an unknown outcome ({reason})")
+        self.queue = queue
+        self.claim_id = claim_id
         self.ids = ids
+        self.settles_in_s = settles_in_s
+
+
+class FeedEnded(StoreError):
+    """A change stream is dead (its collection was dropped or renamed, its history lost, …): open a new one."""
 
 
 class NotAReplicaSet(StoreError):
@@ -159,7 +181,9 @@ class PayloadUndecodable(TaskError):
 __all__ = [
     "AccessRefused",
     "ClaimError",
+    "ClaimUnknown",
     "EmbeddedError",
+    "FeedEnded",
     "LeaseLost",
     "NotAReplicaSet",
     "OptionInvalid",

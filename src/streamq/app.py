@@ -1,0 +1,375 @@
+"""The app: one object that knows the server, the handlers and, while entered, the running services."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload
+
+import pymongo
+import trio
+from bson import ObjectId
+
+from streamq import embedded
+from streamq.blocking import Blocking
+from streamq.bridge import Bridge, ThreadBridge
+from streamq.core.codec import from_stored
+from streamq.core.document import STATUSES, TaskDocument
+from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, Handling
+from streamq.core.new_task import NewTask
+from streamq.core.options import (
+    require_count,
+    require_keep_s,
+    require_lease_s,
+    require_priority,
+    require_queue,
+    require_timeout_s,
+)
+from streamq.core.retry import Retry
+from streamq.core.schema import Schema
+from streamq.errors import OptionInvalid, UsageError
+from streamq.handle import Handle
+from streamq.handler import Handler
+from streamq.queue import Queue, QueueSettings
+from streamq.runtime.journal import Journal
+from streamq.runtime.services import Services
+from streamq.runtime.sole import sole_error
+from streamq.runtime.worker import Lane, Worker
+from streamq.store.contract import Store
+from streamq.store.mongo import TIMEOUT_S, MongoStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LEASE_S: Final = 30.0
+SAFETY_SCAN_S: Final = 30.0
+CONCURRENCY: Final = 16
+
+Client = pymongo.MongoClient[dict[str, Any]]
+
+
+class StreamQ:
+    """A queue in a MongoDB database.
+
+        app = StreamQ("mongodb://localhost/?replicaSet=rs0", database="shop")
+
+    Args:
+        uri: where the server is; default `$STREAMQ_URI`. Or `client`: an existing `MongoClient`, which stays yours to
+            close and whose sessions can be used for putting in a transaction.
+        database, collection: where tasks are kept.
+        lease_s: how long a claim lasts without being extended (it is, while the process lives), 1 to 86,400.
+        retry: for handlers that have none of their own, and for bare tasks.
+        keep_s: how long succeeded tasks and results are kept, in seconds; 0 deletes them at once. Default: one day.
+        payload_limit_bytes: the largest payload or result, encoded.
+        timeout_s: how long one call to the server may take, its retries included, in seconds.
+        safety_scan_s: how often queues are looked at whatever the stream says; None: never. A backstop.
+
+    Putting, waiting and working need trio and `async with app`; `app.blocking` needs neither.
+    """
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        client: Client | None = None,
+        database: str = "streamq",
+        collection: str = "tasks",
+        lease_s: float = LEASE_S,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+        keep_s: float | None = None,
+        payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES,
+        timeout_s: float = TIMEOUT_S,
+        safety_scan_s: float | None = SAFETY_SCAN_S,
+    ) -> None:
+        if uri is not None and client is not None:
+            raise UsageError("give uri or client, not both")
+        self._uri = uri
+        self._given_client = client
+        self._database = database
+        self._collection = collection
+        self._lease_s = require_lease_s(lease_s)
+        self._timeout_s = require_timeout_s(timeout_s) or TIMEOUT_S
+        self._safety_scan_s = require_timeout_s(safety_scan_s, "safety_scan_s")
+        self._limit_bytes = require_count(payload_limit_bytes, "payload_limit_bytes", most=LARGEST_LIMIT_BYTES)
+        self._retry = retry
+        self._keep_s = None if keep_s is None else require_keep_s(keep_s)
+        self._handlers: dict[str, Handling] = {}
+        self._store: Store | None = None
+        self._bridge: Bridge | None = None
+        self._services: Services | None = None
+        self._stack: AsyncExitStack | None = None
+        self._server: embedded.EmbeddedServer | None = None
+        self._blocking = Blocking(lambda: self.store, self.queue, self._retry, self._lease_s)
+        self.journal = Journal()
+
+    @classmethod
+    def embedded(cls, path: str | Path | None = None, **options: Any) -> Self:
+        """Make an app on a real mongod of its own, for trying, tests and CI; it ends with the program.
+
+        `path` is a data directory to keep; without it a temporary one is used and removed. `options` are those of
+        `StreamQ`. Takes a second or two. Raises `EmbeddedError` saying what is missing.
+        """
+        server = embedded.start(path)
+        app = cls(server.uri, **options)
+        app._server = server
+        return app
+
+    @classmethod
+    def on(cls, store: Store, bridge: Bridge, **options: Any) -> Self:
+        """Make an app on a store and bridge of your own: see `streamq.testing`."""
+        app = cls("mongodb://unused", **options)
+        app._store, app._bridge = store, bridge
+        return app
+
+    def __repr__(self) -> str:
+        return f"<StreamQ database={self._database!r} collection={self._collection!r}>"  # never the URI: it has secrets
+
+    # --- declaring --------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Handler[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        queue: str = ...,
+        name: str | None = ...,
+        retry: Retry | None = ...,
+        timeout_s: float | None = ...,
+        priority: int = ...,
+        keep_s: float | None = ...,
+    ) -> Declare: ...
+
+    def task(
+        self,
+        function: Any = None,
+        /,
+        *,
+        queue: str = "default",
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        keep_s: float | None = None,
+    ) -> Any:
+        """Declare a handler, as `@app.task` or `@app.task(queue="images", timeout_s=30)`.
+
+        Its signature is the schema of its payload. An `async def` runs in the worker's trio loop, any other function
+        in a thread. `name` is what is stored (default: the function's own name) and must stay the same while tasks
+        wait. `timeout_s` limits one attempt. Raises `UsageError` naming the parameter that cannot be stored.
+        """
+
+        def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
+            handling = Handling(
+                name=name or str(getattr(function, "__name__", type(function).__name__)),
+                queue=require_queue(queue),
+                function=function,
+                schema=Schema.of(function),
+                is_async=inspect.iscoroutinefunction(function),
+                retry=retry or self._retry,
+                timeout_s=require_timeout_s(timeout_s),
+                priority=require_priority(priority),
+                keep_s=self._keep_s if keep_s is None else require_keep_s(keep_s),
+                limit_bytes=self._limit_bytes,
+            )
+            if handling.name in self._handlers:
+                raise OptionInvalid("name", handling.name, "a name no other handler of this app has")
+            self._handlers[handling.name] = handling
+            return Handler(function, handling, self)
+
+        return declare if function is None else declare(function)
+
+    def queue(self, name: str) -> Queue:
+        """Return the queue of that name. Costs nothing; a queue exists by being used."""
+        settings = QueueSettings(self._retry, self._lease_s, self._keep_s, self._limit_bytes)
+        return Queue(require_queue(name), settings, self)
+
+    # --- while entered ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Connect, check the server, make missing indexes, start the services.
+
+        Raises `NotAReplicaSet`, `AccessRefused`, `StoreUnavailable`, `ServerTooOld`. Trips: 3.
+        """
+        if self._stack is not None:
+            raise UsageError("this app is entered already")
+        bridge = self._bridge or ThreadBridge()
+        store = self.store
+        await bridge.call(store.prepare)
+        await bridge.call(store.now)
+        services = Services(store, bridge, self.journal, lease_s=self._lease_s, safety_scan_s=self._safety_scan_s)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(sole_error())
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            await nursery.start(services.run)
+            stack.callback(services.stop)
+            self._services = services
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Stop the services, tell the server good-bye, close the client if it is the app's own."""
+        stack, self._stack = self._stack, None
+        if stack is None:
+            return None
+        try:
+            return await stack.__aexit__(kind, error, trace)
+        finally:
+            self._services = None
+
+    def close(self) -> None:
+        """Close the app's own client (a given one stays open) and stop an embedded server. Blocking."""
+        if self._store is not None and self._bridge is None:
+            self._store.close()
+            self._store = None
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def services(self) -> Services:
+        """Return the running services. Raises `UsageError` while the app is not entered."""
+        if self._services is None:
+            raise UsageError("enter the app first: `async with app:` (or use app.blocking, which needs no trio)")
+        return self._services
+
+    @property
+    def reply_to(self) -> str | None:
+        """Where ends of tasks put by this process are to be told; None while the app is not entered."""
+        return None if self._services is None else self._services.member.id
+
+    async def work(
+        self,
+        queues: Mapping[str, int] | Iterable[str] | str | None = None,
+        *,
+        concurrency: int = CONCURRENCY,
+        lease_s: float | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run handlers until cancelled: `await nursery.start(app.work, {"images": 32})`.
+
+        `queues` says how many tasks of each queue run at once; names alone take `concurrency`; None means every queue
+        that has a handler here. Tasks whose handler is not declared here are left for others. `nursery.start` returns
+        once no later put can be missed.
+
+        Raises `UsageError` for a queue without a handler, `AccessRefused` when the server does not let it.
+        Cancellation: async handlers are cancelled, handlers in threads are waited for; what had not ended is given
+        back without using up an attempt (a task with a single attempt that had begun fails).
+        """
+        lanes = [self._lane(queue, slots) for queue, slots in self._slots(queues, concurrency).items()]
+        lease_s = self._lease_s if lease_s is None else require_lease_s(lease_s)
+        await Worker(self.services(), lanes, lease_s).run(task_status=task_status)
+
+    def _slots(self, queues: Mapping[str, int] | Iterable[str] | str | None, concurrency: int) -> dict[str, int]:
+        if queues is None:
+            queues = sorted({handling.queue for handling in self._handlers.values()})
+        elif isinstance(queues, str):
+            queues = [queues]
+        slots = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, concurrency)
+        if not slots:
+            raise UsageError("there is nothing to work on: declare a handler with @app.task first")
+        return {require_queue(queue): require_count(count, f"queues[{queue!r}]") for queue, count in slots.items()}
+
+    def _lane(self, queue: str, slots: int) -> Lane:
+        handlers = {handling.name: handling for handling in self._handlers.values() if handling.queue == queue}
+        if not handlers:
+            known = ", ".join(sorted({handling.queue for handling in self._handlers.values()})) or "none"
+            raise UsageError(f"queue {queue!r} has no handler in this app (queues with handlers: {known})")
+        return Lane(queue, handlers, slots)
+
+    async def put_many(self, tasks: Iterable[NewTask]) -> list[Handle[Any]]:
+        """Put many tasks, each with its own options: `await app.put_many([resize.new(p) for p in paths])`.
+
+        They are stored in order, in chunks of 1,000; a chunk is stored by one insert. Raises `PutUnknown` with the ids
+        of all tasks that are not known to be stored: calling again with the same tasks stores none twice. Trips: 1 a
+        chunk. Cancellation: safe between chunks; the handles of chunks stored before are lost, the tasks are not.
+        """
+        new = list(tasks)
+        replies = await self.services().putter.put_many(new)
+        return [self._handle(one, reply.created) for one, reply in zip(new, replies, strict=True)]
+
+    def handle(self, id: ObjectId) -> Handle[Any]:
+        """Return the handle of a task by its id, put by whomever. Nothing is asked yet."""
+        if not isinstance(id, ObjectId):
+            raise OptionInvalid("id", id, "a bson.ObjectId")
+        return Handle(id, self.services, from_stored)
+
+    def _handle(self, new: NewTask, created: bool) -> Handle[Any]:
+        handling = self._handlers.get(new.task or "")
+        load = from_stored if handling is None else handling.schema.load_result
+        return Handle(new.id, self.services, load, created=created, keeps=new.keep_s != 0)
+
+    async def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""
+        services = self.services()
+        return await services.bridge.call(services.store.counts)
+
+    async def find(self, *, queue: str | None = None, status: str | None = None, limit: int = 20) -> list[TaskDocument]:
+        """List tasks as they are stored, newest first. Trips: 1."""
+        services = self.services()
+        require_status(status)
+        require_count(limit, "limit")
+
+        def find() -> list[TaskDocument]:
+            return services.store.find(queue=queue, status=status, limit=limit)
+
+        return await services.bridge.call(find)
+
+    # --- without trio -----------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        """The store, connected lazily. Raises `UsageError` when it is not said where the server is."""
+        if self._store is None:
+            if self._given_client is not None:
+                self._store = MongoStore(
+                    self._given_client, self._database, self._collection, timeout_s=self._timeout_s
+                )
+            else:
+                uri = self._uri or os.environ.get("STREAMQ_URI")
+                if not uri:
+                    raise UsageError(
+                        "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
+                        "or use StreamQ.embedded() for a mongod of its own"
+                    )
+                self._store = MongoStore.connect(uri, self._database, self._collection, timeout_s=self._timeout_s)
+        return self._store
+
+    @property
+    def client(self) -> Client:
+        """The `MongoClient`, for transactions: `app.client.start_session()`."""
+        if not isinstance(self.store, MongoStore):
+            raise UsageError("this app is not on a MongoDB")
+        return self.store.client
+
+    @property
+    def blocking(self) -> Blocking:
+        """The queue for programs without trio: plain calls that block. Prepares the server at first use."""
+        return self._blocking
+
+
+class Declare(Protocol):
+    """What `app.task(...)` returns: a decorator that keeps the function's types."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Handler[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
+
+
+def require_status(value: str | None) -> None:
+    """Refuse what is not a status, naming those there are."""
+    if value is not None and value not in STATUSES:
+        raise OptionInvalid("status", value, f"one of {', '.join(STATUSES)}")

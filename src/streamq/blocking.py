@@ -1,0 +1,231 @@
+"""The queue for programs without trio (Django, Flask, scripts): the same store, plain calls that block.
+
+Nothing runs in the background: a claimed task's lease is extended by calling `extend`. Delayed tasks and ended leases
+are seen to by every worker, and by `claim` itself whenever it finds nothing, so that a deployment without a worker
+gets stuck nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Final, Self, Unpack
+
+import msgspec
+
+from streamq.core.claim import Ask, Claim
+from streamq.core.codec import from_stored, require_size, to_stored
+from streamq.core.handling import PAYLOAD_LIMIT_BYTES
+from streamq.core.member import Member
+from streamq.core.new_task import NewTask, PutReply
+from streamq.core.options import PutOptions, require_delay_s, require_lease_s
+from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
+from streamq.core.retry import Retry
+from streamq.core.settlement import settlement_of
+from streamq.core.wakes import Interest
+from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable
+from streamq.queue import Queue
+from streamq.runtime import clock
+from streamq.runtime.current import TaskInfo, info_of
+from streamq.runtime.runner import failure_of, signal_of
+from streamq.store.contract import Feed, Store
+
+SLICE_S: Final = 0.25
+"""A waiting claim looks up this often: by so much it may wait longer than asked, or start a delayed task late."""
+
+
+class Blocking:
+    """The door of an app without trio: `app.blocking`. Any thread may use it."""
+
+    def __init__(self, store: Callable[[], Store], queue: Callable[[str], Queue], retry: Retry, lease_s: float) -> None:
+        self._open = store
+        self._queue = queue
+        self._retry = retry
+        self._lease_s = lease_s
+        self._prepared: Store | None = None
+
+    def queue(self, name: str) -> BlockingQueue:
+        """Return the queue of that name."""
+        return BlockingQueue(self._queue(name), self, self._retry, self._lease_s)
+
+    def put(self, new: NewTask, *, session: Any = None) -> PutReply:
+        """Put a task made by `handler.new(...)` or `queue.new(...)`; return once it is stored with majority.
+
+        With `session` (of `app.client`, in a transaction) it is stored with the caller's own writes or not at all.
+        Raises `PutUnknown`: putting the same `new` again is safe. Trips: 1.
+        """
+        return self.store().put([new], session)[0]
+
+    def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
+        """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
+        return self.store().put(list(tasks), session)
+
+    def store(self) -> Store:
+        """Return the store, prepared at the first call."""
+        store = self._open()
+        if self._prepared is not store:
+            store.prepare()
+            self._prepared = store
+        return store
+
+
+class BlockingQueue:
+    """One queue without trio."""
+
+    def __init__(self, queue: Queue, door: Blocking, retry: Retry, lease_s: float) -> None:
+        self.name = queue.name
+        self._queue = queue
+        self._door = door
+        self._retry = retry
+        self._lease_s = lease_s
+
+    def __repr__(self) -> str:
+        return f"<BlockingQueue {self.name!r}>"
+
+    def put(self, payload: Any, *, session: Any = None, **options: Unpack[PutOptions]) -> PutReply:
+        """Put one task with a payload of plain values; as `Blocking.put`. Raises what `Queue.new` raises."""
+        return self._door.put(self._queue.new(payload, **options), session=session)
+
+    def put_many(
+        self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
+    ) -> list[PutReply]:
+        """Put one task a payload, all with the same options."""
+        return self._door.put_many([self._queue.new(payload, **options) for payload in payloads], session=session)
+
+    def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> BlockingTask | None:
+        """Claim the next task; None when there is none after `wait_s` seconds (woken by the stream, not polling).
+
+        The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 2; while waiting,
+        four a second besides. A payload that does not decode fails its task, and the next one is claimed.
+        """
+        if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s < math.inf:
+            raise OptionInvalid("wait_s", wait_s, "seconds, 0 or more")
+        lease_s = self._lease_s if lease_s is None else require_lease_s(lease_s)
+        store = self._door.store()
+        task = self._claim(store, lease_s)
+        if task is None and wait_s > 0:
+            task = self._wait(store, wait_s, lease_s)
+        return task
+
+    def _claim(self, store: Store, lease_s: float) -> BlockingTask | None:
+        while True:
+            claim = self._claim_one(store, lease_s)
+            if claim is None and store.tick().released:
+                claim = self._claim_one(store, lease_s)
+            if claim is None:
+                return None
+            try:
+                return BlockingTask(claim, store, self._retry)
+            except PayloadUndecodable as error:
+                outcome = raised("PayloadUndecodable", str(error), final=True)
+                store.settle([settlement_of(outcome, claim, self._retry, 0.0)])
+
+    def _claim_one(self, store: Store, lease_s: float) -> Claim | None:
+        ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, f"{socket.gethostname()}:{os.getpid()}")
+        claims = store.claim(ask).claims
+        return claims[0] if claims else None
+
+    def _wait(self, store: Store, wait_s: float, lease_s: float) -> BlockingTask | None:
+        """Open, barrier, scan, follow: the order that misses no wake (see `runtime.watcher`)."""
+        until = time.monotonic() + wait_s
+        me = Member(clock.new_name(), socket.gethostname(), os.getpid(), (), 1, lease_s)
+        interest = Interest(queues=(self.name,), timers=True, reply_to=None, bell=me.id)
+        slice_s = wait_s / math.ceil(wait_s / SLICE_S)
+        task: BlockingTask | None = None
+        feed: Feed | None = None
+        try:
+            while task is None and time.monotonic() < until:
+                if feed is None:
+                    feed = store.feed(interest, slice_s)
+                    store.beat(me)
+                task = self._claim(store, lease_s)
+                if task is None:
+                    feed = _read(feed)
+        finally:
+            if feed is not None:
+                feed.close()
+            store.leave(me)
+        return task
+
+
+def _read(feed: Feed) -> Feed | None:
+    """Wait for a wake; None when the feed is dead and must be opened anew."""
+    try:
+        feed.read()
+    except FeedEnded:
+        feed.close()
+        return None
+    return feed
+
+
+class BlockingTask:
+    """A claimed task. Settle it once: by a method, or by leaving `with task:`."""
+
+    def __init__(self, claim: Claim, store: Store, retry: Retry) -> None:
+        self._claim = claim
+        self._store = store
+        self._retry = retry
+        self._ended = False
+        self.info: TaskInfo = info_of(claim)
+        self.payload: Any = from_stored(claim.payload)
+
+    def __repr__(self) -> str:
+        return f"<BlockingTask {self._claim.id} of {self._claim.queue!r}, attempt {self._claim.attempt}>"
+
+    def succeed(self, result: Any = None) -> None:
+        """Settle as succeeded. Raises `LeaseLost`: the task is not yours any more, nothing was changed."""
+        stored = None if result is None else to_stored(result, where="result")
+        if stored is not None:
+            require_size(stored, PAYLOAD_LIMIT_BYTES, "the result")
+        self._settle(Done(stored))
+
+    def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
+        """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False."""
+        told = failure_of(error) if isinstance(error, BaseException) else raised("Failed", error)
+        self._settle(Raised(told.type, told.message, told.traceback, final=not retry))
+
+    def release(self) -> None:
+        """Give the task back at once; the attempt is not counted."""
+        self._settle(Snoozed(0.0))
+
+    def snooze(self, delay_s: float) -> None:
+        """Give the task back for `delay_s` seconds; the attempt is not counted."""
+        self._settle(Snoozed(require_delay_s(delay_s)))
+
+    def extend(self, lease_s: float | None = None) -> None:
+        """Extend the lease to `lease_s` seconds from now. Raises `LeaseLost`."""
+        if lease_s is not None:
+            self._claim = msgspec.structs.replace(self._claim, lease_s=require_lease_s(lease_s))
+        if self._store.extend([self._claim]):
+            raise LeaseLost(self._claim.id, "extend")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Settle: success at the end of the block; failure by an `Exception`, which is kept on the task and raised no
+        further; release when the program is being stopped. Raises `LeaseLost`."""
+        if self._ended:
+            return False
+        if error is None:
+            self.succeed()
+        elif isinstance(error, Exception):
+            self._settle(signal_of(error) or failure_of(error))
+        else:
+            self._settle(Stopped(started=True))
+        return isinstance(error, Exception)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if self._ended:
+            raise LeaseLost(self._claim.id)
+        settlement = settlement_of(outcome, self._claim, self._retry, clock.chance())
+        (verdict,) = self._store.settle([settlement])
+        self._ended = True
+        if verdict == "lost":
+            raise LeaseLost(self._claim.id)

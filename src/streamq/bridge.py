@@ -1,0 +1,153 @@
+"""Between trio and blocking calls: the only place with threads.
+
+It knows trio and sees store methods as plain callables. A call in a thread is never abandoned: it may have taken
+or given up a claim, so its caller waits for the answer even when cancelled; how long that can last is bounded by
+the store's own deadline (a trio deadline cannot end a thread).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar, TypeVarTuple
+
+import trio
+
+from streamq.core.wake import Wake
+from streamq.errors import StoreError
+from streamq.store.contract import Feed
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Deliver = Callable[[Sequence[Wake]], None]
+
+CALLS_AT_ONCE: Final = 16
+"""Threads for store calls. Claims, settles, puts and beats are one in flight each, so few are ever used; more would
+only queue at the interpreter's lock."""
+
+
+class Bridge(Protocol):
+    """What the runtime needs to reach a store."""
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a blocking store method. Cancellation: never abandoned, the result is returned."""
+
+    async def follow(self, feed: Feed, deliver: Deliver, ring: Callable[[], None]) -> None:
+        """Hand over the wakes of `feed`, in batches, until cancelled; then stop it by `ring`.
+
+        `deliver` runs in trio's thread, must not block and must not raise. Raises the `StoreError` the feed ended
+        with. The feed is closed in any case.
+        """
+
+
+class ThreadBridge:
+    """Calls in worker threads, one further thread for each followed feed."""
+
+    def __init__(self) -> None:
+        self._calls = trio.CapacityLimiter(CALLS_AT_ONCE)
+        # Of its own, so that neither handlers nor store calls can starve the stream.
+        self._feeds = trio.CapacityLimiter(2)
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._calls)
+
+    async def follow(self, feed: Feed, deliver: Deliver, ring: Callable[[], None]) -> None:
+        """See `Bridge.follow`. The thread ends when it reads the bell that `ring` wrote; with the server away,
+        when its getMore fails or comes back."""
+        pump = _Pump(feed, deliver)
+        ended = False
+        caught: StoreError | None = None
+
+        async def run() -> None:
+            nonlocal ended, caught
+            try:
+                await trio.to_thread.run_sync(pump.run, limiter=self._feeds)
+            except StoreError as error:
+                caught = error
+            ended = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not ended:
+                    pump.stopping = True
+                    with trio.CancelScope(shield=True):
+                        await self._ring(ring)
+        if caught is not None:
+            raise caught
+
+    async def _ring(self, ring: Callable[[], None]) -> None:
+        try:
+            await self.call(ring)
+        except StoreError:
+            return  # the server is away: the thread's own read fails or comes back, and sees `stopping`
+
+
+class _Pump:
+    """The thread that reads one feed. Wakes gather in a deque; trio is poked only if no poke is pending, so that a
+    burst arrives as one batch."""
+
+    def __init__(self, feed: Feed, deliver: Deliver) -> None:
+        self.stopping = False
+        self._feed = feed
+        self._deliver = deliver
+        self._inbox: deque[Wake] = deque()
+        self._poked = False
+        self._token = trio.lowlevel.current_trio_token()
+
+    def run(self) -> None:
+        try:
+            while not self.stopping:
+                wake = self._feed.read()
+                if wake is None:
+                    continue
+                if wake.kind == "bell":
+                    return
+                self._inbox.append(wake)
+                if not self._poked:
+                    self._poked = True
+                    self._token.run_sync_soon(self._drain)
+        finally:
+            self._feed.close()
+
+    def _drain(self) -> None:
+        # Lowered before the inbox is emptied: a wake that comes in between pokes once more, for nothing, whereas the
+        # other order could leave it lying.
+        self._poked = False
+        batch = []
+        while self._inbox:
+            batch.append(self._inbox.popleft())
+        if batch:
+            self._deliver(batch)
+
+
+class InlineBridge:
+    """No threads: calls run in place, feeds poke through a callback. For `MemoryStore`, under trio's autojump clock,
+    which does not count a busy thread as busy."""
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        result = function(*args)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return result
+
+    async def follow(self, feed: Feed, deliver: Deliver, ring: Callable[[], None]) -> None:
+        """See `Bridge.follow`. `feed` must be a `MemoryFeed` (it has `on_wake`)."""
+        lot = trio.lowlevel.ParkingLot()
+        feed.on_wake = lot.unpark  # type: ignore[attr-defined]
+        try:
+            while True:
+                batch = []
+                while (wake := feed.read()) is not None:
+                    batch.append(wake)
+                if batch:
+                    deliver(batch)
+                await lot.park()
+        finally:
+            feed.close()

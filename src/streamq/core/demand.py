@@ -1,0 +1,74 @@
+"""The decision whether to claim now, and what. Pure: a lane's state comes in, an action goes out."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+from bson import ObjectId
+
+MOST_A_CLAIM: Final = 500
+"""Tasks in one claim. 500 claimed 38,000/s against 28,000/s at 100; more gains little and makes each statement
+hold the server's attention longer (DESIGN section 3, measured on 6.0.5)."""
+
+
+class ClaimIds(msgspec.Struct, frozen=True):
+    """Claim exactly these: a wake named them while the lane was idle."""
+
+    ids: tuple[ObjectId, ...]
+    durable: bool
+
+
+class ClaimHead(msgspec.Struct, frozen=True):
+    """Claim up to `limit` from the head of the queue; `spare` of them will wait in the process."""
+
+    limit: int
+    spare: int
+
+
+class Sleep(msgspec.Struct, frozen=True):
+    """Nothing to do until a wake or a free slot."""
+
+
+Action = ClaimIds | ClaimHead | Sleep
+SLEEP: Final = Sleep()
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """What a lane knows when it decides.
+
+    `free`: slots with nothing to run, less what waits in the process already (negative when more waits).
+    `wanted_spare`: how many tasks should wait in the process beyond the free slots.
+    `behind`: the last claim came back full, or wakes were not followed up: only a claim from the head
+    tells whether more is ready. `hints`: ids named by wakes since.
+    """
+
+    free: int
+    wanted_spare: int
+    behind: bool
+    hints: tuple[ObjectId, ...] = ()
+    durable: bool = False
+
+
+def next_action(demand: Demand) -> Action:
+    """Decide. Ids are claimed only when all of them can start at once: else order would be by chance."""
+    room = demand.free + demand.wanted_spare
+    if room <= 0:
+        return SLEEP
+    if demand.behind or len(demand.hints) > demand.free:
+        limit = min(room, MOST_A_CLAIM)
+        return ClaimHead(limit=limit, spare=max(0, limit - max(0, demand.free)))
+    if demand.hints:
+        return ClaimIds(ids=demand.hints, durable=demand.durable)
+    return SLEEP
+
+
+def wanted_spare(finished_per_s: float, claim_s: float, *, cap: int) -> int:
+    """Return how many tasks should wait in the process, so that slots do not starve during a claim.
+
+    Slow handlers get none: what waits here could run elsewhere. Fast ones get what is finished during two
+    claims, the running one and the next.
+    """
+    during_two_claims = finished_per_s * claim_s * 2
+    return min(cap, math.floor(during_two_claims))

@@ -1,0 +1,83 @@
+"""The stored task: its field names and statuses, spelled once.
+
+Here: the shape of what is stored. Not here: which status may follow which (`transitions`), what an update
+writes (`moves`), what a query asks (`queries`).
+
+All tasks of all queues share one collection. Rows with a `kind` (members: see `member`) live in the same
+collection so that one change stream hears of everything; they have no `status`, which keeps them out of every
+partial index and listing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, Literal, TypedDict
+
+from bson import ObjectId
+from bson.timestamp import Timestamp
+
+Status = Literal["delayed", "blocked", "ready", "running", "succeeded", "failed", "cancelled", "expired"]
+
+DELAYED: Final = "delayed"
+BLOCKED: Final = "blocked"
+READY: Final = "ready"
+RUNNING: Final = "running"
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+EXPIRED: Final = "expired"
+
+STATUSES: Final[tuple[Status, ...]] = (DELAYED, BLOCKED, READY, RUNNING, SUCCEEDED, FAILED, CANCELLED, EXPIRED)
+TERMINAL: Final[tuple[Status, ...]] = (SUCCEEDED, FAILED, CANCELLED, EXPIRED)
+
+SCHEMA_VERSION: Final = 1
+ERRORS_KEPT: Final = 10
+"""How many errors a task keeps, newest last. Chosen freely: enough to see a pattern, small beside the payload."""
+
+ASSIGN_SEQ: Final = Timestamp(0, 0)
+"""In a top-level field of an inserted document the server replaces this by a timestamp that strictly increases."""
+
+
+class StoredError(TypedDict):
+    """One failed attempt as it is kept on the task."""
+
+    attempt: int
+    type: str
+    message: str
+    traceback: str
+    at: datetime
+    worker: str
+
+
+class TaskDocument(TypedDict, total=False):
+    """One document of the tasks collection. Absent rather than null where a partial index wants it.
+
+    Unknown fields are kept and ignored, so that a newer streamq may write beside an older one.
+    """
+
+    _id: ObjectId
+    v: int
+    queue: str
+    task: str | None  # the handler's name; null for a bare payload
+    status: Status
+    priority: int  # higher first
+    seq: Timestamp  # order of storing, made by the server
+    payload: Any
+    headers: dict[str, str]
+    attempt: int  # counted up at the claim: 0 until first claimed
+    max_attempts: int
+    created_at: datetime
+    due_at: datetime  # while delayed, and kept after
+    ready_in: str  # the queue, written by each update that makes a task ready, so that the stream tells it
+    claim_id: bytes
+    lease_until: datetime
+    worker: str
+    started_at: datetime
+    finished_at: datetime
+    settled_by: bytes  # claim_id of the last settlement: tells "done by me" from "taken over"
+    settled_for: list[str]  # copy of reply_to, written at a terminal settlement so that waiters hear it
+    reply_to: list[str]  # members that wait for the result
+    keep_s: float  # how long to keep it once succeeded; 0: deleted at the settlement
+    remove_at: datetime  # TTL
+    result: Any
+    errors: list[StoredError]

@@ -1,0 +1,30 @@
+"""How the tasks of one handler are put and run: everything that was declared, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from streamq.core.retry import Retry
+from streamq.core.schema import Schema
+
+PAYLOAD_LIMIT_BYTES: Final = 1024 * 1024
+LARGEST_LIMIT_BYTES: Final = 15 * 1024 * 1024
+"""The server's own limit is 16 MB a document; the rest is for the fields around the payload and for errors."""
+
+
+class Handling(msgspec.Struct, frozen=True):
+    """One declared handler. `keep_s` None: as the app has it."""
+
+    name: str
+    queue: str
+    function: Callable[..., Any]
+    schema: Schema
+    is_async: bool
+    retry: Retry
+    timeout_s: float | None = None
+    priority: int = 0
+    keep_s: float | None = None
+    limit_bytes: int = PAYLOAD_LIMIT_BYTES

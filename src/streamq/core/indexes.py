@@ -1,0 +1,49 @@
+"""The indexes, as values: each names the query it serves."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL
+
+
+class Index(msgspec.Struct, frozen=True):
+    """One index of the tasks collection. `serves` says which query it is for."""
+
+    name: str
+    keys: tuple[tuple[str, int], ...]
+    partial: dict[str, Any]
+    serves: str
+    expire_after_s: int | None = None
+
+
+INDEXES: Final = (
+    Index(
+        name="streamq_claim",
+        # `task` last: tasks of handlers unknown here are skipped in the index, without fetching a document.
+        keys=(("queue", 1), ("priority", -1), ("seq", 1), ("task", 1)),
+        partial={"status": READY},
+        serves="queries.ready: claiming examines as many keys as it returns, whatever waits or lies in the future",
+    ),
+    Index(
+        name="streamq_due",
+        keys=(("due_at", 1),),
+        partial={"status": DELAYED},
+        serves="queries.due, queries.next_due: the scheduler",
+    ),
+    Index(
+        name="streamq_lease",
+        keys=(("lease_until", 1),),
+        partial={"status": RUNNING},
+        serves="queries.lease_ended, queries.next_lease_end: the scheduler",
+    ),
+    Index(
+        name="streamq_remove",
+        keys=(("remove_at", 1),),
+        partial={"status": {"$in": list(TERMINAL)}},
+        serves="the server's own removal of tasks whose retention has ended",
+        expire_after_s=0,
+    ),
+)

@@ -1,0 +1,81 @@
+"""A member: the row of one process that watches the collection (a worker, or one that waits for results).
+
+The row lives in the tasks collection, so that the stream hears of it; `kind` and the missing `status` keep it
+out of every partial index and listing, and its string `_id` apart from the tasks' ObjectIds, so that the few
+members are found by a range of the `_id` index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+MEMBER: Final = "member"
+PREFIX: Final = "member:"
+
+BEAT_S: Final = 15.0
+"""How often a member says that it lives: rare enough to leave an idle worker almost silent on the wire. Only
+standing by and listings depend on it; leases are extended on their own beat."""
+
+ALIVE_S: Final = 2.5 * BEAT_S
+"""A member that has not beaten for this long is not counted on."""
+
+FORGOTTEN_S: Final = 86_400.0
+"""After a day the row of a member that never said good-bye is removed."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One process. `queues` is empty for a process that only waits for results."""
+
+    id: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    slots: int
+    lease_s: float  # the shortest lease it uses
+
+    @property
+    def row_id(self) -> str:
+        """The `_id` of its row."""
+        return PREFIX + self.id
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """Who else is there, as of the last beat.
+
+    `rank` is this member's place among the live workers (0 acts at once, the k-th stands by); `lease_s` the
+    shortest lease any of them uses.
+    """
+
+    rank: int
+    lease_s: float
+
+
+ROWS: Final[dict[str, Any]] = {"_id": {"$gte": PREFIX, "$lt": "member;"}}
+"""The filter that finds all members by a range of the `_id` index (`;` follows `:`)."""
+
+
+def beat_update(member: Member) -> list[dict[str, Any]]:
+    """Build the upsert by which a member says that it lives; `beat_at` is the server's clock."""
+    fields = {
+        "kind": MEMBER,
+        "host": {"$literal": member.host},
+        "pid": member.pid,
+        "queues": {"$literal": list(member.queues)},
+        "slots": member.slots,
+        "lease_s": member.lease_s,
+        "beat_at": "$$NOW",
+        "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
+    }
+    return [{"$set": fields}]
+
+
+def roster_of(rows: Iterable[Mapping[str, Any]], me: Member, now: datetime) -> Roster:
+    """Work out this member's rank and the shortest lease among the live workers; `now` is the server's."""
+    alive = [row for row in rows if row.get("queues") and (now - row["beat_at"]).total_seconds() < ALIVE_S]
+    ids = sorted(row["_id"] for row in alive)
+    rank = ids.index(me.row_id) if me.row_id in ids else len(ids)
+    return Roster(rank=rank, lease_s=min([me.lease_s, *(row["lease_s"] for row in alive)]))

@@ -1,0 +1,84 @@
+"""What the moves of a claim holder share: the fence, letting go, and remembering an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+
+from streamq.core.document import ERRORS_KEPT, RUNNING, StoredError, TaskDocument
+from streamq.core.outcome import Raised
+
+HELD = ("claim_id", "lease_until")
+"""Fields that only a running task has."""
+
+
+def fence(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:
+    """Match those of `ids` that are still held under `claim_id`.
+
+    One `claim_id` a filter, never several: ids and claim ids that are matched as two sets would let a stale
+    claim of one task pass because the same process holds that task again under another claim of the batch.
+    """
+    return {"_id": {"$in": list(ids)}, "queue": queue, "status": RUNNING, "claim_id": claim_id}
+
+
+def is_held(document: TaskDocument, queue: str, claim_id: bytes) -> bool:
+    """The fence, for a document in memory."""
+    return document["status"] == RUNNING and document["queue"] == queue and document.get("claim_id") == claim_id
+
+
+def after_ms(delay_s: float) -> dict[str, Any]:
+    """The server's now plus `delay_s`, for a pipeline."""
+    return {"$add": ["$$NOW", round(delay_s * 1000)]}
+
+
+def after(now: datetime, delay_s: float) -> datetime:
+    """The same in memory."""
+    return now + timedelta(milliseconds=round(delay_s * 1000))
+
+
+def terminal_fields(keep_s: float) -> dict[str, Any]:
+    """What every terminal move writes. `settled_for` is a change that carries the waiters' address."""
+    return {"finished_at": "$$NOW", "remove_at": after_ms(keep_s), "settled_for": "$reply_to"}
+
+
+def let_go(document: TaskDocument) -> None:
+    """Take the claim off a document in memory."""
+    document.pop("claim_id", None)
+    document.pop("lease_until", None)
+
+
+def end(document: TaskDocument, keep_s: float, now: datetime) -> None:
+    """Write the terminal fields on a document in memory."""
+    document["finished_at"] = now
+    document["remove_at"] = after(now, keep_s)
+    if "reply_to" in document:
+        document["settled_for"] = list(document["reply_to"])
+
+
+def errors_with(error: Raised) -> dict[str, Any]:
+    """The task's errors with `error` appended, the newest ten kept, for a pipeline."""
+    newest = {
+        "attempt": "$attempt",
+        "type": {"$literal": error.type},
+        "message": {"$literal": error.message},
+        "traceback": {"$literal": error.traceback},
+        "at": "$$NOW",
+        "worker": "$worker",
+    }
+    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$errors", []]}, [newest]]}, -ERRORS_KEPT]}
+
+
+def remember(document: TaskDocument, error: Raised, now: datetime) -> None:
+    """Append `error` to a document in memory."""
+    newest = StoredError(
+        attempt=document["attempt"],
+        type=error.type,
+        message=error.message,
+        traceback=error.traceback,
+        at=now,
+        worker=document["worker"],
+    )
+    document["errors"] = [*document.get("errors", []), newest][-ERRORS_KEPT:]

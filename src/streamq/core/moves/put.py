@@ -1,0 +1,57 @@
+"""Put: a new task becomes a document."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from streamq.core.document import ASSIGN_SEQ, DELAYED, READY, SCHEMA_VERSION, TaskDocument
+from streamq.core.new_task import NewTask
+
+MS = timedelta(milliseconds=1)
+
+
+def document_of(new: NewTask, now: datetime) -> TaskDocument:
+    """Build the document; `now` is the server's time as last heard (an insert cannot say `$$NOW`)."""
+    document: TaskDocument = {
+        "_id": new.id,
+        "v": SCHEMA_VERSION,
+        "queue": new.queue,
+        "task": new.task,
+        "status": READY,
+        "priority": new.priority,
+        "seq": ASSIGN_SEQ,
+        "payload": new.payload,
+        "attempt": 0,
+        "max_attempts": new.max_attempts,
+        "created_at": whole_ms(now),
+    }
+    due_at = _due_at(new, now)
+    if due_at is not None and due_at > now:
+        document["status"] = DELAYED
+        document["due_at"] = due_at
+    if new.keep_s is not None:
+        document["keep_s"] = float(new.keep_s)
+    if new.reply_to is not None and new.keep_s != 0:
+        document["reply_to"] = [new.reply_to]
+    if new.options.headers:
+        document["headers"] = dict(new.options.headers)
+    return document
+
+
+def _due_at(new: NewTask, now: datetime) -> datetime | None:
+    if new.options.at is not None:
+        return up_to_ms(new.options.at.astimezone(UTC))
+    if new.options.delay_s:
+        return up_to_ms(now + timedelta(seconds=new.options.delay_s))
+    return None
+
+
+def whole_ms(instant: datetime) -> datetime:
+    """Cut to the milliseconds that a BSON date holds."""
+    return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
+
+
+def up_to_ms(instant: datetime) -> datetime:
+    """Round up to milliseconds: a delayed task never starts early."""
+    cut = whole_ms(instant)
+    return cut if cut == instant else cut + MS

@@ -1,0 +1,25 @@
+"""Release due: a delayed task's time has come; it takes its place among the ready ones."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from streamq.core.document import DELAYED, TaskDocument
+from streamq.core.transitions import next_status
+
+
+def update() -> list[dict[str, Any]]:
+    """Build the update; its filter is `queries.due`."""
+    return [{"$set": {"status": next_status(DELAYED, "release_due"), "ready_in": "$queue"}}]
+
+
+def is_due(document: TaskDocument, now: datetime) -> bool:
+    """`queries.due`, for a document in memory."""
+    return document["status"] == DELAYED and document["due_at"] <= now
+
+
+def apply(document: TaskDocument, now: datetime) -> None:
+    """Release a document in memory."""
+    document["status"] = next_status(document["status"], "release_due")
+    document["ready_in"] = document["queue"]

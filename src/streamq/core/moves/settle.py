@@ -1,0 +1,84 @@
+"""Settle: the end of an attempt, written by its holder. Which move it is was decided in `core.settlement`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from streamq.core.document import DELAYED, READY, RUNNING, TaskDocument
+from streamq.core.moves.fence import (
+    HELD,
+    after,
+    after_ms,
+    end,
+    errors_with,
+    let_go,
+    remember,
+    terminal_fields,
+)
+from streamq.core.outcome import Raised
+from streamq.core.settlement import Settlement
+from streamq.core.transitions import is_terminal, next_status
+
+UNCOUNTED = ("release", "snooze")
+"""Moves after which the attempt has not happened."""
+
+
+def is_uniform(settlement: Settlement) -> bool:
+    """Say whether the write depends on nothing of its task, so that many can share one statement."""
+    return settlement.result is None and settlement.error is None
+
+
+def update(settlement: Settlement) -> list[dict[str, Any]]:
+    """Build the update; its filter is the fence."""
+    fields = ending(settlement.move, settlement.error, settlement.delay_s, settlement.keep_s)
+    # By this, "done by me" can be told from "taken over" when a reply was lost.
+    fields["settled_by"] = "$claim_id"
+    if settlement.result is not None:
+        fields["result"] = {"$literal": settlement.result}
+    return [{"$set": fields}, {"$unset": list(HELD)}]
+
+
+def ending(move: str, error: Raised | None, delay_s: float, keep_s: float) -> dict[str, Any]:
+    """Build what a running task's way out by `move` writes, whoever shows it out."""
+    status = next_status(RUNNING, move)
+    fields: dict[str, Any] = {"status": status}
+    if error is not None:
+        fields["errors"] = errors_with(error)
+    if move in UNCOUNTED:
+        fields["attempt"] = {"$subtract": ["$attempt", 1]}
+    if status == READY:
+        fields["ready_in"] = "$queue"
+    elif status == DELAYED:
+        fields["due_at"] = after_ms(delay_s)
+    elif is_terminal(status):
+        fields |= terminal_fields(keep_s)
+    return fields
+
+
+def apply(document: TaskDocument, settlement: Settlement, now: datetime) -> None:
+    """Settle a document in memory (deleting it is the store's part)."""
+    claim_id = document["claim_id"]
+    apply_ending(document, settlement.move, settlement.error, settlement.delay_s, settlement.keep_s, now)
+    document["settled_by"] = claim_id
+    if settlement.result is not None:
+        document["result"] = settlement.result
+
+
+def apply_ending(
+    document: TaskDocument, move: str, error: Raised | None, delay_s: float, keep_s: float, now: datetime
+) -> None:
+    """`ending`, on a document in memory."""
+    status = next_status(document["status"], move)
+    if error is not None:
+        remember(document, error, now)
+    if move in UNCOUNTED:
+        document["attempt"] -= 1
+    document["status"] = status
+    if status == READY:
+        document["ready_in"] = document["queue"]
+    elif status == DELAYED:
+        document["due_at"] = after(now, delay_s)
+    elif is_terminal(status):
+        end(document, keep_s, now)
+    let_go(document)

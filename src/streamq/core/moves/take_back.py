@@ -1,0 +1,44 @@
+"""Take back: the lease of a running task has ended without its holder. The task goes back to its place, or, when
+that was its last attempt, it fails: no expired lease ends in limbo."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from streamq.core import queries
+from streamq.core.document import RUNNING, TaskDocument
+from streamq.core.moves.fence import HELD
+from streamq.core.moves.settle import apply_ending, ending
+from streamq.core.options import KEEP_FAILED_S
+from streamq.core.outcome import Raised
+
+LEASE_EXPIRED = Raised(
+    type="LeaseExpired",
+    message="the lease ended without being extended: the worker died, froze or lost the network",
+)
+
+
+def guard(*, last: bool) -> dict[str, Any]:
+    """Match ended leases with attempts left, or with none left."""
+    compare = "$gte" if last else "$lt"
+    found = queries.lease_ended()
+    found["$expr"] = {"$and": [found["$expr"], {compare: ["$attempt", "$max_attempts"]}]}
+    return found
+
+
+def update(*, last: bool) -> list[dict[str, Any]]:
+    """Build the update. `settled_by` is left alone: nobody settled."""
+    move = "take_back_last" if last else "take_back"
+    return [{"$set": ending(move, LEASE_EXPIRED, 0.0, KEEP_FAILED_S)}, {"$unset": list(HELD)}]
+
+
+def is_ended(document: TaskDocument, now: datetime) -> bool:
+    """`queries.lease_ended`, for a document in memory."""
+    return document["status"] == RUNNING and document["lease_until"] <= now
+
+
+def apply(document: TaskDocument, now: datetime) -> None:
+    """Take a document in memory back."""
+    last = document["attempt"] >= document["max_attempts"]
+    apply_ending(document, "take_back_last" if last else "take_back", LEASE_EXPIRED, 0.0, KEEP_FAILED_S, now)

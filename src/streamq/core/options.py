@@ -1,0 +1,161 @@
+"""The options of a put, checked at the door: a wrong value names its parameter and stores nothing."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from datetime import datetime
+from typing import Final, TypedDict
+
+import msgspec
+from bson import ObjectId
+
+from streamq.core.retry import MAX_DELAY_S, require_max_attempts
+from streamq.errors import OptionInvalid
+
+QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+"""Linear, no operators, no `$`: a name is also a filter value, an index key and a label on a dashboard."""
+
+INT32: Final = 2**31
+KEEP_DEFAULT_S: Final = 86_400.0
+KEEP_FAILED_S: Final = 7 * 86_400.0
+
+
+class PutOptions(TypedDict, total=False):
+    """The keywords that every put takes; see `Options`."""
+
+    delay_s: float | None
+    at: datetime | None
+    priority: int | None
+    max_attempts: int | None
+    keep_s: float | None
+    headers: dict[str, str] | None
+    id: ObjectId | None
+
+
+def options_of(given: PutOptions) -> Options:
+    """Check the keywords of a put. Raises `OptionInvalid`."""
+    for name, value in given.items():
+        if name not in Options.__struct_fields__:
+            near = difflib.get_close_matches(name, Options.__struct_fields__, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise OptionInvalid(name, value, f"an option of put: {', '.join(Options.__struct_fields__)}{hint}")
+    return Options(**given)
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What can be said of one task beside its payload. None means: as the handler or the app has it.
+
+    Args:
+        delay_s: start no sooner than this many seconds from now, by the server's clock.
+        at: start no sooner than this instant (aware datetime; the past means now). Not with `delay_s`.
+        priority: higher is claimed first within the queue; negative allowed. Default 0.
+        max_attempts: how often it may be tried.
+        keep_s: how long a succeeded task and its result are kept, in seconds; 0 deletes it at once.
+        headers: a small dict of strings carried along (trace context, the user's own).
+        id: the task's id. Putting twice with one id stores one task: how to repeat after `PutUnknown`.
+    """
+
+    delay_s: float | None = None
+    at: datetime | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    keep_s: float | None = None
+    headers: dict[str, str] | None = None
+    id: ObjectId | None = None
+
+    def __post_init__(self) -> None:
+        if self.delay_s is not None and self.at is not None:
+            raise OptionInvalid("at", self.at, "either at or delay_s, not both")
+        if self.delay_s is not None:
+            require_delay_s(self.delay_s)
+        if self.at is not None:
+            require_instant("at", self.at)
+        if self.priority is not None:
+            require_priority(self.priority)
+        if self.max_attempts is not None:
+            require_max_attempts(self.max_attempts)
+        if self.keep_s is not None:
+            require_keep_s(self.keep_s)
+        if self.headers is not None:
+            require_headers(self.headers)
+        if self.id is not None and not isinstance(self.id, ObjectId):
+            raise OptionInvalid("id", self.id, "a bson.ObjectId")
+
+
+def require_queue(value: object) -> str:
+    """Return `value` if it can name a queue, else raise `OptionInvalid`."""
+    if not isinstance(value, str) or not QUEUE_NAME.fullmatch(value):
+        raise OptionInvalid("queue", value, "1 to 200 letters, digits or any of . _ : / -")
+    return value
+
+
+def require_delay_s(value: object, name: str = "delay_s") -> float:
+    """Return `value` as seconds if it can be a delay, else raise `OptionInvalid`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_DELAY_S:
+        raise OptionInvalid(name, value, "seconds from 0 to ten years, as an int or float")
+    return float(value)
+
+
+def require_keep_s(value: object) -> float:
+    """Return `value` as seconds if it can be a retention, else raise `OptionInvalid`."""
+    return require_delay_s(value, "keep_s")
+
+
+def require_lease_s(value: object) -> float:
+    """Return `value` as seconds if it can be a lease (1 s to 1 day), else raise `OptionInvalid`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 86_400:
+        raise OptionInvalid("lease_s", value, "seconds from 1 to 86,400")
+    return float(value)
+
+
+def require_timeout_s(value: object, name: str = "timeout_s") -> float | None:
+    """Return `value` as seconds (None: no limit) if it can be a time limit, else raise `OptionInvalid`."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+        raise OptionInvalid(name, value, "seconds above 0, or None for no limit")
+    return float(value)
+
+
+def require_count(value: object, name: str, *, least: int = 1, most: int = 100_000) -> int:
+    """Return `value` if it is a whole number from `least` to `most`, else raise `OptionInvalid`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise OptionInvalid(name, value, f"an int from {least:,} to {most:,}")
+    return value
+
+
+def require_priority(value: object) -> int:
+    """Return `value` if it can be a priority, else raise `OptionInvalid`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -INT32 <= value < INT32:
+        raise OptionInvalid("priority", value, "an int of 32 bits; higher is claimed first")
+    return int(value)
+
+
+def require_instant(name: str, value: object) -> datetime:
+    """Return `value` if it is an aware datetime, else raise `OptionInvalid`."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise OptionInvalid(name, value, "a datetime with a tzinfo, e.g. datetime.now(timezone.utc)")
+    return value
+
+
+def require_headers(value: object) -> dict[str, str]:
+    """Return `value` if it is a small dict of strings, else raise `OptionInvalid`."""
+    expected = "at most 32 str keys of at most 100 characters with str values of at most 1,000, without NUL"
+    if not isinstance(value, dict) or len(value) > 32:
+        raise OptionInvalid("headers", value, expected)
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str) or len(key) > 100 or len(text) > 1_000:
+            raise OptionInvalid(f"headers[{key!r}]", text, expected)
+        if "\0" in key or not _is_unicode(key) or not _is_unicode(text):
+            raise OptionInvalid(f"headers[{key!r}]", text, "text without NUL in the key and without lone surrogates")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""Filters that only read, and the reads themselves as values. What an update needs stands in `moves`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from streamq.core.claim import Ask
+from streamq.core.document import DELAYED, READY, RUNNING
+
+CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
+"""Higher priority first, then the order of storing. Served by the index `streamq_claim`."""
+
+
+def ready(ask: Ask) -> dict[str, Any]:
+    """Match what `ask` may claim."""
+    found: dict[str, Any] = {"status": READY, "queue": ask.queue}
+    if ask.only is not None:
+        found["task"] = {"$in": list(ask.only)}
+    if ask.ids is not None:
+        found["_id"] = {"$in": list(ask.ids)}
+    if ask.slots <= 0:
+        # Nothing could start now: take only what may wait here without risk.
+        found["max_attempts"] = {"$gt": 1}
+    return found
+
+
+def due() -> dict[str, Any]:
+    """Match delayed tasks whose time has come, by the server's clock.
+
+    `$lte` inside `$expr` also matches missing and non-date values: hence the `$type`.
+    """
+    return {"status": DELAYED, "due_at": {"$type": "date"}, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
+
+
+def lease_ended() -> dict[str, Any]:
+    """Match running tasks whose lease has ended, by the server's clock."""
+    return {"status": RUNNING, "lease_until": {"$type": "date"}, "$expr": {"$lte": ["$lease_until", "$$NOW"]}}
+
+
+def next_instant(status: str, field: str) -> list[dict[str, Any]]:
+    """Build the aggregation that tells in how many ms the earliest `field` of `status` comes (at most one row).
+
+    The server subtracts: a client never compares its clock with a stored date.
+    """
+    return [
+        {"$match": {"status": status, field: {"$type": "date"}}},
+        {"$sort": {field: 1}},
+        {"$limit": 1},
+        {"$project": {"_id": 0, "in_ms": {"$subtract": [f"${field}", "$$NOW"]}}},
+    ]
+
+
+def next_due() -> list[dict[str, Any]]:
+    """In how many ms the earliest delayed task is due."""
+    return next_instant(DELAYED, "due_at")
+
+
+def next_lease_end() -> list[dict[str, Any]]:
+    """In how many ms the earliest lease ends."""
+    return next_instant(RUNNING, "lease_until")
+
+
+def counts() -> list[dict[str, Any]]:
+    """Count tasks per queue and status. Rows of members have no status and are left out."""
+    return [
+        {"$match": {"status": {"$exists": True}}},
+        {"$group": {"_id": {"queue": "$queue", "status": "$status"}, "count": {"$sum": 1}}},
+    ]

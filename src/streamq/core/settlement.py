@@ -1,0 +1,65 @@
+"""The decision how an attempt ends: an outcome becomes a settlement. Pure: chance is an argument."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from bson import ObjectId
+
+from streamq.core.claim import Claim
+from streamq.core.options import KEEP_DEFAULT_S, KEEP_FAILED_S
+from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped
+from streamq.core.retry import Retry, backoff_s
+
+SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snooze"]
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """One fenced write that ends an attempt.
+
+    `keep_s` of 0 with `succeed` deletes the task instead of keeping it.
+    """
+
+    id: ObjectId
+    queue: str
+    claim_id: bytes
+    move: SettleMove
+    result: Any = None
+    error: Raised | None = None
+    delay_s: float = 0.0
+    keep_s: float = 0.0
+
+    @property
+    def deletes(self) -> bool:
+        """Say whether the document is gone after this settlement."""
+        return self.move == "succeed" and self.keep_s == 0
+
+
+Verdict = Literal["settled", "lost", "unknown"]
+"""What became of a settlement. `unknown`: the task is gone, deleted by this settlement or after a take-over."""
+
+
+def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Settlement:
+    """Decide how the attempt ends. `u` is drawn from [0, 1) for the jitter of a retry."""
+
+    def settle(move: SettleMove, **more: Any) -> Settlement:
+        return Settlement(id=claim.id, queue=claim.queue, claim_id=claim.claim_id, move=move, **more)
+
+    match outcome:
+        case Done(result):
+            keep_s = KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s
+            return settle("succeed", result=result, keep_s=keep_s)
+        case Raised() if outcome.final or claim.is_last_attempt:
+            return settle("fail", error=outcome, keep_s=KEEP_FAILED_S)
+        case Raised():
+            delay_s = backoff_s(retry, claim.attempt, u)
+            return settle("retry_later" if delay_s > 0 else "retry", error=outcome, delay_s=delay_s)
+        case Snoozed(delay_s):
+            return settle("snooze", delay_s=delay_s) if delay_s > 0 else settle("release")
+        case Stopped(started=True) if claim.max_attempts == 1:
+            # One attempt means: rather never than twice. The handler had begun, so it must not begin again.
+            why = Raised(type="Stopped", message="the worker was stopped during the only attempt")
+            return settle("fail", error=why, keep_s=KEEP_FAILED_S)
+        case Stopped():
+            return settle("release")

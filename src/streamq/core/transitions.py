@@ -1,0 +1,73 @@
+"""The life of a task as one table.
+
+Here: which move leads from which status to which. Nothing else: no field but the status, no time, no I/O.
+A move that is not in the table raises `IllegalMove` and changes nothing. `docs/lifecycle.md` is drawn from it.
+
+The moves of `blocked`, `cancelled` and `expired` are listed although nothing performs them yet: the table
+is the plan, and a move that is added finds its place here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamq.core.document import (
+    BLOCKED,
+    CANCELLED,
+    DELAYED,
+    EXPIRED,
+    FAILED,
+    READY,
+    RUNNING,
+    SUCCEEDED,
+    TERMINAL,
+    Status,
+)
+from streamq.errors import StreamQError
+
+TABLE: Final[dict[Status, dict[str, Status]]] = {
+    BLOCKED: {"unblock": READY, "unblock_later": DELAYED, "cancel": CANCELLED, "expire": EXPIRED, "fail": FAILED},
+    DELAYED: {"release_due": READY, "cancel": CANCELLED, "expire": EXPIRED},
+    READY: {"claim": RUNNING, "delay": DELAYED, "cancel": CANCELLED, "expire": EXPIRED},
+    RUNNING: {
+        "extend": RUNNING,
+        "succeed": SUCCEEDED,
+        "retry": READY,
+        "retry_later": DELAYED,
+        "fail": FAILED,
+        "release": READY,
+        "snooze": DELAYED,
+        "cancel": CANCELLED,
+        "take_back": READY,
+        "take_back_last": FAILED,
+    },
+    SUCCEEDED: {"requeue": READY, "requeue_later": DELAYED},
+    FAILED: {"requeue": READY, "requeue_later": DELAYED},
+    CANCELLED: {"requeue": READY, "requeue_later": DELAYED},
+    EXPIRED: {"requeue": READY, "requeue_later": DELAYED},
+}
+
+BORN: Final[dict[str, Status]] = {"put": READY, "put_delayed": DELAYED, "put_blocked": BLOCKED}
+"""The statuses a task may begin in."""
+
+
+class IllegalMove(StreamQError):
+    """A move was asked for that the table does not have: a bug in streamq or a document changed by hand."""
+
+    def __init__(self, status: str, move: str) -> None:
+        super().__init__(f"a task in status {status!r} cannot {move}")
+        self.status = status
+        self.move = move
+
+
+def next_status(status: Status, move: str) -> Status:
+    """Say which status `move` leads to from `status`; raise `IllegalMove` where the table has no such step."""
+    try:
+        return TABLE[status][move]
+    except KeyError:
+        raise IllegalMove(status, move) from None
+
+
+def is_terminal(status: Status) -> bool:
+    """Say whether a task in `status` has ended (until a person requeues it)."""
+    return status in TERMINAL

@@ -1,0 +1,31 @@
+"""A wake: a hint from the stream that something may be claimable. It carries no duty."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from bson import ObjectId
+
+WakeKind = Literal["ready", "delayed", "settled", "member", "bell"]
+
+
+class Wake(msgspec.Struct, frozen=True):
+    """What one event said.
+
+    - `ready`: task `id` of `queue` may be claimed; `task` is its handler's name and `durable` whether it must
+      be claimed with majority, both known for new tasks only (`is_new`).
+    - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
+    - `settled`: task `id`, for whose result this process waits, has ended.
+    - `member`: a worker came; `lease_s` is the shortest lease it uses.
+    - `bell`: the process's own request to stop reading.
+    """
+
+    kind: WakeKind
+    id: ObjectId | None = None
+    queue: str = ""
+    task: str | None = None
+    is_new: bool = False
+    durable: bool = False
+    due_in_s: float = 0.0
+    lease_s: float = 0.0

@@ -1,0 +1,123 @@
+"""What the change stream is asked for, and how its events are read.
+
+Here: every `$match` and `$project` of a stream. Filters run on the server: a process hears of its own queues
+only, and payloads never travel. The event's `_id` (its resume token) must be projected, or the driver closes
+the stream. `updateLookup` is never used: one fat update would kill every such stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from streamq.core.document import DELAYED, READY
+from streamq.core.member import MEMBER
+from streamq.core.wake import Wake
+
+END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
+
+
+class Interest(msgspec.Struct, frozen=True):
+    """What one stream is to tell.
+
+    `queues` whose ready tasks matter; `timers`: also tasks that become delayed and members that come, for a
+    scheduler; `reply_to`: ends of tasks whose results this member waits for; `bell`: the stream's own name, by
+    which it is told to stop.
+    """
+
+    queues: tuple[str, ...]
+    timers: bool
+    reply_to: str | None
+    bell: str
+
+
+def pipeline(interest: Interest) -> list[dict[str, Any]]:
+    """Build the stages for `watch()`."""
+    changed = "updateDescription.updatedFields"
+    wanted: list[dict[str, Any]] = [
+        # Without these a filtered stream ends without a word when its collection goes.
+        {"operationType": {"$in": list(END_OF_STREAM)}},
+        {"operationType": "update", f"{changed}.bell": interest.bell},
+        {"operationType": "insert", "fullDocument.bell": interest.bell},
+    ]
+    if interest.queues:
+        queues = {"$in": list(interest.queues)}
+        wanted.append({"operationType": "insert", "fullDocument.status": READY, "fullDocument.queue": queues})
+        wanted.append({"operationType": "update", f"{changed}.ready_in": queues})
+    if interest.timers:
+        wanted.append({"operationType": "insert", "fullDocument.status": DELAYED})
+        wanted.append({"operationType": "update", f"{changed}.status": DELAYED})
+        wanted.append({"operationType": "insert", "fullDocument.kind": MEMBER})
+    if interest.reply_to is not None:
+        wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
+    told = ["bell", "status", "due_at", "ready_in"]
+    stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s"]
+    project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
+    project |= {f"{changed}.{name}": 1 for name in told}
+    project |= {f"fullDocument.{name}": 1 for name in stored}
+    return [{"$match": {"$or": wanted}}, {"$project": project}]
+
+
+def wake_of(event: Mapping[str, Any], interest: Interest) -> Wake | None:
+    """Read one event; None when it says nothing to this stream (the end of a stream shows by itself)."""
+    operation = event["operationType"]
+    if operation == "insert":
+        return _of_insert(event, interest)
+    if operation == "update":
+        return _of_update(event, interest)
+    return None
+
+
+def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake | None:
+    stored = event["fullDocument"]
+    if stored.get("bell") == interest.bell:
+        return Wake("bell")
+    if stored.get("kind") == MEMBER:
+        return Wake("member", lease_s=stored.get("lease_s", 0.0))
+    id = event["documentKey"]["_id"]
+    if stored["status"] == DELAYED:
+        return Wake("delayed", id, due_in_s=_due_in_s(stored, event))
+    return Wake(
+        "ready",
+        id,
+        queue=stored["queue"],
+        task=stored.get("task"),
+        is_new=True,
+        durable=stored.get("max_attempts", 1) == 1,
+    )
+
+
+def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake | None:
+    changed = event["updateDescription"]["updatedFields"]
+    id = event["documentKey"]["_id"]
+    if changed.get("bell") == interest.bell:
+        return Wake("bell")
+    if "ready_in" in changed:
+        return Wake("ready", id, queue=changed["ready_in"])
+    if changed.get("status") == DELAYED:
+        return Wake("delayed", id, due_in_s=_due_in_s(changed, event))
+    return Wake("settled", id)
+
+
+def _due_in_s(fields: Mapping[str, Any], event: Mapping[str, Any]) -> float:
+    """Count from the server's own clock at the write: no clock of this machine is asked."""
+    due_at, written_at = fields.get("due_at"), event.get("wallTime")
+    if not isinstance(due_at, datetime) or not isinstance(written_at, datetime):
+        return 0.0  # look now: the scheduler asks the server
+    return max(0.0, (due_at - written_at).total_seconds())
+
+
+def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Interest, *, is_new: bool) -> Iterable[Wake]:
+    """Say what a stream would tell of a task as it stands now: for a store without streams."""
+    status = document.get("status")
+    if status == READY and document["queue"] in interest.queues:
+        durable = is_new and document.get("max_attempts", 1) == 1
+        task = document.get("task") if is_new else None
+        yield Wake("ready", document["_id"], document["queue"], task, is_new, durable)
+    elif status == DELAYED and interest.timers:
+        yield Wake("delayed", document["_id"], due_in_s=max(0.0, (document["due_at"] - now).total_seconds()))
+    elif interest.reply_to is not None and interest.reply_to in document.get("settled_for", ()):
+        yield Wake("settled", document["_id"])

@@ -1,0 +1,82 @@
+"""A handle: a task that was put, as the putter sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import trio
+from bson import ObjectId
+
+from streamq.core.document import SUCCEEDED, Status, TaskDocument
+from streamq.core.options import require_timeout_s
+from streamq.errors import ResultTimeout, TaskFailed, TaskGone, UsageError
+from streamq.runtime.services import Services
+
+R = TypeVar("R")
+
+
+class Handle(Generic[R]):
+    """One task, by its id. `created` is False when the put found it stored already."""
+
+    def __init__(
+        self,
+        id: ObjectId,
+        services: Callable[[], Services],
+        load: Callable[[Any], R],
+        *,
+        created: bool = True,
+        keeps: bool = True,
+    ) -> None:
+        self.id = id
+        self.created = created
+        self._services = services
+        self._load = load
+        self._keeps = keeps
+
+    def __repr__(self) -> str:
+        return f"<Handle of task {self.id}>"
+
+    async def result(self, timeout_s: float | None = None) -> R:
+        """Wait for the task's end and return what its handler returned, typed by the return annotation.
+
+        Woken by the change stream; it does not poll. Raises `TaskFailed` with the stored error when the task did not
+        succeed, `ResultTimeout` after `timeout_s` seconds (the task goes on; ask again), `TaskGone` when it is not
+        stored any more, `UsageError` when the task is deleted at its success. Cancellation: safe.
+        """
+        document = await self.wait(timeout_s)
+        if document["status"] != SUCCEEDED:
+            raise _failed(document)
+        return self._load(document.get("result"))
+
+    async def wait(self, timeout_s: float | None = None) -> TaskDocument:
+        """Wait for the task's end and return it as it is stored. Raises as `result`, but not `TaskFailed`."""
+        require_timeout_s(timeout_s)
+        if not self._keeps:
+            raise UsageError("keep_s=0 deletes this task at its success: there is no result to wait for")
+        services = self._services()
+        try:
+            with trio.fail_after(float("inf") if timeout_s is None else timeout_s):
+                await services.watcher.hear_results()
+                return await services.waiters.end_of(self.id)
+        except trio.TooSlowError:
+            raise ResultTimeout(f"task {self.id} had not ended after timeout_s={timeout_s:g}") from None
+
+    async def status(self) -> Status:
+        """Return the task's status now. Raises `TaskGone`. Trips: 1."""
+        services = self._services()
+        document = await services.bridge.call(services.store.get, self.id)
+        if document is None:
+            raise TaskGone(f"task {self.id} is not stored (any more)")
+        return document["status"]
+
+
+def _failed(document: TaskDocument) -> TaskFailed:
+    errors = document.get("errors")
+    if not errors:
+        return TaskFailed(document["_id"], document["status"], None, None)
+    last = errors[-1]
+    return TaskFailed(document["_id"], document["status"], last["type"], last["message"])
+
+
+Answer = Awaitable[Handle[R]]

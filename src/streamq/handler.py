@@ -1,0 +1,92 @@
+"""A handler: the user's function with its queue around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, ParamSpec, Protocol, TypeVar, Unpack
+
+from streamq.core.handling import Handling
+from streamq.core.new_task import NewTask, PutReply
+from streamq.core.options import Options, PutOptions, options_of
+from streamq.drafting import NO_OPTIONS, task_of_handler
+from streamq.handle import Handle
+from streamq.runtime.services import Services
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", covariant=True)
+
+
+class Door(Protocol):
+    """What handlers and queues need of their app."""
+
+    @property
+    def reply_to(self) -> str | None:
+        """Where ends of tasks are to be told; None while the app is not entered."""
+
+    def services(self) -> Services:
+        """The running services. Raises `UsageError` while the app is not entered."""
+
+
+class Handler(Generic[P, R, C]):
+    """A declared handler. Calling it calls the function itself, as a unit test would."""
+
+    def __init__(self, function: Callable[P, C], handling: Handling, door: Door) -> None:
+        self.function = function
+        self.handling = handling
+        self._door = door
+        self.__name__ = handling.name
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"<Handler {self.handling.name!r} of queue {self.handling.queue!r}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+        """Call the function here and now; nothing is queued."""
+        return self.function(*args, **kwargs)
+
+    async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Put a task that will call the function with these arguments; return once it is stored with majority.
+
+        Raises `PayloadInvalid` (naming the field) or `PayloadTooLarge` before anything is sent; `PutUnknown` when no
+        majority answered in time; `StoreUnavailable` when nothing was sent. Trips: 1, shared with other puts that
+        wait. Cancellation: withdrawn before it is sent, else stored and returned.
+        """
+        reply = await self._door.services().putter.put(self.new(*args, **kwargs))
+        return handle_of(self._door, self.handling, reply)
+
+    def new(self, *args: P.args, **kwargs: P.kwargs) -> NewTask:
+        """Build a task without putting it: for `put_many`, or for a put from a program without trio."""
+        return task_of_handler(self.handling, args, kwargs, NO_OPTIONS, self._door.reply_to)
+
+    def options(self, **options: Unpack[PutOptions]) -> Putting[P, R]:
+        """Choose options for a put: `await handler.options(delay_s=5, priority=9).put(...)`.
+
+        Raises `OptionInvalid`. See `streamq.core.options.Options` for each.
+        """
+        return Putting(self.handling, options_of(options), self._door)
+
+
+class Putting(Generic[P, R]):
+    """A handler with options chosen. May be kept and used many times (unless it says `id`)."""
+
+    def __init__(self, handling: Handling, options: Options, door: Door) -> None:
+        self._handling = handling
+        self._options = options
+        self._door = door
+
+    async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Put a task with these options; as `Handler.put`."""
+        reply = await self._door.services().putter.put(self.new(*args, **kwargs))
+        return handle_of(self._door, self._handling, reply, self._options.keep_s)
+
+    def new(self, *args: P.args, **kwargs: P.kwargs) -> NewTask:
+        """Build a task with these options without putting it."""
+        return task_of_handler(self._handling, args, kwargs, self._options, self._door.reply_to)
+
+
+def handle_of(door: Door, handling: Handling, reply: PutReply, keep_s: float | None = None) -> Handle[R]:
+    """Build the handle of a task that was put for a handler."""
+    keep_s = handling.keep_s if keep_s is None else keep_s
+    return Handle(reply.id, door.services, handling.schema.load_result, created=reply.created, keeps=keep_s != 0)

@@ -1,0 +1,108 @@
+"""Group commit: what arrives while a write is in flight rides in the next one.
+
+    put ──┐                 idle: the first goes out at once, alone;
+    put ──┤→ waiting → write (one in flight) → answers
+    put ──┘                 busy: what gathers meanwhile goes together.
+
+No timer, so nothing waits that could go; under load the batch grows by itself to what the server takes in one
+round trip.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Entry(Generic[T, R]):
+    """One item on its way; `answer` or `error` is there when `done` is set."""
+
+    __slots__ = ("answer", "done", "error", "item", "sent")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.sent = False
+        self.done = trio.Event()
+        self.answer: R | None = None
+        self.error: Exception | None = None
+
+
+Write = Callable[[Sequence[T]], Awaitable[Sequence["R | Exception"]]]
+
+
+class Batcher(Generic[T, R]):
+    """Runs as one task (`run`); any number of tasks submit.
+
+    `write` gets up to `most` items and answers for each, in order, with a result or an exception.
+    """
+
+    def __init__(self, write: Write[T, R], most: int) -> None:
+        self._write = write
+        self._most = most
+        self._waiting: deque[Entry[T, R]] = deque()
+        self._in_flight = 0
+        self._idle = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+
+    @property
+    def backlog(self) -> int:
+        """How many items have no answer yet."""
+        return len(self._waiting) + self._in_flight
+
+    def push(self, item: T) -> Entry[T, R]:
+        """Add an item without waiting for its answer."""
+        entry: Entry[T, R] = Entry(item)
+        self._waiting.append(entry)
+        self._idle.unpark()
+        return entry
+
+    async def submit(self, item: T) -> R:
+        """Add an item and wait for its answer.
+
+        Cancellation: an item that was not sent yet is withdrawn; once sent, the answer is waited for and returned,
+        so that a cancelled caller never leaves something stored without knowing it.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        entry = self.push(item)
+        try:
+            await entry.done.wait()
+        except trio.Cancelled:
+            if not entry.sent:
+                self._waiting.remove(entry)
+                raise
+            with trio.CancelScope(shield=True):
+                await entry.done.wait()
+        if entry.error is not None:
+            raise entry.error
+        return entry.answer  # type: ignore[return-value]
+
+    async def has_room(self, limit: int) -> None:
+        """Wait until fewer than `limit` items are without an answer. Cancellation: safe."""
+        while self.backlog >= limit:
+            await self._room.park()
+
+    async def run(self) -> None:
+        """Write batches for ever. Cancellation: safe between writes; a write decides for itself."""
+        while True:
+            if not self._waiting:
+                await self._idle.park()
+                continue
+            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            for entry in batch:
+                entry.sent = True
+            self._in_flight = len(batch)
+            answers = await self._write([entry.item for entry in batch])
+            self._in_flight = 0
+            for entry, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Exception):
+                    entry.error = answer
+                else:
+                    entry.answer = answer
+                entry.done.set()
+            self._room.unpark_all()

@@ -1,0 +1,168 @@
+"""The bare loop: tasks in the hands of the user's own code, nothing between it and the queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import trio
+
+from streamq.core.claim import Claim
+from streamq.core.codec import from_stored, require_size, to_stored
+from streamq.core.handling import PAYLOAD_LIMIT_BYTES
+from streamq.core.options import require_delay_s, require_lease_s
+from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
+from streamq.core.retry import Retry
+from streamq.core.settlement import settlement_of
+from streamq.errors import LeaseLost, PayloadUndecodable
+from streamq.runtime import clock
+from streamq.runtime.current import TaskInfo, info_of
+from streamq.runtime.held import Held
+from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.runner import failure_of, signal_of
+from streamq.runtime.services import Services
+
+
+class Task:
+    """A claimed task. Settle it once: by a method, or by leaving `async with task:`.
+
+    While it is held its lease is extended in the background. When the lease is lost all the same, the body of
+    `async with task:` is cancelled and the block raises `LeaseLost`.
+    """
+
+    def __init__(self, held: Held, services: Services, retry: Retry) -> None:
+        self._held = held
+        self._services = services
+        self._retry = retry
+        self._scope = trio.CancelScope()
+        self.info: TaskInfo = info_of(held.claim)
+        self.payload: Any = from_stored(held.claim.payload)
+
+    def __repr__(self) -> str:
+        return f"<Task {self._claim.id} of {self._claim.queue!r}, attempt {self._claim.attempt}>"
+
+    @property
+    def _claim(self) -> Claim:
+        return self._held.claim
+
+    @property
+    def is_lost(self) -> bool:
+        """Say whether the claim was lost: somebody else runs the task now."""
+        return self._held.lost
+
+    async def succeed(self, result: Any = None) -> None:
+        """Settle as succeeded. Raises `LeaseLost`: the task is not yours any more, nothing was changed."""
+        stored = None if result is None else to_stored(result, where="result")
+        if stored is not None:
+            require_size(stored, PAYLOAD_LIMIT_BYTES, "the result")
+        await self._settle(Done(stored))
+
+    async def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
+        """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False.
+
+        Raises `LeaseLost`: the task is not yours any more, nothing was changed.
+        """
+        told = failure_of(error) if isinstance(error, BaseException) else raised("Failed", error)
+        await self._settle(Raised(told.type, told.message, told.traceback, final=not retry))
+
+    async def release(self) -> None:
+        """Give the task back at once; the attempt is not counted. Raises `LeaseLost`."""
+        await self._settle(Snoozed(0.0))
+
+    async def snooze(self, delay_s: float) -> None:
+        """Give the task back for `delay_s` seconds; the attempt is not counted. Raises `LeaseLost`."""
+        await self._settle(Snoozed(require_delay_s(delay_s)))
+
+    async def extend(self, lease_s: float | None = None) -> None:
+        """Extend the lease now to `lease_s` seconds (the queue's own by default), beside the background's beat.
+
+        Raises `LeaseLost` when it is not held any more, `StoreError` when the server could not be asked.
+        """
+        claim = self._claim
+        if lease_s is not None:
+            claim = msgspec.structs.replace(claim, lease_s=require_lease_s(lease_s))
+        if self._held.lost:
+            raise LeaseLost(claim.id, "extend")
+        sent_at = clock.now()
+        if await self._services.bridge.call(self._services.store.extend, [claim]):
+            self._services.holdings.lose(self._held, "taken over")
+            raise LeaseLost(claim.id, "extend")
+        self._held.claim = claim
+        self._held.trust(sent_at)
+        self._services.holdings.changed()
+
+    async def __aenter__(self) -> Self:
+        if self._held.lost:
+            raise LeaseLost(self._claim.id, "start")
+        self._held.started = True
+        self._held.scope = self._scope
+        self._scope.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Settle: success at the end of the block, failure by an `Exception` (which is kept on the task and logged,
+        not raised: one bad task does not stop the loop), release when the block was cancelled.
+
+        Cancellation: shielded while it settles. Raises `LeaseLost`.
+        """
+        swallowed = bool(self._scope.__exit__(kind, error, trace))
+        if self._held.lost:
+            raise LeaseLost(self._claim.id) from error
+        if self._held.ending:
+            return swallowed
+        with trio.CancelScope(shield=True):
+            if error is None:
+                await self.succeed()
+                return False
+            outcome = signal_of(error) if isinstance(error, Exception) else Stopped(started=True)
+            await self._settle(outcome or failure_of(error))
+        return isinstance(error, Exception)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        settlement = settlement_of(outcome, self._claim, self._retry, clock.chance())
+        await self._services.settler.settle(self._held, settlement)
+
+
+class Tasks:
+    """The tasks of a `consume`, one after the other: `async for task in tasks`. Several trio tasks may iterate."""
+
+    def __init__(self, intake: Intake, services: Services, retry: Retry) -> None:
+        self._intake = intake
+        self._services = services
+        self._retry = retry
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Task:
+        """Wait for a task. Cancellation: safe, nothing is taken."""
+        while True:
+            held = await self._intake.take()
+            if held.lost:
+                continue
+            try:
+                return Task(held, self._services, self._retry)
+            except PayloadUndecodable as error:
+                # It would fail so every time: it fails for good, and the loop goes on.
+                outcome = raised("PayloadUndecodable", str(error), final=True)
+                self._services.settler.push(held, settlement_of(outcome, held.claim, self._retry, 0.0))
+
+
+@asynccontextmanager
+async def consuming(services: Services, wants: Wants, retry: Retry) -> AsyncIterator[Tasks]:
+    """Claim for the body of the block. On leaving it, what was not settled is released, uncounted."""
+    intake = services.intake(wants)
+    try:
+        await services.watcher.subscribe([intake])
+        services.start(intake.run)
+        yield Tasks(intake, services, retry)
+    finally:
+        services.watcher.unsubscribe([intake])
+        with trio.CancelScope(shield=True):
+            await intake.stop()
+            await services.settler.give_back(intake)

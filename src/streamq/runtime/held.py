@@ -1,0 +1,94 @@
+"""What this process holds: its claims, until each is settled or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import trio
+from bson import ObjectId
+
+from streamq.core.claim import Claim
+from streamq.runtime import clock
+from streamq.runtime.journal import Journal
+
+MARGIN: float = 1 / 6
+"""Share of a lease by which this process stops trusting it early: what a slow reply or a pause may cost."""
+
+
+class Held:
+    """One claim in this process.
+
+    `trusted_until` is by the monotonic clock, counted from before the claim (or its extension) was sent: past it, the
+    server may have given the task to somebody else. `lost` is set once, by whoever finds out.
+    """
+
+    __slots__ = ("claim", "ending", "lost", "owner", "scope", "settled", "started", "trusted_until")
+
+    def __init__(self, claim: Claim, sent_at: float, owner: object) -> None:
+        self.claim = claim
+        self.owner = owner  # who claimed it, and gives it back when stopped
+        self.lost = False
+        self.ending = False  # its settlement is on the way
+        self.started = False
+        self.settled = trio.Event()  # by its settlement, or by having been lost
+        self.scope: trio.CancelScope | None = None
+        self.trust(sent_at)
+
+    def trust(self, sent_at: float) -> None:
+        """Count the lease anew from `sent_at`."""
+        self.trusted_until = sent_at + self.claim.lease_s * (1 - MARGIN)
+
+
+class Holdings:
+    """The claims of one process, by task id."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._held: dict[ObjectId, Held] = {}
+        self._journal = journal
+        self.changed: Callable[[], None] = lambda: None
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(list(self._held.values()))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, held: Held) -> None:
+        """Take a new claim in. A claim of the same task that is still here was lost without our hearing of it."""
+        before = self._held.get(held.claim.id)
+        if before is not None:
+            self.lose(before, "claimed again by this process")
+        self._held[held.claim.id] = held
+        self.changed()
+
+    def drop(self, held: Held) -> None:
+        """Let go of a claim that has been settled."""
+        if self._held.get(held.claim.id) is held:
+            del self._held[held.claim.id]
+        held.settled.set()
+
+    def lose(self, held: Held, why: str) -> None:
+        """Note that a claim is no longer ours: its handler is cancelled, nothing more is written for it."""
+        if held.lost or held.settled.is_set():
+            return
+        held.lost = True
+        self.drop(held)
+        self._journal.write("lease lost", task=held.claim.id, name=held.claim.task, attempt=held.claim.attempt, why=why)
+        if held.scope is not None:
+            held.scope.cancel()
+
+    def of(self, owner: object) -> list[Held]:
+        """Return what `owner` holds."""
+        return [held for held in self._held.values() if held.owner is owner]
+
+    def next_doubt(self) -> float:
+        """Return when the first claim stops being trusted (infinity when nothing is held)."""
+        return min((held.trusted_until for held in self._held.values()), default=float("inf"))
+
+    def doubt(self) -> None:
+        """Lose every claim that can no longer be trusted."""
+        now = clock.now()
+        for held in self:
+            if held.trusted_until <= now:
+                self._journal.write("lease no longer trusted", task=held.claim.id)
+                self.lose(held, "not extended in time")

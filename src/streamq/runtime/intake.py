@@ -1,0 +1,260 @@
+"""The intake of one queue: claims what its takers have room for, and holds it until they take it.
+
+    wake ──hint──┐
+    scan ─behind─┤→ demand decides → claim (one in flight) → ready → take()
+    take() room ─┘
+
+Level-triggered: `behind` is lowered before a claim is sent, never after, so a wake that arrives during the claim
+makes another one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+from bson import ObjectId
+
+from streamq.bridge import Bridge
+from streamq.core import demand
+from streamq.core.claim import Ask
+from streamq.core.wake import Wake
+from streamq.errors import AccessRefused, ClaimUnknown, StoreError
+from streamq.runtime import clock
+from streamq.runtime.held import Held, Holdings
+from streamq.runtime.journal import Journal
+from streamq.store.contract import Claimed, Store
+
+MOST_HINTS: Final = 1_000
+"""Ids remembered from wakes; past it the intake is simply behind, and a claim from the head finds them."""
+
+MOST_SEEN: Final = 4_000
+"""Ids remembered as heard of. Forgetting one too early costs a claim that finds nothing."""
+
+PAUSE_S: Final = (0.1, 5.0)
+"""Shortest and longest pause after a failed claim, doubling, jittered."""
+
+
+class Wants(msgspec.Struct, frozen=True):
+    """What an intake claims. `only` are the handlers' names it knows (None: any task); `most_spare` bounds what may
+    wait in the process beyond what its takers can take at once; `spare` fixes that number instead of measuring."""
+
+    queue: str
+    worker: str
+    lease_s: float
+    only: tuple[str, ...] | None = None
+    spare: int | None = None
+    most_spare: int = demand.MOST_A_CLAIM
+
+
+class Intake:
+    """Runs as one task (`run`); takers call `take`."""
+
+    def __init__(
+        self,
+        wants: Wants,
+        store: Store,
+        bridge: Bridge,
+        holdings: Holdings,
+        journal: Journal,
+        unknown: Callable[[ClaimUnknown], None],
+    ) -> None:
+        self.wants = wants
+        self._unknown = unknown
+        self.last_scan_at = -float("inf")
+        self._store = store
+        self._bridge = bridge
+        self._holdings = holdings
+        self._journal = journal
+        self._ready: deque[Held] = deque()
+        self._waiting = 0
+        self._takers = trio.lowlevel.ParkingLot()
+        self._claimer = trio.lowlevel.ParkingLot()
+        self._behind = True
+        self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
+        self._hints: dict[ObjectId, Wake] = {}
+        self._seen: dict[ObjectId, None] = {}
+        self._taken = 0
+        self._pace = Pace()
+        self._scope = trio.CancelScope()
+        self._started = False
+        self._stopped = trio.Event()
+        self._refused: AccessRefused | None = None
+
+    # --- for the takers ---------------------------------------------------------------------------------------
+
+    async def take(self) -> Held:
+        """Wait for a claimed task. Raises `AccessRefused`. Cancellation: safe, nothing is taken."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._waiting += 1
+        self._claimer.unpark()
+        try:
+            while not self._ready:
+                if self._refused is not None:
+                    raise self._refused
+                await self._takers.park()
+        finally:
+            self._waiting -= 1
+        held = self._ready.popleft()
+        self._taken += 1
+        self._claimer.unpark()
+        return held
+
+    # --- for the watcher and the scheduler --------------------------------------------------------------------
+
+    def scan(self) -> None:
+        """Look at the queue itself at the next chance: something may be ready that no wake will tell."""
+        self._behind = True
+        self._only_startable = False
+        self._claimer.unpark()
+
+    def hint(self, wake: Wake) -> None:
+        """Note that a task became ready."""
+        if wake.is_new and self.wants.only is not None and wake.task not in self.wants.only:
+            return
+        if wake.id is None or not wake.is_new or len(self._hints) >= MOST_HINTS:
+            # Of a task that was there before it is not known how it must be claimed: the claim from the head knows.
+            self.scan()
+            return
+        if self._see(wake.id):
+            return
+        self._hints[wake.id] = wake
+        self._claimer.unpark()
+
+    def _see(self, id: ObjectId) -> bool:
+        """Say whether a new task was heard of (or claimed) before: a put of this process is told twice, by the put
+        and by the stream. Tasks that become ready again are not new: they come as a scan."""
+        if id in self._seen:
+            return True
+        self._seen[id] = None
+        if len(self._seen) > MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return False
+
+    # --- the claimer ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Claim until `stop`, or until the server refuses for good: then the takers are told. Cancellation: a claim in
+        flight is waited for; what it obtained is held and can be given back."""
+        try:
+            with self._scope:
+                await self._claim_on()
+        finally:
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        """Claim no more; return when no claim is in flight. Cancellation: call it shielded."""
+        self._scope.cancel()
+        if self._started:
+            await self._stopped.wait()
+
+    async def _claim_on(self) -> None:
+        self._started = True
+        pause_s = PAUSE_S[0]
+        while True:
+            action = demand.next_action(self._demand())
+            if isinstance(action, demand.Sleep):
+                await self._claimer.park()
+                continue
+            try:
+                await self._claim(action)
+                pause_s = PAUSE_S[0]
+            except AccessRefused as error:
+                self._refused = error
+                self._takers.unpark_all()
+                return
+            except StoreError as error:
+                self._note(error)
+                self._behind = True
+                await trio.sleep(clock.jittered(pause_s))
+                pause_s = min(pause_s * 2, PAUSE_S[1])
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _demand(self) -> demand.Demand:
+        free = self._waiting - len(self._ready)
+        if self.wants.spare is not None:
+            spare = self.wants.spare
+        else:
+            spare = demand.wanted_spare(self._pace.taken_per_s, self._pace.claim_s, cap=self.wants.most_spare)
+        if self._only_startable and free <= 0:
+            spare = 0
+        durable = any(wake.durable for wake in self._hints.values())
+        return demand.Demand(free, spare, self._behind, tuple(self._hints), durable)
+
+    async def _claim(self, action: demand.ClaimIds | demand.ClaimHead) -> None:
+        ask = self._ask(action)
+        hints = self._hints
+        self._hints = {}
+        self._behind = False
+        sent_at = clock.now()
+        if isinstance(action, demand.ClaimHead):
+            self.last_scan_at = sent_at
+        claimed = await self._bridge.call(self._store.claim, ask)
+        self._pace.note(clock.now(), clock.now() - sent_at, self._taken)
+        self._take_in(claimed, sent_at)
+        self._behind = self._behind or claimed.more
+        if isinstance(action, demand.ClaimHead) and not claimed.more:
+            # Tasks that were named before this look were seen by it; those that may not wait here were left out.
+            for id in hints:
+                self._hints.pop(id, None)
+            self._only_startable = ask.slots <= 0
+            self._behind = self._behind or self._only_startable
+
+    def _ask(self, action: demand.ClaimIds | demand.ClaimHead) -> Ask:
+        if isinstance(action, demand.ClaimIds):
+            limit, spare, ids, durable = len(action.ids), 0, action.ids, action.durable
+        else:
+            limit, spare, ids, durable = action.limit, action.spare, None, False
+        return Ask(
+            queue=self.wants.queue,
+            limit=limit,
+            claim_id=clock.new_claim_id(),
+            lease_s=self.wants.lease_s,
+            worker=self.wants.worker,
+            only=self.wants.only,
+            ids=ids,
+            spare=spare,
+            durable=durable,
+        )
+
+    def _take_in(self, claimed: Claimed, sent_at: float) -> None:
+        for claim in claimed.claims:
+            held = Held(claim, sent_at, self)
+            self._see(claim.id)
+            self._hints.pop(claim.id, None)
+            self._holdings.add(held)
+            self._ready.append(held)
+        self._journal.add("claimed", len(claimed.claims))
+        self._journal.add("claim calls", 1)
+        if claimed.claims:
+            self._takers.unpark(count=len(claimed.claims))
+
+    def _note(self, error: StoreError) -> None:
+        if isinstance(error, ClaimUnknown):
+            self._unknown(error)
+            self._journal.write("claim unknown", queue=error.queue, tasks=len(error.ids), error=error)
+        else:
+            self._journal.write("store error", doing="claim", queue=self.wants.queue, error=error)
+
+
+class Pace:
+    """How fast takers take and claims come, smoothed: for deciding how much should wait in the process."""
+
+    def __init__(self) -> None:
+        self.taken_per_s = 0.0
+        self.claim_s = 0.0
+        self._at = 0.0
+        self._taken = 0
+
+    def note(self, now: float, claim_s: float, taken: int) -> None:
+        """Note the end of a claim that took `claim_s`; `taken` is a running total."""
+        elapsed = now - self._at
+        if 0 < elapsed < 1:
+            self.taken_per_s += (((taken - self._taken) / elapsed) - self.taken_per_s) / 2
+        else:
+            self.taken_per_s = 0.0  # idle in between: says nothing about how fast handlers are
+        self.claim_s += (min(claim_s, 0.1) - self.claim_s) / 2
+        self._at, self._taken = now, taken

@@ -1,0 +1,45 @@
+"""What happened: every event once, with its level and fields, to the logger `streamq`; and how often."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, Final
+
+LOGGER: Final = logging.getLogger("streamq")
+
+LEVELS: Final = {
+    "worker started": logging.INFO,
+    "worker stopped": logging.INFO,
+    "task failed": logging.WARNING,
+    "task will be retried": logging.INFO,
+    "lease lost": logging.WARNING,
+    "lease no longer trusted": logging.WARNING,
+    "settlement unknown": logging.ERROR,
+    "claim unknown": logging.WARNING,
+    "thread left behind": logging.WARNING,
+    "stream reopened": logging.WARNING,
+    "store error": logging.WARNING,
+    "lease expired": logging.WARNING,
+}
+"""Events that are logged; the others (claims, successes, ticks) are only counted: a queue under load would drown
+its own log."""
+
+
+class Journal:
+    """One per app."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Note `event`; fields are shown as `name=value`."""
+        self.counts[event] += 1
+        level = LEVELS.get(event)
+        if level is not None and LOGGER.isEnabledFor(level):
+            shown = " ".join(f"{name}={value}" for name, value in fields.items())
+            LOGGER.log(level, "%s %s", event, shown)
+
+    def add(self, event: str, count: int) -> None:
+        """Count without a word."""
+        self.counts[event] += count

@@ -1,0 +1,81 @@
+"""The keeper: extends the leases of all claims this process holds, in one update a beat.
+
+A claim whose lease was lost is dropped and its handler cancelled; so is one that could not be extended for a whole
+lease less the margin, by the monotonic clock, however long the call to the server hangs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from streamq.bridge import Bridge
+from streamq.errors import StoreError
+from streamq.runtime import clock
+from streamq.runtime.held import MARGIN, Held, Holdings
+from streamq.runtime.journal import Journal
+from streamq.store.contract import Store
+
+BEATS_A_LEASE: Final = 3
+"""Two beats may fail before a lease is in danger."""
+
+PAUSE_S: Final = 0.2
+"""Before a failed beat is repeated, jittered; selecting a server waits by itself."""
+
+
+class Keeper:
+    """Runs as two tasks: one extends, one watches that extending works."""
+
+    def __init__(self, store: Store, bridge: Bridge, holdings: Holdings, journal: Journal) -> None:
+        self._store = store
+        self._bridge = bridge
+        self._holdings = holdings
+        self._journal = journal
+        self._lot = trio.lowlevel.ParkingLot()
+        holdings.changed = self._look_again
+
+    def _look_again(self) -> None:
+        self._lot.unpark_all()
+
+    async def extend(self) -> None:
+        """Extend for ever. Cancellation: safe."""
+        while True:
+            if not len(self._holdings):
+                await self._lot.park()
+                continue
+            due_at = min(_beat_at(held) for held in self._holdings)
+            if due_at > clock.now():
+                # A claim with a shorter lease may come meanwhile: it wakes this sleep.
+                with trio.move_on_at(due_at):
+                    await self._lot.park()
+                continue
+            await self._beat()
+
+    async def _beat(self) -> None:
+        sent_at = clock.now()
+        holdings = list(self._holdings)
+        try:
+            lost = set(await self._bridge.call(self._store.extend, [held.claim for held in holdings]))
+        except StoreError as error:
+            self._journal.write("store error", doing="extend leases", error=error)
+            await trio.sleep(clock.jittered(PAUSE_S))
+            return
+        for held in holdings:
+            if held.claim.id in lost:
+                self._holdings.lose(held, "taken over")
+            else:
+                held.trust(sent_at)
+
+    async def watch(self) -> None:
+        """Lose claims that cannot be trusted any more. Cancellation: safe."""
+        while True:
+            with trio.move_on_at(self._holdings.next_doubt()):
+                await self._lot.park()
+            self._holdings.doubt()
+
+
+def _beat_at(held: Held) -> float:
+    """When to extend next: a third of the lease after it was last counted."""
+    lease_s = held.claim.lease_s
+    return held.trusted_until - lease_s * (1 - MARGIN) + lease_s / BEATS_A_LEASE

@@ -1,0 +1,61 @@
+"""Putting from trio: single puts ride together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from streamq.bridge import Bridge
+from streamq.core.new_task import NewTask, PutReply
+from streamq.errors import PutUnknown, StreamQError, UsageError
+from streamq.runtime.batcher import Batcher
+from streamq.store.contract import Store
+
+MOST_A_BATCH = 1_000
+
+
+class Putter:
+    """Stores tasks through one batcher, and tells this process's own consumers without waiting for the stream."""
+
+    def __init__(self, store: Store, bridge: Bridge, stored: Callable[[Sequence[NewTask]], None]) -> None:
+        self._store = store
+        self._bridge = bridge
+        self._stored = stored
+        self.batcher: Batcher[NewTask, PutReply] = Batcher(self._write, MOST_A_BATCH)
+
+    async def put(self, new: NewTask) -> PutReply:
+        """Store one task. Cancellation: withdrawn before it is sent, else stored and returned."""
+        return await self.batcher.submit(new)
+
+    async def put_many(self, tasks: Sequence[NewTask]) -> list[PutReply]:
+        """Store many in chunks of their own; see `StreamQ.put_many`. Cancellation: safe between chunks."""
+        replies: list[PutReply] = []
+        for start in range(0, len(tasks), MOST_A_BATCH):
+            chunk = tasks[start : start + MOST_A_BATCH]
+            try:
+                replies += await self._bridge.call(self._store.put, chunk)
+            except PutUnknown as error:
+                raise PutUnknown([one.id for one in tasks[start:]], error.reason) from error
+            self._stored(chunk)
+        return replies
+
+    async def _write(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
+        try:
+            replies = await self._bridge.call(self._store.put, tasks)
+        except PutUnknown as error:
+            return [_unknown(one, error) for one in tasks]
+        except UsageError as error:
+            if len(tasks) == 1:
+                return [error]
+            # One of them is at fault (too large for the server, say): ask for each, so that it alone hears of it.
+            # Those stored already are recognised by their ids.
+            return [answer for one in tasks for answer in await self._write([one])]
+        except StreamQError as error:
+            return [error] * len(tasks)
+        self._stored(tasks)
+        return replies
+
+
+def _unknown(new: NewTask, error: PutUnknown) -> PutUnknown:
+    own = PutUnknown([new.id], error.reason)
+    own.__cause__ = error
+    return own

@@ -1,0 +1,113 @@
+"""The runner: calls one handler for one claim and says what came of it. It settles nothing."""
+
+from __future__ import annotations
+
+import math
+import traceback
+
+import trio
+
+from streamq.core.codec import require_size
+from streamq.core.handling import Handling
+from streamq.core.outcome import Done, Outcome, Raised, Snoozed, raised
+from streamq.core.signals import Snooze
+from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable
+from streamq.runtime import clock
+from streamq.runtime.current import RUNNING, info_of
+from streamq.runtime.held import Held
+from streamq.runtime.journal import Journal
+
+
+class Runner:
+    """Runs handlers: async ones in the caller's task, others in threads with a limiter of their own."""
+
+    def __init__(self, journal: Journal, threads: int) -> None:
+        self._journal = journal
+        self._threads = trio.CapacityLimiter(threads)
+
+    async def run(self, held: Held, handling: Handling) -> Outcome | None:
+        """Run the handler; None when the lease was lost meanwhile.
+
+        Cancellation: of the caller passes through an async handler; a handler in a thread is waited for, since a
+        thread cannot be cancelled and its task must not start elsewhere while it runs.
+        """
+        try:
+            args, kwargs = handling.schema.load(held.claim.payload)
+        except PayloadUndecodable as error:
+            return raised("PayloadUndecodable", str(error), final=True)
+        token = RUNNING.set(info_of(held.claim))
+        try:
+            return await self._run(held, handling, args, kwargs)
+        finally:
+            RUNNING.reset(token)
+
+    async def _run(
+        self, held: Held, handling: Handling, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Outcome | None:
+        timeout_s = math.inf if handling.timeout_s is None else handling.timeout_s
+        result: object = None
+        returned = False
+        scope = held.scope = trio.CancelScope(deadline=clock.now() + timeout_s, shield=not handling.is_async)
+        held.started = True
+        try:
+            with scope:
+                if handling.is_async:
+                    result = await handling.function(*args, **kwargs)
+                else:
+                    result = await self._in_thread(handling, args, kwargs)
+                returned = True
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the one place: whatever the user's code raises
+            if not scope.cancel_called:
+                return signal_of(error) or failure_of(error)
+        if held.lost:
+            return None
+        if returned:
+            return _returned(result, handling)
+        if not handling.is_async:
+            self._journal.write("thread left behind", task=held.claim.id, name=handling.name)
+        return raised("TaskTimeout", f"the attempt ran longer than timeout_s={timeout_s:g} and was cancelled")
+
+    async def _in_thread(self, handling: Handling, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        def call() -> object:
+            return handling.function(*args, **kwargs)
+
+        # Abandoned only by our own scope: at a timeout, or when the lease is lost.
+        return await trio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+
+
+def _returned(result: object, handling: Handling) -> Done | Raised:
+    try:
+        stored = handling.schema.dump_result(result)
+        if stored is not None:
+            require_size(stored, handling.limit_bytes, f"the result of {handling.name}")
+    except (PayloadInvalid, PayloadTooLarge) as error:
+        # Doing the work again would give the same result.
+        return raised(type(error).__name__, str(error), final=True)
+    return Done(stored)
+
+
+def signal_of(error: BaseException) -> Snoozed | None:
+    """Read what the handler said by raising, also out of a nursery of its own."""
+    if isinstance(error, Snooze):
+        return Snoozed(error.delay_s)
+    if isinstance(error, BaseExceptionGroup):
+        said = [signal_of(one) for one in error.exceptions]
+        asked = [one.delay_s for one in said if one is not None]
+        return Snoozed(max(asked)) if len(asked) == len(said) else None
+    return None
+
+
+def failure_of(error: BaseException) -> Raised:
+    """Read what is kept of an exception: its type, text and traceback, bounded."""
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    return raised(name, _text(error), "".join(traceback.format_exception(error)))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an error whose own __str__ raises must not take the worker with it
+        return f"<{type(error).__name__} whose text cannot be shown>"

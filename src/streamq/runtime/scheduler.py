@@ -1,0 +1,106 @@
+"""The scheduler: wakes at the next known instant, lets the store move what is due, and goes back to sleep.
+
+Every worker has one. Its moves are idempotent, so no leader is elected: the worker of rank 0 acts at once, the
+k-th stands by k times 50 ms behind and then finds nothing to do. A dead first costs milliseconds, never a task.
+
+It learns of the next instant from three sides: the store's answer to the last look, the stream (a task was
+delayed), and the shortest lease in use: claims are not on the stream, but none made after a look can end sooner
+than one shortest lease after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from streamq.bridge import Bridge
+from streamq.core.member import Roster
+from streamq.core.wake import Wake
+from streamq.errors import StoreError
+from streamq.runtime import clock
+from streamq.runtime.journal import Journal
+from streamq.store.contract import Store, Tick
+
+STAND_BY_S: Final = 0.05
+MOST_STAND_BY_S: Final = 1.0
+PAUSE_S: Final = (0.1, 5.0)
+
+
+class Scheduler:
+    """Runs as one task; `hear` may be called at any time."""
+
+    def __init__(
+        self, store: Store, bridge: Bridge, released: Callable[[Tick], None], journal: Journal, lease_s: float
+    ) -> None:
+        self._store = store
+        self._bridge = bridge
+        self._released = released
+        self._journal = journal
+        self._rank = 0
+        self._lease_s = lease_s
+        self._sleep: trio.CancelScope | None = None
+        self._look_at = -float("inf")  # nothing is known yet: look at once
+
+    def join(self, roster: Roster) -> None:
+        """Learn this worker's rank and the shortest lease in use."""
+        self._rank = roster.rank
+        self._hear_lease(roster.lease_s)
+
+    def hear(self, wake: Wake) -> None:
+        """Learn from the stream that a task was delayed or a member came."""
+        if wake.kind == "delayed":
+            self._sooner(clock.now() + wake.due_in_s + self._stand_by_s())
+        elif wake.kind == "member" and wake.lease_s > 0:
+            self._hear_lease(wake.lease_s)
+
+    def look(self) -> None:
+        """Look soon: the stream was reopened, and what it told meanwhile is not known."""
+        self._sooner(clock.now())
+
+    async def run(self) -> None:
+        """Schedule for ever. Cancellation: safe; a look in flight is waited for."""
+        pause_s = PAUSE_S[0]
+        while True:
+            await self._wait()
+            self._look_at = float("inf")
+            try:
+                tick = await self._bridge.call(self._store.tick)
+                pause_s = PAUSE_S[0]
+            except StoreError as error:
+                self._journal.write("store error", doing="schedule", error=error)
+                self._sooner(clock.now() + clock.jittered(pause_s))
+                pause_s = min(pause_s * 2, PAUSE_S[1])
+                continue
+            self._note(tick)
+
+    async def _wait(self) -> None:
+        with trio.CancelScope(deadline=self._look_at) as self._sleep:
+            await trio.sleep_forever()
+
+    def _note(self, tick: Tick) -> None:
+        now = clock.now()
+        self._sooner(now + self._lease_s + self._stand_by_s())
+        if tick.next_s is not None:
+            # What is due already was moved by this look; more may follow at once.
+            moved = bool(tick.released or tick.failed)
+            self._sooner(now if moved else now + tick.next_s + self._stand_by_s())
+        if tick.failed:
+            self._journal.write("lease expired", failed=tick.failed)
+        if tick.released:
+            self._journal.add("released", len(tick.released))
+            self._released(tick)
+
+    def _hear_lease(self, lease_s: float) -> None:
+        if lease_s < self._lease_s:
+            self._sooner(clock.now() + lease_s)
+        self._lease_s = lease_s
+
+    def _stand_by_s(self) -> float:
+        return min(self._rank * STAND_BY_S, MOST_STAND_BY_S)
+
+    def _sooner(self, at: float) -> None:
+        self._look_at = min(self._look_at, at)
+        if self._sleep is not None:
+            self._sleep.deadline = self._look_at

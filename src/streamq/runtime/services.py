@@ -1,0 +1,104 @@
+"""The services of one app in one process: what serves all its putting, waiting, working and consuming.
+
+They outlive the cancellation of the app's body on purpose: while it unwinds, workers give back what they hold, and
+that needs the settler. `stop` ends them; nothing outlives `run`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from streamq.bridge import Bridge
+from streamq.core.member import Member
+from streamq.core.new_task import NewTask
+from streamq.core.wake import Wake
+from streamq.runtime import clock
+from streamq.runtime.abandoner import Abandoner
+from streamq.runtime.held import Holdings
+from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.journal import Journal
+from streamq.runtime.keeper import Keeper
+from streamq.runtime.putter import Putter
+from streamq.runtime.scheduler import Scheduler
+from streamq.runtime.settler import Settler
+from streamq.runtime.waiter import Waiters
+from streamq.runtime.watcher import Watcher
+from streamq.store.contract import Store, Tick
+
+
+class Services:
+    """Made inside a trio run, for one `run`."""
+
+    def __init__(
+        self, store: Store, bridge: Bridge, journal: Journal, *, lease_s: float, safety_scan_s: float | None
+    ) -> None:
+        self.store = store
+        self.bridge = bridge
+        self.journal = journal
+        self.member = Member(clock.new_name(), socket.gethostname(), os.getpid(), (), 0, lease_s)
+        self.holdings = Holdings(journal)
+        self.settler = Settler(store, bridge, self.holdings, journal)
+        self.putter = Putter(store, bridge, self._stored)
+        self.waiters = Waiters(store, bridge, self.member.id)
+        self._keeper = Keeper(store, bridge, self.holdings, journal)
+        self._abandoner = Abandoner(store, bridge, journal)
+        self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
+        self.watcher = Watcher(
+            store, bridge, self._scheduler, self.waiters, journal, self.member, safety_scan_s=safety_scan_s
+        )
+        self._scheduling = False
+        self._stop = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    def intake(self, wants: Wants) -> Intake:
+        """Make an intake; the first one starts the scheduler."""
+        if not self._scheduling:
+            self._scheduling = True
+            self.start(self._scheduler.run)
+        return Intake(wants, self.store, self.bridge, self.holdings, self.journal, self._abandoner.add)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop`. Cancellation: shielded; the caller must call `stop`."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for service in (
+                    self.putter.batcher.run,
+                    self.settler.batcher.run,
+                    self._keeper.extend,
+                    self._keeper.watch,
+                    self._abandoner.run,
+                    self.watcher.run,
+                    self.watcher.beat,
+                    self.watcher.safety_scan,
+                ):
+                    nursery.start_soon(service)
+                task_status.started()
+                await self._stop.wait()
+                nursery.cancel_scope.cancel()
+
+    def start(self, service: Callable[[], Awaitable[None]]) -> None:
+        """Run one more service until `stop`."""
+        assert self._nursery is not None
+        self._nursery.start_soon(service)
+
+    def stop(self) -> None:
+        """End the services."""
+        self._stop.set()
+
+    def _stored(self, tasks: Sequence[NewTask]) -> None:
+        """Wake this process's own consumers for what it put, without waiting for the stream."""
+        self.watcher.told(
+            [
+                Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)
+                for one in tasks
+                if one.options.at is None and not one.options.delay_s
+            ]
+        )
+
+    def _released(self, tick: Tick) -> None:
+        self.watcher.told([Wake("ready", id, queue) for id, queue in tick.released])

@@ -1,0 +1,61 @@
+"""Waiting for the ends of tasks: woken by the stream, never polling."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import trio
+from bson import ObjectId
+
+from streamq.bridge import Bridge
+from streamq.core.document import TaskDocument
+from streamq.core.transitions import is_terminal
+from streamq.errors import TaskGone
+from streamq.store.contract import Store
+
+RECHECK_S = 30.0
+"""A waiter looks again after this long without a word, so that a stream that hangs costs latency only."""
+
+
+class Waiters:
+    """Who waits for which task. `wanted` is raised by the first waiter and stays: the stream is widened once."""
+
+    def __init__(self, store: Store, bridge: Bridge, member_id: str) -> None:
+        self.wanted = False
+        self._store = store
+        self._bridge = bridge
+        self._member_id = member_id
+        self._waiting: dict[ObjectId, set[trio.Event]] = defaultdict(set)
+
+    def tell(self, id: ObjectId | None) -> None:
+        """The stream said that task `id` has ended."""
+        if id is not None:
+            for event in self._waiting.get(id, ()):
+                event.set()
+
+    def recheck(self) -> None:
+        """The stream was reopened: whoever waits looks again."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    async def end_of(self, id: ObjectId) -> TaskDocument:
+        """Wait for the end of task `id` and return its document. The stream must be open.
+
+        Raises `TaskGone` when it is not stored (any more). Trips: 1 at once, 1 at its end. Cancellation: safe.
+        """
+        while True:
+            event = trio.Event()
+            self._waiting[id].add(event)  # before the look: an end in between is told to it
+            try:
+                document = await self._bridge.call(self._store.wait_for, id, self._member_id)
+                if document is None:
+                    raise TaskGone(f"task {id} is not stored (any more)")
+                if is_terminal(document["status"]):
+                    return document
+                with trio.move_on_after(RECHECK_S):
+                    await event.wait()
+            finally:
+                self._waiting[id].discard(event)
+                if not self._waiting[id]:
+                    del self._waiting[id]

@@ -1,0 +1,258 @@
+"""The watcher: one change stream per process, and the order that loses no wake.
+
+    open the stream → barrier (a majority write) → scan → follow
+
+A stream starts after the last applied operation. A write with an earlier timestamp may commit later (an "oplog
+hole"): it comes before the stream's start and is still invisible to a scan. The barrier waits until every earlier
+write has committed or aborted, so the scan after it sees what the stream cannot tell. Opening and scanning
+alone misses such a write (reproduced with a fail point). Every reopening repeats the order.
+
+The barrier is the write of the member's own row, which registers the process as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import trio
+
+from streamq.bridge import Bridge
+from streamq.core.member import BEAT_S, Member
+from streamq.core.wake import Wake
+from streamq.core.wakes import Interest
+from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable
+from streamq.runtime import clock
+from streamq.runtime.intake import Intake
+from streamq.runtime.journal import Journal
+from streamq.runtime.scheduler import Scheduler
+from streamq.runtime.waiter import Waiters
+from streamq.store.contract import Feed, Store
+
+PAUSE_S: Final = (0.1, 5.0)
+"""Shortest and longest pause before a stream is opened again, doubling, jittered."""
+
+PASSING: Final = (StoreUnavailable, OutcomeUnknown, FeedEnded)
+"""Errors after which opening the stream again may help. Of any other, those who wait for it are told."""
+
+QUIET_S: Final = 5.0
+"""A stream that lasted this long was healthy: the next failure begins with the shortest pause."""
+
+
+class Watcher:
+    """Runs as services of an app: `run`, `beat`, `safety_scan`."""
+
+    def __init__(
+        self,
+        store: Store,
+        bridge: Bridge,
+        scheduler: Scheduler,
+        waiters: Waiters,
+        journal: Journal,
+        member: Member,
+        *,
+        safety_scan_s: float | None,
+    ) -> None:
+        self._store = store
+        self._bridge = bridge
+        self._scheduler = scheduler
+        self._waiters = waiters
+        self._journal = journal
+        self._member = member
+        self._safety_scan_s = safety_scan_s
+        self._intakes: list[Intake] = []
+        self._open: Interest | None = None
+        self._opened = trio.Condition()
+        self._opening = 0  # how many wait for the stream to tell all they want
+        self._refused: StoreError | None = None
+        self._following: trio.CancelScope | None = None
+        self._wanted = trio.lowlevel.ParkingLot()
+        self._rung = False
+
+    # --- what it is for ---------------------------------------------------------------------------------------
+
+    async def subscribe(self, intakes: Sequence[Intake]) -> None:
+        """Serve `intakes`; return when no later put can be missed.
+
+        Raises what the server refused. Cancellation: safe; call `unsubscribe` in any case.
+        """
+        self._intakes.extend(intakes)
+        await self._covered()
+        for intake in intakes:
+            intake.scan()
+
+    def unsubscribe(self, intakes: Sequence[Intake]) -> None:
+        """Serve `intakes` no more. The stream is narrowed at its next opening."""
+        self._intakes = [one for one in self._intakes if one not in intakes]
+
+    async def hear_results(self) -> None:
+        """Make sure that ends of tasks this process waits for are told. Cancellation: safe."""
+        self._waiters.wanted = True
+        await self._covered()
+
+    def told(self, wakes: Sequence[Wake]) -> None:
+        """Hand wakes to those they are for. Also called for this process's own puts, ahead of the stream."""
+        for wake in wakes:
+            if wake.kind == "ready":
+                for intake in self._intakes:
+                    if intake.wants.queue == wake.queue:
+                        intake.hint(wake)
+            elif wake.kind == "settled":
+                self._waiters.tell(wake.id)
+            else:
+                self._scheduler.hear(wake)
+
+    # --- services ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the stream open and fitting. Cancellation: rings the bell and waits for the thread, then removes
+        the member's row; bounded by the store's deadline."""
+        pause_s = PAUSE_S[0]
+        try:
+            while True:
+                if not self._is_wanted():
+                    await self._wanted.park()
+                    continue
+                began_at = clock.now()
+                try:
+                    await self._follow_once()
+                    pause_s = PAUSE_S[0]
+                except AccessRefused as error:
+                    if not self._opening:
+                        raise  # a right was taken away while workers ran: fail loudly, trying again cannot help
+                    await self._refuse(error)
+                except StoreError as error:
+                    if self._opening and not isinstance(error, PASSING):
+                        await self._refuse(error)
+                        continue
+                    self._journal.write("stream reopened", error=error)
+                    if clock.now() - began_at > QUIET_S:
+                        pause_s = PAUSE_S[0]
+                    await trio.sleep(clock.jittered(pause_s) if not isinstance(error, FeedEnded) else 0)
+                    pause_s = min(pause_s * 2, PAUSE_S[1])
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._leave()
+
+    async def beat(self) -> None:
+        """Say that this member lives, every 15 s while it watches. Cancellation: safe."""
+        while True:
+            await trio.sleep(BEAT_S)
+            if self._open is None:
+                continue
+            try:
+                self._scheduler.join(await self._bridge.call(self._store.beat, self._row()))
+            except StoreError as error:
+                self._journal.write("store error", doing="beat", error=error)
+
+    async def safety_scan(self) -> None:
+        """Look at every queue that was not looked at for a while, whatever the traffic: a rolled-back claim makes no
+        event, and a stream can hang. A backstop, not polling: with it off all wakes still arrive."""
+        if self._safety_scan_s is None:
+            return
+        while True:
+            await trio.sleep(self._safety_scan_s)
+            before = clock.now() - self._safety_scan_s
+            stale = {intake.wants.queue for intake in self._intakes if intake.last_scan_at <= before}
+            try:
+                behind = await self._bridge.call(self._store.queues_behind, sorted(stale)) if stale else []
+            except StoreError as error:
+                self._journal.write("store error", doing="safety scan", error=error)
+                continue
+            for intake in self._intakes:
+                if intake.wants.queue in behind:
+                    intake.scan()
+            self._waiters.recheck()
+
+    # --- one stream -------------------------------------------------------------------------------------------
+
+    async def _follow_once(self) -> None:
+        interest = self._interest()
+        feed = await self._bridge.call(self._store.feed, interest)
+        with trio.CancelScope() as self._following:
+            try:
+                await self._cover(interest)
+                fits = self._covers()  # more may have been wanted since the interest was worked out
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._bridge.call(feed.close)
+                raise
+            if fits:
+                await self._follow(feed, interest)
+            else:
+                await self._bridge.call(feed.close)
+        self._open = None
+
+    async def _cover(self, interest: Interest) -> None:
+        """Barrier, then scan; from here on nothing of `interest` can be missed."""
+        self._rung = True  # the row exists from now on
+        self._scheduler.join(await self._bridge.call(self._store.beat, self._row()))
+        for intake in self._intakes:
+            intake.scan()
+        self._waiters.recheck()
+        self._scheduler.look()
+        async with self._opened:
+            self._open = interest
+            self._refused = None
+            self._opened.notify_all()
+
+    async def _follow(self, feed: Feed, interest: Interest) -> None:
+        def ring() -> None:
+            self._store.ring(self._member, interest.bell)
+
+        try:
+            await self._bridge.follow(feed, self.told, ring)
+        finally:
+            self._open = None
+
+    async def _covered(self) -> None:
+        """Wait until an open stream tells all that is wanted."""
+        self._refused = None
+        self._wanted.unpark_all()
+        if not self._covers() and self._following is not None:
+            self._following.cancel()  # reopen, wider
+        self._opening += 1
+        try:
+            async with self._opened:
+                while not self._covers():
+                    await self._opened.wait()
+                    if self._refused is not None:
+                        raise self._refused
+        finally:
+            self._opening -= 1
+
+    def _covers(self) -> bool:
+        if self._open is None:
+            return False
+        queues = {intake.wants.queue for intake in self._intakes}
+        replies = self._open.reply_to is not None or not self._waiters.wanted
+        return replies and queues <= set(self._open.queues)
+
+    def _is_wanted(self) -> bool:
+        return self._refused is None and bool(self._intakes or self._waiters.wanted)
+
+    def _interest(self) -> Interest:
+        queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
+        reply_to = self._member.id if self._waiters.wanted else None
+        return Interest(queues=queues, timers=bool(queues), reply_to=reply_to, bell=clock.new_name())
+
+    def _row(self) -> Member:
+        queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
+        lease_s = min((intake.wants.lease_s for intake in self._intakes), default=self._member.lease_s)
+        return msgspec.structs.replace(self._member, queues=queues, lease_s=lease_s)
+
+    async def _refuse(self, error: StoreError) -> None:
+        """Trying again cannot help: tell those who wait."""
+        self._refused = error
+        self._journal.write("store error", doing="watch", error=error)
+        async with self._opened:
+            self._opened.notify_all()
+
+    async def _leave(self) -> None:
+        if not self._rung:
+            return
+        try:
+            await self._bridge.call(self._store.leave, self._member)
+        except StoreError as error:
+            self._journal.write("store error", doing="leave", error=error)

@@ -1,0 +1,82 @@
+"""A worker: for each of its queues a lane of slots, each slot taking a claim, running its handler and handing in
+the outcome.
+
+Stopping: nothing more is claimed; async handlers are cancelled and those in threads are waited for; what had not
+ended is released, uncounted; all of that is written before `run` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import trio
+
+from streamq.core.handling import Handling
+from streamq.core.settlement import settlement_of
+from streamq.runtime import clock
+from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.runner import Runner
+from streamq.runtime.services import Services
+from streamq.runtime.sole import sole_error
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One queue of a worker: its handlers by name, and how many tasks run at once."""
+
+    queue: str
+    handlers: Mapping[str, Handling]
+    slots: int
+
+
+class Worker:
+    """Works on its lanes until cancelled."""
+
+    def __init__(self, services: Services, lanes: list[Lane], lease_s: float) -> None:
+        self._services = services
+        self._runner = Runner(services.journal, threads=sum(lane.slots for lane in lanes))
+        self._intakes = [(lane, services.intake(_wants(lane, services, lease_s))) for lane in lanes]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled; `started` once no later put can be missed.
+
+        Raises `AccessRefused` when the server does not let it. Cancellation: shielded while it gives back what it
+        holds, at most a few seconds with the server away.
+        """
+        intakes = [intake for _, intake in self._intakes]
+        try:
+            await self._services.watcher.subscribe(intakes)
+            self._services.journal.write("worker started", queues=[lane.queue for lane, _ in self._intakes])
+            task_status.started()
+            await self._work()
+        finally:
+            self._services.watcher.unsubscribe(intakes)
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    for intake in intakes:
+                        nursery.start_soon(self._services.settler.give_back, intake)
+            self._services.journal.write("worker stopped", queues=[lane.queue for lane, _ in self._intakes])
+
+    async def _work(self) -> None:
+        with sole_error():
+            async with trio.open_nursery() as nursery:
+                for lane, intake in self._intakes:
+                    nursery.start_soon(intake.run)
+                    for _ in range(lane.slots):
+                        nursery.start_soon(self._slot, lane, intake)
+
+    async def _slot(self, lane: Lane, intake: Intake) -> None:
+        while True:
+            held = await intake.take()
+            if held.lost:
+                continue
+            handling = lane.handlers[held.claim.task or ""]
+            outcome = await self._runner.run(held, handling)
+            if outcome is not None:
+                settlement = settlement_of(outcome, held.claim, handling.retry, clock.chance())
+                self._services.settler.push(held, settlement)
+            await self._services.settler.has_room()
+
+
+def _wants(lane: Lane, services: Services, lease_s: float) -> Wants:
+    return Wants(queue=lane.queue, worker=services.member.id, lease_s=lease_s, only=tuple(lane.handlers))

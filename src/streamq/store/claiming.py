@@ -1,0 +1,160 @@
+"""Claiming, extending and giving back, on the real server.
+
+A batch is found, then taken by a guarded update. When the update matched fewer than were found, others were
+quicker for some: what is ours is read back by `claim_id`. When its reply was lost, the same read tells whether it
+was applied; what may still be applied later is left to `abandon`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from bson import ObjectId
+from pymongo import ReturnDocument, UpdateMany
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+
+from streamq.core import queries
+from streamq.core.claim import Ask, Claim, claim_of
+from streamq.core.moves import claim as move
+from streamq.core.moves import extend as extend_move
+from streamq.core.moves import settle as settle_move
+from streamq.core.moves.fence import fence
+from streamq.core.settlement import Settlement
+from streamq.errors import ClaimUnknown, OutcomeUnknown
+from streamq.store.collections import Document, Tasks
+from streamq.store.contract import Claimed
+from streamq.store.faults import is_unknown, reading, short, translated, writing
+
+
+def claim(tasks: Tasks, ask: Ask) -> Claimed:
+    """See `Store.claim`. Trips: 1 for a single id, else 2, or 3 after a lost race."""
+    if ask.ids is not None and len(ask.ids) == 1:
+        return _claim_one(tasks, ask, ask.ids[0])
+    with reading("find ready tasks"), tasks.deadline():
+        found = list(tasks.quick.find(queries.ready(ask)).sort(queries.CLAIM_ORDER).limit(ask.limit))
+    wanted = _startable(found, ask)
+    mine = _take(tasks, ask, wanted)
+    claims = [_claim(document, ask) for document in wanted if document["_id"] in mine]
+    full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
+    return Claimed(tuple(claims), more=full)
+
+
+def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
+    # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
+    once = {} if ask.durable else {"max_attempts": {"$gt": 1}}
+    into = tasks.durable if ask.durable else tasks.quick
+    try:
+        with tasks.deadline():
+            taken = into.find_one_and_update(
+                queries.ready(ask) | {"_id": id} | once, move.update(ask), return_document=ReturnDocument.AFTER
+            )
+    except PyMongoError as error:
+        if not is_unknown(error):
+            raise translated(error, "claim a task", writing=True) from error
+        taken = _own(tasks, ask, [id], error).get(id)
+        if taken is None:
+            raise _unknown(tasks, ask, [id], error) from error
+    claims = (
+        ()
+        if taken is None
+        else (claim_of(taken, claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=taken["attempt"]),)
+    )
+    return Claimed(claims, more=False)
+
+
+def _startable(found: list[Document], ask: Ask) -> list[Document]:
+    """Leave out what could not start at once and must not wait here."""
+    return [one for place, one in enumerate(found) if place < ask.slots or one.get("max_attempts", 1) > 1]
+
+
+def _claim(document: Document, ask: Ask) -> Claim:
+    # The update was guarded by the attempt that was read, so one more is what it wrote.
+    return claim_of(document, claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=document["attempt"] + 1)
+
+
+def _take(tasks: Tasks, ask: Ask, wanted: list[Document]) -> set[ObjectId]:
+    """Claim what is still as it was read; return the ids obtained."""
+    alike: dict[tuple[int, bool], list[ObjectId]] = defaultdict(list)
+    for document in wanted:
+        alike[document["attempt"], ask.durable or document.get("max_attempts", 1) == 1].append(document["_id"])
+    mine: set[ObjectId] = set()
+    for (attempt, durable), ids in alike.items():
+        try:
+            mine.update(_take_alike(tasks, tasks.durable if durable else tasks.quick, ask, attempt, ids))
+        except OutcomeUnknown as error:
+            # What was obtained before goes back too: one unknown outcome, one answer.
+            every = [document["_id"] for document in wanted]
+            raise _unknown(tasks, ask, every, error) from error
+    return mine
+
+
+def _take_alike(
+    tasks: Tasks, into: Collection[Document], ask: Ask, attempt: int, ids: list[ObjectId]
+) -> Sequence[ObjectId]:
+    guarded = move.guard(ask, attempt) | {"_id": {"$in": ids}}
+    try:
+        with tasks.deadline():
+            if into.update_many(guarded, move.update(ask)).matched_count == len(ids):
+                return ids
+        with reading("read claims back"), tasks.deadline():
+            return _read_own(tasks, ask, ids, {"_id": 1})
+    except PyMongoError as error:
+        if not is_unknown(error):
+            raise translated(error, "claim tasks", writing=True) from error
+        own = _own(tasks, ask, ids, error)
+        if len(own) < len(ids):
+            raise OutcomeUnknown(short(error)) from error
+        return list(own)
+
+
+def _own(tasks: Tasks, ask: Ask, ids: list[ObjectId], error: PyMongoError) -> dict[ObjectId, Document]:
+    """After a lost reply: what of `ids` is held under this claim. Nothing when that cannot be read either."""
+    try:
+        with tasks.deadline():
+            return {document["_id"]: document for document in _found_own(tasks, ask, ids)}
+    except PyMongoError:
+        raise _unknown(tasks, ask, ids, error) from error
+
+
+def _found_own(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[Document]:
+    return list(tasks.quick.find(fence(ask.queue, ask.claim_id, ids)))
+
+
+def _read_own(tasks: Tasks, ask: Ask, ids: list[ObjectId], only: dict[str, Any]) -> list[ObjectId]:
+    return [document["_id"] for document in tasks.quick.find(fence(ask.queue, ask.claim_id, ids), only)]
+
+
+def _unknown(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId], error: BaseException) -> ClaimUnknown:
+    return ClaimUnknown(ask.queue, ask.claim_id, tuple(ids), tasks.timeout_s, short(error))
+
+
+def abandon(tasks: Tasks, unknown: ClaimUnknown) -> int:
+    """See `Store.abandon`. Trips: 1."""
+    release = settle_move.update(Settlement(unknown.ids[0], unknown.queue, unknown.claim_id, "release"))
+    with writing("release an unknown claim"), tasks.deadline():
+        held = fence(unknown.queue, unknown.claim_id, unknown.ids)
+        return tasks.durable.update_many(held, release).modified_count
+
+
+def extend(tasks: Tasks, claims: Sequence[Claim]) -> list[ObjectId]:
+    """See `Store.extend`. Trips: 1, or 2 when something was lost."""
+    alike: dict[tuple[str, bytes, float], list[ObjectId]] = defaultdict(list)
+    for one in claims:
+        alike[one.queue, one.claim_id, one.lease_s].append(one.id)
+    statements = [
+        UpdateMany(fence(queue, claim_id, ids), extend_move.update(lease_s))
+        for (queue, claim_id, lease_s), ids in alike.items()
+    ]
+    # Repeating an extension is harmless, so an unknown outcome is simply tried again at the next beat.
+    with reading("extend leases"), tasks.deadline():
+        if tasks.durable.bulk_write(statements, ordered=False).matched_count == len(claims):
+            return []
+        ids = [one.id for one in claims]
+        held = {
+            (document["_id"], document.get("claim_id"))
+            for document in tasks.quick.find({"_id": {"$in": ids}}, {"claim_id": 1})
+        }
+    return [one.id for one in claims if (one.id, one.claim_id) not in held]

@@ -1,0 +1,57 @@
+"""The tasks collection as the store uses it: one handle for writes that must last, one for those that need not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import pymongo
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from streamq.store.setup import CODEC
+
+Document = dict[str, Any]
+
+
+class Tasks(msgspec.Struct, frozen=True):
+    """Handles on the one collection.
+
+    `durable` writes with majority and journal, which is what makes wakes fast too: an event is told when it is
+    majority-committed, and a w:1 write waits up to 100 ms for the journal (DESIGN section 3). `quick` writes with
+    w:1, for claims: one that is rolled back is harmless, because settling is fenced. `committed` reads what
+    cannot be rolled back. All go to the primary.
+    """
+
+    durable: Collection[Document]
+    quick: Collection[Document]
+    committed: Collection[Document]
+    timeout_s: float
+
+    @contextmanager
+    def deadline(self) -> Iterator[None]:
+        """Bound the calls inside by the driver's own deadline: it travels to the server as maxTimeMS."""
+        with pymongo.timeout(self.timeout_s):
+            yield
+
+
+def tasks_of(database: Database[Document], name: str, timeout_s: float) -> Tasks:
+    """Open the handles."""
+
+    def handle(write: WriteConcern, read: ReadConcern) -> Collection[Document]:
+        return database.get_collection(
+            name, codec_options=CODEC, read_preference=ReadPreference.PRIMARY, write_concern=write, read_concern=read
+        )
+
+    majority = WriteConcern(w="majority", j=True)
+    return Tasks(
+        durable=handle(majority, ReadConcern("local")),
+        quick=handle(WriteConcern(w=1), ReadConcern("local")),
+        committed=handle(majority, ReadConcern("majority")),
+        timeout_s=timeout_s,
+    )

@@ -1,0 +1,117 @@
+"""What the runtime needs of a store, as blocking calls. `MongoStore` and `MemoryStore` both keep this contract;
+`tests/conformance` holds them to it.
+
+Every call is bounded by the store's own deadline and raises only errors of `streamq.errors`: `StoreUnavailable`
+when nothing was sent, `OutcomeUnknown` when a write may have been applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+from bson import ObjectId
+
+from streamq.core.claim import Ask, Claim
+from streamq.core.document import TaskDocument
+from streamq.core.member import Member, Roster
+from streamq.core.new_task import NewTask, PutReply
+from streamq.core.settlement import Settlement, Verdict
+from streamq.core.wake import Wake
+from streamq.core.wakes import Interest
+from streamq.errors import ClaimUnknown
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What a claim obtained, in claim order. `more` says whether the queue may hold more than was asked for."""
+
+    claims: tuple[Claim, ...]
+    more: bool
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """What one look of the scheduler did and when the next is due.
+
+    `released` names the tasks made ready (id and queue), by time or by an ended lease; `failed` counts tasks whose
+    lease ended on their last attempt. `next_s` is the time until the earliest known instant, 0.0 when more is
+    due already, None when nothing is ahead.
+    """
+
+    released: tuple[tuple[ObjectId, str], ...]
+    failed: int
+    next_s: float | None
+
+
+class Feed(Protocol):
+    """One open change stream, or its stand-in. Used by one thread at a time."""
+
+    def read(self) -> Wake | None:
+        """Wait for the next event, bounded; None when none came.
+
+        Raises `FeedEnded` when the stream is dead and must be opened anew, `StoreError` for an error after which
+        the same feed may be read again.
+        """
+
+    def close(self) -> None:
+        """Close it, from the thread that reads it."""
+
+
+class Store(Protocol):
+    """The contract."""
+
+    def prepare(self) -> None:
+        """Check that the server can carry a queue and make the indexes that are missing. Idempotent."""
+
+    def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
+        """Store `tasks` with majority, or as part of the caller's transaction when `session` is given."""
+
+    def claim(self, ask: Ask) -> Claimed:
+        """Claim as `ask` says; fewer than asked when fewer are ready. Raises `ClaimUnknown`."""
+
+    def abandon(self, unknown: ClaimUnknown) -> int:
+        """Release whatever is held under an unknown claim, uncounted; return how many were."""
+
+    def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
+        """Extend each claim by its own `lease_s`; return the ids that are no longer held."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+        """Write the settlements, fenced, with majority; return what became of each."""
+
+    def tick(self) -> Tick:
+        """Release what is due, take back what has ended, and say when to look again."""
+
+    def beat(self, member: Member) -> Roster:
+        """Write the member's row with majority (this is the barrier too) and say who else is there."""
+
+    def ring(self, member: Member, bell: str) -> None:
+        """Write a change that the stream named `bell` hears."""
+
+    def leave(self, member: Member) -> None:
+        """Remove the member's row."""
+
+    def feed(self, interest: Interest, await_s: float | None = None) -> Feed:
+        """Open a stream, one read of which waits at most `await_s`. What is stored after this and a following `beat` is
+        heard; what was stored before can be seen."""
+
+    def queues_behind(self, queues: Sequence[str]) -> list[str]:
+        """Return those of `queues` that have ready tasks: the safety scan."""
+
+    def get(self, id: ObjectId) -> TaskDocument | None:
+        """Read one task, majority-committed."""
+
+    def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
+        """Make sure the end of task `id` is told to `member_id`, then read it, majority-committed."""
+
+    def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
+        """List tasks, newest first, without payloads' being decoded."""
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Count tasks as {queue: {status: n}}."""
+
+    def now(self) -> datetime:
+        """The server's time: as last heard plus monotonic time since."""
+
+    def close(self) -> None:
+        """Give back what the store itself opened."""

@@ -1,0 +1,105 @@
+"""From the driver's errors to ours: the only place that catches `PyMongoError`.
+
+A write that failed on the wire, timed out or got no majority may have been applied: it becomes `OutcomeUnknown`.
+Only when no server could be selected for the first try is it known that nothing was sent (the driver raises the
+first try's own error when the selection for a retry fails).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidOperation,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WriteConcernError,
+)
+
+from streamq.errors import (
+    AccessRefused,
+    NotAReplicaSet,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
+
+ACCESS: Final = frozenset({13, 18, 33, 8000})
+"""Unauthorized, AuthenticationFailed, UnsupportedMechanism, AtlasError (wrong credentials)."""
+
+MAYBE_APPLIED: Final = frozenset({6, 7, 50, 64, 89, 91, 100, 189, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436})
+"""Host unreachable or not found, MaxTimeMSExpired, WriteConcernFailed, NetworkTimeout, ShutdownInProgress,
+CannotSatisfyWriteConcern, PrimarySteppedDown, ExceededTimeLimit, SocketException, NotWritablePrimary and the
+Interrupted… family: the write may have been applied."""
+
+STANDALONE_HINT: Final = (
+    "the server is a standalone, which has no change streams. Make a one-node replica set of it: stop mongod, "
+    "start it with --replSet rs0, run once in mongosh: rs.initiate(), and connect with ?replicaSet=rs0"
+)
+
+SHOWN: Final = 300
+"""Characters of a driver's message that are shown: its topology descriptions run to thousands."""
+
+
+def short(error: BaseException) -> str:
+    """Return the driver's message without the topology description that follows it."""
+    text = str(error).split(", Timeout:")[0].split(", full error:")[0]
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def is_unknown(error: PyMongoError) -> bool:
+    """Say whether a write that raised `error` may have been applied."""
+    if isinstance(error, ServerSelectionTimeoutError):
+        return False
+    if isinstance(error, AutoReconnect | NetworkTimeout | ConnectionFailure | ExecutionTimeout | WriteConcernError):
+        return True
+    if getattr(error, "timeout", False):
+        return True
+    return getattr(error, "code", None) in MAYBE_APPLIED
+
+
+def translated(error: PyMongoError, what: str, *, writing: bool) -> StoreError | UsageError:
+    """Choose our error for the driver's; `what` names the action for people ("claim tasks")."""
+    said = short(error)
+    if isinstance(error, OperationFailure) and error.code in ACCESS:
+        return AccessRefused(f"the server refused to {what}: {said} (check user, password, authSource and roles)")
+    if "belongs to a set named 'None'" in said:
+        return NotAReplicaSet(f"cannot {what}: {STANDALONE_HINT}")
+    if isinstance(error, ServerSelectionTimeoutError):
+        return StoreUnavailable(f"cannot {what}: no server could be reached in time: {said}")
+    if writing and is_unknown(error):
+        return OutcomeUnknown(f"{what}: the outcome is unknown, it may have been applied: {said}")
+    if isinstance(error, ConnectionFailure) or getattr(error, "timeout", False) or is_unknown(error):
+        return StoreUnavailable(f"cannot {what}: {said}")
+    if isinstance(error, ConfigurationError):
+        return UsageError(f"cannot {what}: {said}")
+    if isinstance(error, InvalidOperation) and "close" in said.lower():
+        return StoreUnavailable(f"cannot {what}: the client has been closed")
+    return StoreError(f"cannot {what}: {said}")
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Translate the errors of a read, or of a write whose repetition is harmless to its caller."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise translated(error, what, writing=False) from error
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Translate the errors of a write: what may have been applied becomes `OutcomeUnknown`."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise translated(error, what, writing=True) from error

@@ -1,0 +1,60 @@
+"""The change stream, read by one thread.
+
+No resume token is kept: the collection is the truth and the stream only a bell. The driver resumes by itself
+after the errors it knows; after any other the stream is dead and `FeedEnded` tells the watcher to open a new
+one, make the barrier and scan. A token that was kept would meet the same oversized or lost event for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pymongo.collection import Collection
+from pymongo.errors import InvalidOperation, PyMongoError
+
+from streamq.core.wake import Wake
+from streamq.core.wakes import Interest, pipeline, wake_of
+from streamq.errors import AccessRefused, FeedEnded
+from streamq.store.faults import reading, short, translated
+
+AWAIT_MS: Final = 10_000
+"""How long one getMore waits on the server: an idle worker then sends one every 10 s. Stopping does not wait for it
+(the bell ends it); only with the server gone does it bound the stop."""
+
+
+class MongoFeed:
+    """One open stream of the tasks collection."""
+
+    def __init__(self, tasks: Collection[dict[str, Any]], interest: Interest, await_s: float | None = None) -> None:
+        self._interest = interest
+        await_ms = AWAIT_MS if await_s is None else max(1, round(await_s * 1000))
+        with reading("open the change stream"):
+            self._stream = tasks.watch(pipeline(interest), max_await_time_ms=await_ms)
+
+    def read(self) -> Wake | None:
+        """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS`."""
+        try:
+            event = self._stream.try_next()
+        except PyMongoError as error:
+            raise self._said(error) from error
+        if event is not None:
+            return wake_of(event, self._interest)
+        if not self._stream.alive:
+            # A filtered stream ends without error or event when its collection goes.
+            raise FeedEnded("the change stream ended (collection dropped or renamed?)")
+        return None
+
+    def close(self) -> None:
+        """See `Feed.close`. A server that is away cannot be told: its cursor times out there."""
+        try:
+            self._stream.close()
+        except PyMongoError:
+            return
+
+    def _said(self, error: PyMongoError) -> Exception:
+        known = translated(error, "read the change stream", writing=False)
+        if isinstance(known, AccessRefused):
+            return known
+        if not self._stream.alive or isinstance(error, InvalidOperation):
+            return FeedEnded(f"the change stream ended: {short(error)}")
+        return known

@@ -1,0 +1,237 @@
+"""The store in memory: the same contract without a server, for the runtime's tests and for trying things out.
+
+It uses the twins of the moves (`apply`), so that the conformance suite and the model test hold both stores together.
+One thread only. Its clock is passed in.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+from bson.timestamp import Timestamp
+
+from streamq.core.claim import Ask, Claim, claim_of
+from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL, TaskDocument
+from streamq.core.member import Member, Roster
+from streamq.core.moves import claim as claim_move
+from streamq.core.moves import extend as extend_move
+from streamq.core.moves import release_due, take_back
+from streamq.core.moves import settle as settle_move
+from streamq.core.moves.fence import is_held
+from streamq.core.moves.put import document_of, whole_ms
+from streamq.core.new_task import NewTask, PutReply
+from streamq.core.settlement import Settlement, Verdict
+from streamq.core.wake import Wake
+from streamq.core.wakes import Interest, wake_of_document
+from streamq.errors import ClaimUnknown, OptionInvalid
+from streamq.store.contract import Claimed, Tick
+
+
+class MemoryFeed:
+    """What a stream would tell, in a deque. `on_wake` is called at each event, in the writer's thread."""
+
+    def __init__(self, interest: Interest, forget: Callable[[MemoryFeed], None]) -> None:
+        self.interest = interest
+        self.wakes: deque[Wake] = deque()
+        self.on_wake: Callable[[], None] | None = None
+        self._forget = forget
+
+    def read(self) -> Wake | None:
+        """Return the next wake; None when there is none: it does not wait."""
+        return self.wakes.popleft() if self.wakes else None
+
+    def tell(self, wake: Wake) -> None:
+        """Add a wake and poke the reader."""
+        self.wakes.append(wake)
+        if self.on_wake is not None:
+            self.on_wake()
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._forget(self)
+
+
+class MemoryStore:
+    """Keeps `streamq.store.contract.Store` in a dict."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._clock = now
+        self._seq = 0
+        self._feeds: list[MemoryFeed] = []
+        self.documents: dict[ObjectId, TaskDocument] = {}
+        self.members: dict[str, Member] = {}
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
+        """See `Store.put`; there are no transactions here."""
+        if session is not None:
+            raise OptionInvalid("session", session, "None: the in-memory store has no transactions")
+        return [self._put(one) for one in tasks]
+
+    def _put(self, new: NewTask) -> PutReply:
+        if new.id in self.documents:
+            return PutReply(new.id, created=False)
+        document = copy.deepcopy(document_of(new, self._clock()))
+        self._seq += 1
+        document["seq"] = Timestamp(1, self._seq)
+        self.documents[new.id] = document
+        self._tell(document, is_new=True)
+        return PutReply(new.id)
+
+    def claim(self, ask: Ask) -> Claimed:
+        """See `Store.claim`."""
+        ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask)]
+        ready.sort(key=lambda document: (-document["priority"], document["seq"]))
+        found = ready[: ask.limit]
+        chosen = [one for place, one in enumerate(found) if place < ask.slots or one["max_attempts"] > 1]
+        if ask.ids is not None and len(ask.ids) == 1 and not ask.durable:
+            chosen = [one for one in chosen if one["max_attempts"] > 1]
+        now = whole_ms(self._clock())
+        claims = []
+        for document in chosen:
+            claim_move.apply(document, ask, now)
+            claims.append(
+                claim_of(
+                    copy.deepcopy(document), claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=document["attempt"]
+                )
+            )
+        full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
+        return Claimed(tuple(claims), more=full)
+
+    def abandon(self, unknown: ClaimUnknown) -> int:
+        """See `Store.abandon`."""
+        settlements = [Settlement(id, unknown.queue, unknown.claim_id, "release") for id in unknown.ids]
+        return self.settle(settlements).count("settled")
+
+    def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
+        """See `Store.extend`."""
+        lost = []
+        now = whole_ms(self._clock())
+        for one in claims:
+            document = self.documents.get(one.id)
+            if document is None or not is_held(document, one.queue, one.claim_id):
+                lost.append(one.id)
+            else:
+                extend_move.apply(document, one.lease_s, now)
+        return lost
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+        """See `Store.settle`."""
+        return [self._settle(one) for one in settlements]
+
+    def _settle(self, settlement: Settlement) -> Verdict:
+        document = self.documents.get(settlement.id)
+        if document is None:
+            return "unknown" if settlement.deletes else "lost"
+        if not is_held(document, settlement.queue, settlement.claim_id):
+            return "settled" if document.get("settled_by") == settlement.claim_id else "lost"
+        if settlement.deletes:
+            del self.documents[settlement.id]
+            return "settled"
+        settle_move.apply(document, copy.deepcopy(settlement), whole_ms(self._clock()))
+        self._tell(document)
+        return "settled"
+
+    def tick(self) -> Tick:
+        """See `Store.tick`."""
+        now = whole_ms(self._clock())
+        released: list[tuple[ObjectId, str]] = []
+        failed = 0
+        ahead = self._next_s(now)
+        for document in list(self.documents.values()):
+            if release_due.is_due(document, now):
+                release_due.apply(document, now)
+            elif take_back.is_ended(document, now):
+                take_back.apply(document, now)
+                failed += document["status"] in TERMINAL
+            else:
+                continue
+            if document["status"] == READY:
+                released.append((document["_id"], document["queue"]))
+            self._tell(document)
+        return Tick(tuple(released), failed, ahead)
+
+    def _next_s(self, now: datetime) -> float | None:
+        instants = [
+            document["due_at"] if document["status"] == DELAYED else document["lease_until"]
+            for document in self.documents.values()
+            if document["status"] in (DELAYED, RUNNING)
+        ]
+        return max(0.0, (min(instants) - now).total_seconds()) if instants else None
+
+    def beat(self, member: Member) -> Roster:
+        """See `Store.beat`: everyone here is alive."""
+        if member.row_id not in self.members:
+            for feed in self._feeds:
+                if feed.interest.timers:
+                    feed.tell(Wake("member", lease_s=member.lease_s))
+        self.members[member.row_id] = member
+        workers = {id: one for id, one in self.members.items() if one.queues}
+        rank = sorted(workers).index(member.row_id) if member.row_id in workers else len(workers)
+        return Roster(rank, min([member.lease_s, *(one.lease_s for one in workers.values())]))
+
+    def ring(self, member: Member, bell: str) -> None:
+        """See `Store.ring`."""
+        for feed in list(self._feeds):
+            if feed.interest.bell == bell:
+                feed.tell(Wake("bell"))
+
+    def leave(self, member: Member) -> None:
+        """See `Store.leave`."""
+        self.members.pop(member.row_id, None)
+
+    def feed(self, interest: Interest, await_s: float | None = None) -> MemoryFeed:
+        """See `Store.feed`."""
+        feed = MemoryFeed(interest, self._feeds.remove)
+        self._feeds.append(feed)
+        return feed
+
+    def queues_behind(self, queues: Sequence[str]) -> list[str]:
+        """See `Store.queues_behind`."""
+        ready = {document["queue"] for document in self.documents.values() if document["status"] == READY}
+        return [queue for queue in queues if queue in ready]
+
+    def get(self, id: ObjectId) -> TaskDocument | None:
+        """See `Store.get`."""
+        return copy.deepcopy(self.documents.get(id))
+
+    def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
+        """See `Store.wait_for`."""
+        document = self.documents.get(id)
+        waits = document is not None and document["status"] not in TERMINAL
+        if document is not None and waits and member_id not in document.get("reply_to", ()):
+            document["reply_to"] = [*document.get("reply_to", ()), member_id]
+        return copy.deepcopy(document)
+
+    def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
+        """See `Store.find`."""
+        found: Iterable[TaskDocument] = sorted(self.documents.values(), key=lambda one: one["_id"], reverse=True)
+        found = [one for one in found if queue in (None, one["queue"]) and status in (None, one["status"])]
+        return copy.deepcopy(found[:limit])
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """See `Store.counts`."""
+        counted: dict[str, dict[str, int]] = {}
+        for document in self.documents.values():
+            of_queue = counted.setdefault(document["queue"], {})
+            of_queue[document["status"]] = of_queue.get(document["status"], 0) + 1
+        return counted
+
+    def now(self) -> datetime:
+        """See `Store.now`."""
+        return self._clock()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _tell(self, document: TaskDocument, *, is_new: bool = False) -> None:
+        for feed in list(self._feeds):
+            for wake in wake_of_document(document, self._clock(), feed.interest, is_new=is_new):
+                feed.tell(wake)

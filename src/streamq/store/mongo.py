@@ -1,0 +1,175 @@
+"""The store on a real MongoDB: one thin method a call, the work in the rooms beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import pymongo
+from bson import ObjectId
+
+from streamq.core import queries
+from streamq.core.claim import Ask, Claim
+from streamq.core.document import READY, TERMINAL, TaskDocument
+from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
+from streamq.core.new_task import NewTask, PutReply
+from streamq.core.settlement import Settlement, Verdict
+from streamq.core.wakes import Interest
+from streamq.errors import ClaimUnknown, OptionInvalid
+from streamq.store import claiming, putting, settling, ticking
+from streamq.store.clock import ServerClock
+from streamq.store.collections import Document, tasks_of
+from streamq.store.contract import Claimed, Tick
+from streamq.store.faults import reading, writing
+from streamq.store.feed import MongoFeed
+from streamq.store.setup import check_server, connect, make_indexes
+
+TIMEOUT_S: Final = 10.0
+"""How long one call may take, retries of the driver included: an election (about 12 s by default) is mostly survived
+inside a call or two, and a caller is never left waiting for long without an answer."""
+
+
+class MongoStore:
+    """Keeps `streamq.store.contract.Store` on one collection of a database.
+
+    Thread-safe: every method may be called from any thread; a feed belongs to the thread that reads it.
+    """
+
+    def __init__(
+        self,
+        client: pymongo.MongoClient[Document],
+        database: str,
+        collection: str = "tasks",
+        *,
+        owns_client: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.client = client
+        self._owns_client = owns_client
+        self._database = client[database]
+        self._tasks = tasks_of(self._database, collection, timeout_s)
+        self._clock = ServerClock(self._ask_time)
+
+    @classmethod
+    def connect(cls, uri: str, database: str, collection: str = "tasks", *, timeout_s: float = TIMEOUT_S) -> MongoStore:
+        """Make a store with a client of its own, configured as streamq wants it. Nothing is sent yet."""
+        return cls(connect(uri), database, collection, owns_client=True, timeout_s=timeout_s)
+
+    def prepare(self) -> None:
+        """See `Store.prepare`. Trips: 2."""
+        with self._tasks.deadline():
+            check_server(self._database)
+            make_indexes(self._tasks.durable, time.monotonic() + self._tasks.timeout_s)
+
+    def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
+        """See `Store.put`. Trips: 1 per 1,000 tasks. Clock: server."""
+        if session is not None and session.client is not self.client:
+            raise OptionInvalid("session", session, "a session of this app's own client (app.client.start_session())")
+        return putting.put(self._tasks, tasks, self.now(), session)
+
+    def claim(self, ask: Ask) -> Claimed:
+        """See `Store.claim`."""
+        return claiming.claim(self._tasks, ask)
+
+    def abandon(self, unknown: ClaimUnknown) -> int:
+        """See `Store.abandon`."""
+        return claiming.abandon(self._tasks, unknown)
+
+    def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
+        """See `Store.extend`."""
+        return claiming.extend(self._tasks, claims) if claims else []
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
+        """See `Store.settle`."""
+        return settling.settle(self._tasks, settlements) if settlements else []
+
+    def tick(self) -> Tick:
+        """See `Store.tick`."""
+        return ticking.tick(self._tasks)
+
+    def beat(self, member: Member) -> Roster:
+        """See `Store.beat`. Trips: 2."""
+        with reading("write the member's row"), self._tasks.deadline():
+            self._tasks.durable.update_one({"_id": member.row_id}, beat_update(member), upsert=True)
+            rows = list(self._tasks.quick.find(ROWS))
+            now = next((row["beat_at"] for row in rows if row["_id"] == member.row_id), None) or self.now()
+            old = [row["_id"] for row in rows if now - row.get("beat_at", now) > timedelta(seconds=FORGOTTEN_S)]
+            if old:
+                self._tasks.quick.delete_many({"_id": {"$in": old}})
+        return roster_of(rows, member, now)
+
+    def ring(self, member: Member, bell: str) -> None:
+        """See `Store.ring`. Trips: 1."""
+        with reading("ring the bell"), self._tasks.deadline():
+            self._tasks.durable.update_one({"_id": member.row_id}, {"$set": {"bell": bell}}, upsert=True)
+
+    def leave(self, member: Member) -> None:
+        """See `Store.leave`. Trips: 1."""
+        with reading("remove the member's row"), self._tasks.deadline():
+            self._tasks.durable.delete_one({"_id": member.row_id})
+
+    def feed(self, interest: Interest, await_s: float | None = None) -> MongoFeed:
+        """See `Store.feed`. Trips: 1."""
+        return MongoFeed(self._tasks.committed, interest, await_s)
+
+    def queues_behind(self, queues: Sequence[str]) -> list[str]:
+        """See `Store.queues_behind`. Trips: 1; one index probe a queue."""
+        if not queues:
+            return []
+        with reading("scan for ready tasks"), self._tasks.deadline():
+            return list(self._tasks.quick.distinct("queue", {"status": READY, "queue": {"$in": list(queues)}}))
+
+    def get(self, id: ObjectId) -> TaskDocument | None:
+        """See `Store.get`. Trips: 1."""
+        with reading("read a task"), self._tasks.deadline():
+            return _as_task(self._tasks.committed.find_one({"_id": id, "status": {"$exists": True}}))
+
+    def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
+        """See `Store.wait_for`. Trips: 1, or 3 when the put did not name this member."""
+        document = self.get(id)
+        if document is None or document["status"] in TERMINAL or member_id in document.get("reply_to", ()):
+            return document
+        with writing("ask to be told of a task's end"), self._tasks.deadline():
+            self._tasks.durable.update_one(
+                {"_id": id, "status": {"$nin": list(TERMINAL)}}, {"$addToSet": {"reply_to": member_id}}
+            )
+        return self.get(id)
+
+    def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
+        """See `Store.find`. Trips: 1 or more, by `limit`."""
+        wanted: dict[str, Any] = {"status": {"$exists": True} if status is None else status}
+        if queue is not None:
+            wanted["queue"] = queue
+        with reading("list tasks"), self._tasks.deadline():
+            found = self._tasks.quick.find(wanted).sort("_id", -1).limit(limit)
+            return [document for document in map(_as_task, found) if document is not None]
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """See `Store.counts`. Trips: 1; reads every task."""
+        counted: dict[str, dict[str, int]] = {}
+        with reading("count tasks"), self._tasks.deadline():
+            for row in self._tasks.quick.aggregate(queries.counts()):
+                counted.setdefault(row["_id"]["queue"], {})[row["_id"]["status"]] = row["count"]
+        return counted
+
+    def now(self) -> datetime:
+        """See `Store.now`. Trips: 1 in 30 s, else 0."""
+        return self._clock.now()
+
+    def close(self) -> None:
+        """See `Store.close`: a client that was passed in stays open."""
+        if self._owns_client:
+            self.client.close()
+
+    def _ask_time(self) -> datetime:
+        with reading("ask the server's time"), self._tasks.deadline():
+            said: datetime = self._database.client.admin.command(
+                "hello", codec_options=self._tasks.quick.codec_options
+            )["localTime"]
+        return said
+
+
+def _as_task(document: Document | None) -> TaskDocument | None:
+    return document  # type: ignore[return-value]

@@ -1,0 +1,89 @@
+"""Getting a server ready: what it must be, how the client is configured, which indexes it needs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import pymongo
+from bson import CodecOptions
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.operations import IndexModel
+
+from streamq.core.indexes import INDEXES, Index
+from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError
+from streamq.store.faults import STANDALONE_HINT, reading
+
+Document = dict[str, Any]
+
+WIRE_VERSION_6_0: Final = 17
+
+CLIENT_DEFAULTS: Final[dict[str, Any]] = {
+    "appname": "streamq",
+    # A frozen primary blocks the driver for about connectTimeout + heartbeat. With the driver's own 20 s + 10 s
+    # 29.5 s were measured, with 2 s + 1 s 13.7 s; these keep well inside a 30 s lease without a chatty monitor.
+    "heartbeatFrequencyMS": 5_000,
+    "connectTimeoutMS": 5_000,
+    "serverSelectionTimeoutMS": 10_000,
+}
+
+CODEC: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True)
+
+INDEX_CONFLICTS: Final = frozenset({85, 86})
+"""IndexOptionsConflict, IndexKeySpecsConflict."""
+
+
+def connect(uri: str) -> pymongo.MongoClient[Document]:
+    """Make a client with streamq's defaults; what the URI says itself wins. Nothing is sent yet."""
+    said = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
+    defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
+    with reading("connect"):
+        return pymongo.MongoClient(uri, **defaults)
+
+
+def check_server(database: Database[Document]) -> None:
+    """Refuse a server that cannot carry a queue, saying what to do about it."""
+    with reading("connect"):
+        hello = database.client.admin.command("hello")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        if hello.get("isreplicaset"):
+            raise NotAReplicaSet("the server waits for its replica set to be initiated: run rs.initiate() in mongosh")
+        raise NotAReplicaSet(STANDALONE_HINT)
+    if hello.get("maxWireVersion", 0) < WIRE_VERSION_6_0:
+        raise ServerTooOld("streamq needs MongoDB 6.0 or later; the server's wire version is older")
+
+
+def make_indexes(tasks: Collection[Document], deadline: float) -> None:
+    """Create the indexes that are missing. `createIndexes` is not retried by the driver: a step-down while it runs
+    is waited out here, until `deadline` by the monotonic clock."""
+    models = [_model(index) for index in INDEXES]
+    while True:
+        try:
+            with reading("create the indexes"):
+                _create(tasks, models)
+            return
+        except StoreError as error:
+            if not isinstance(error.__cause__, AutoReconnect) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)  # an election takes longer; each try waits for a primary by itself
+
+
+def _create(tasks: Collection[Document], models: list[IndexModel]) -> None:
+    try:
+        tasks.create_indexes(models)
+    except OperationFailure as error:
+        if error.code not in INDEX_CONFLICTS:
+            raise
+        said = (error.details or {}).get("errmsg")
+        raise StoreError(
+            f"an index of {tasks.full_name} differs from what streamq needs: {said}. "
+            "Drop the index named there; streamq makes it anew at the next start"
+        ) from error
+
+
+def _model(index: Index) -> IndexModel:
+    more = {} if index.expire_after_s is None else {"expireAfterSeconds": index.expire_after_s}
+    return IndexModel(list(index.keys), name=index.name, partialFilterExpression=index.partial, **more)
