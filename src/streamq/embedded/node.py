@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamq.embedded.guard import Guard
-from streamq.embedded.troubles import FailedStart, explain, is_port_taken, last_words
+from streamq.embedded.troubles import FailedStart, explain, is_port_taken
 from streamq.errors import EmbeddedError
 
 START_S = 60.0  # chosen freely: 0.5 s is usual, recovery of a large directory after a crash takes longer
@@ -34,6 +34,7 @@ class Node:
         self.log = log
         self._command = command
         self._guard = guard
+        self._logged_before = 0
 
     def __repr__(self) -> str:
         return f"<Node {self.number} on port {self.port}>"
@@ -52,12 +53,12 @@ class Node:
         if self.pid is not None:
             return
         argv = self._command(self.port)
-        read_from = self.log.stat().st_size if self.log.exists() else 0
+        self._logged_before = self.log.stat().st_size if self.log.exists() else 0
         try:
             self._guard.spawn(self.number, argv, self.log)
         except EmbeddedError as error:
             raise EmbeddedError(f"{error}\nCheck the program {argv[0]}, or let STREAMQ_MONGOD name another.") from None
-        self._wait_accepts(read_from)
+        self._wait_listens()
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash does; it is gone when this returns. `start` brings it back."""
@@ -80,29 +81,26 @@ class Node:
         """Let it go on after `suspend`."""
         self._guard.signal(self.number, signal.SIGCONT)
 
-    def last_words(self) -> str:
-        """Return the end of its log, errors preferred."""
-        return last_words(_read_from(self.log, 0) if self.log.exists() else "")
-
-    def _wait_accepts(self, read_from: int) -> None:
-        deadline = time.monotonic() + START_S
-        # Its own word for it: a connection would be accepted by whoever listens there.
-        while LISTENING not in _read_from(self.log, read_from):
-            if self.pid is None or time.monotonic() > deadline:
-                raise self._failure(read_from)
-            time.sleep(POLL_S)
-
-    def _failure(self, read_from: int) -> EmbeddedError:
+    def failure(self, otherwise: str = "") -> EmbeddedError:
+        """Return the error that explains why it does not work, by what it logged since its last start."""
         _, exit_code = self._guard.status(self.number)
         failed = FailedStart(
             mongod=Path(self._command(self.port)[0]),
             data=self.data,
-            log=_read_from(self.log, read_from),
+            log=_read_from(self.log, self._logged_before),
             exit_code=exit_code,
             port=self.port,
             free_bytes=shutil.disk_usage(self.data).free,
         )
-        return (PortTaken if is_port_taken(failed) else EmbeddedError)(explain(failed))
+        return (PortTaken if is_port_taken(failed) else EmbeddedError)(explain(failed, otherwise))
+
+    def _wait_listens(self) -> None:
+        deadline = time.monotonic() + START_S
+        # Its own word for it: a connection would be accepted by whoever listens there.
+        while LISTENING not in _read_from(self.log, self._logged_before):
+            if self.pid is None or time.monotonic() > deadline:
+                raise self.failure()
+            time.sleep(POLL_S)
 
 
 def _read_from(log: Path, offset: int) -> str:

@@ -54,9 +54,7 @@ def form_set(nodes: Sequence[Node], election_timeout_ms: int | None, timeout_s: 
             _configure(first, nodes, election_timeout_ms, deadline)
             _elect(first, nodes, deadline)
     except PyMongoError as error:
-        raise EmbeddedError(
-            f"the replica set could not be formed: {error}\nThe last words of mongod:\n{nodes[0].last_words()}"
-        ) from error
+        raise nodes[0].failure(f"the replica set could not be formed: {error}") from error
 
 
 def members(client: Client) -> list[dict[str, Any]]:
@@ -157,9 +155,7 @@ def wait_healthy(nodes: Sequence[Node], timeout_s: float) -> None:
         with connected(nodes[0]) as client:
             _elect(client, nodes, deadline)
     except PyMongoError as error:
-        raise EmbeddedError(
-            f"the replica set is not healthy: {error}\nThe last words of mongod:\n{nodes[0].last_words()}"
-        ) from error
+        raise nodes[0].failure(f"the replica set is not healthy: {error}") from error
 
 
 def _elect(client: Client, nodes: Sequence[Node], deadline: float) -> None:

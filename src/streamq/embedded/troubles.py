@@ -42,8 +42,11 @@ def is_port_taken(failed: FailedStart) -> bool:
     return "Address already in use" in failed.log
 
 
-def explain(failed: FailedStart) -> str:
-    """Return the message of the `EmbeddedError` for a failed start."""
+def explain(failed: FailedStart, otherwise: str = "") -> str:
+    """Return the message of the `EmbeddedError` for a failed start.
+
+    A cause that is not known is told as `otherwise`, or as how mongod ended, with its last words.
+    """
     return (
         _library_missing(failed)
         or _system_too_old(failed)
@@ -54,7 +57,7 @@ def explain(failed: FailedStart) -> str:
         or _not_permitted(failed)
         or _killed(failed)
         or _disk_probably_full(failed)
-        or _unknown(failed)
+        or _unknown(failed, otherwise)
     )
 
 
@@ -129,7 +132,7 @@ def _other_version(failed: FailedStart) -> str | None:
     return (
         f"the data directory {failed.data} was written by an incompatible version of mongod\n"
         f"Let STREAMQ_MONGOD name a mongod of that version, or use another directory. mongod's last words:\n"
-        f"{last_words(failed.log)}"
+        f"{_last_words(failed.log)}"
     )
 
 
@@ -140,7 +143,7 @@ def _not_permitted(failed: FailedStart) -> str | None:
     return (
         f"mongod may not use {failed.data}: {found[0]}\n"
         f"Make the directory and its files writable by this user, or use another directory.\n"
-        f"{last_words(failed.log)}"
+        f"{_last_words(failed.log)}"
     )
 
 
@@ -158,12 +161,12 @@ def _killed(failed: FailedStart) -> str | None:
     return None
 
 
-def _unknown(failed: FailedStart) -> str:
+def _unknown(failed: FailedStart, otherwise: str) -> str:
     ended = "does not answer" if failed.exit_code is None else f"ended with exit code {failed.exit_code}"
-    return f"mongod {ended} at its start\nIts last words:\n{last_words(failed.log)}"
+    return f"{otherwise or f'mongod {ended} at its start'}\nThe last words of mongod:\n{_last_words(failed.log)}"
 
 
-def last_words(log: str) -> str:
+def _last_words(log: str) -> str:
     """Return what a person should read first: the errors and fatal messages, else the last lines."""
     lines = [line for line in log.splitlines() if line.strip()]
     grave = [said for line in lines if (said := _grave_message(line))]
