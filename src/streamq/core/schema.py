@@ -238,7 +238,7 @@ _PYTHON_NAMES: Final = {
 def _converted(value: Any, kind: Any) -> Any:
     """Return builtins as `kind`, or raise `Misfit`, whatever happens: it runs code of the application."""
     try:
-        return msgspec.convert(value, kind, dec_hook=_own_type, builtin_types=_NATIVE)
+        return msgspec.convert(value, kind, builtin_types=_NATIVE)
     except msgspec.ValidationError as error:
         raise _misfit_of(error) from None
     except Exception as error:
@@ -252,11 +252,6 @@ def _reloaded(stored: Any, kind: Any) -> Any:
         return _converted(loaded(stored), kind)
     except RecursionError:
         raise Misfit("nested deeper than the call stack has room for") from None
-
-
-def _own_type(kind: type, value: Any) -> Any:
-    """Load what msgspec does not know (`OWN_TYPES`): as it is stored. msgspec refuses it if it is not a `kind`."""
-    return value
 
 
 def _misfit_of(error: msgspec.ValidationError) -> Misfit:

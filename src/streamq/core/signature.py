@@ -19,8 +19,8 @@ from bson import ObjectId
 
 from streamq.errors import UsageError
 
-OWN_TYPES: Final = (ObjectId, object)
-"""What msgspec does not know and the schema loads by itself; `object` says as much as `Any`."""
+PASSED_TYPES: Final = (ObjectId, object)
+"""Custom types to msgspec, which it passes through after an isinstance check: stored natively, they load so."""
 
 _INSTEAD: Final = {
     "Callable": "the name of the function, as str",
@@ -161,7 +161,7 @@ def _foreign(info: Any, seen: set[int]) -> type | None:
         return None
     seen.add(id(info))
     if isinstance(info, msgspec.inspect.CustomType):
-        return None if info.cls in OWN_TYPES else info.cls
+        return None if info.cls in PASSED_TYPES else info.cls
     if isinstance(info, (msgspec.inspect.RawType, msgspec.inspect.ExtType)):
         return msgspec.Raw if isinstance(info, msgspec.inspect.RawType) else msgspec.msgpack.Ext
     found = (_foreign(part, seen) for part in _parts(info))
