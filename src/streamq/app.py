@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload
 
 import pymongo
@@ -193,6 +193,23 @@ class StreamQ:
         """Return the queue of that name. Costs nothing; a queue exists by being used."""
         settings = QueueSettings(self._retry, self._lease_s, self._keep_s, self._limit_bytes)
         return Queue(require_queue(name), settings, self)
+
+    @property
+    def handlers(self) -> Mapping[str, Handling]:
+        """The declared handlers by name, as they are now."""
+        return MappingProxyType(self._handlers)
+
+    def point_at(self, uri: str | None = None, *, database: str | None = None, collection: str | None = None) -> None:
+        """Use another place than the one given at the making: for command lines and tests. None leaves it as it is.
+
+        Raises `UsageError` when the app has connected already.
+        """
+        if self._store is not None:
+            raise UsageError("point_at comes too late: the app has connected already")
+        if uri is not None:
+            self._uri, self._given_client = uri, None
+        self._database = database or self._database
+        self._collection = collection or self._collection
 
     # --- while entered ----------------------------------------------------------------------------------------
 
