@@ -16,6 +16,7 @@ from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
     ExecutionTimeout,
+    InvalidName,
     InvalidOperation,
     NetworkTimeout,
     OperationFailure,
@@ -80,7 +81,7 @@ def translated(error: PyMongoError, what: str, *, writing: bool) -> StoreError |
         return OutcomeUnknown(f"{what}: the outcome is unknown, it may have been applied: {said}")
     if isinstance(error, ConnectionFailure) or getattr(error, "timeout", False) or is_unknown(error):
         return StoreUnavailable(f"cannot {what}: {said}")
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | InvalidName):
         return UsageError(f"cannot {what}: {said}")
     if isinstance(error, InvalidOperation) and "close" in said.lower():
         return StoreUnavailable(f"cannot {what}: the client has been closed")

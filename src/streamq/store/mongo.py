@@ -17,7 +17,7 @@ from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, 
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
-from streamq.errors import ClaimUnknown, OptionInvalid
+from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
 from streamq.store import claiming, putting, settling, ticking
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
@@ -48,14 +48,20 @@ class MongoStore:
     ) -> None:
         self.client = client
         self._owns_client = owns_client
-        self._database = client[database]
-        self._tasks = tasks_of(self._database, collection, timeout_s)
+        with reading(f"use database {database!r} and collection {collection!r}"):  # names are checked here
+            self._database = client[database]
+            self._tasks = tasks_of(self._database, collection, timeout_s)
         self._clock = ServerClock(self._ask_time)
 
     @classmethod
     def connect(cls, uri: str, database: str, collection: str = "tasks", *, timeout_s: float = TIMEOUT_S) -> MongoStore:
         """Make a store with a client of its own, configured as streamq wants it. Nothing is sent yet."""
-        return cls(connect(uri), database, collection, owns_client=True, timeout_s=timeout_s)
+        client = connect(uri)
+        try:
+            return cls(client, database, collection, owns_client=True, timeout_s=timeout_s)
+        except StreamQError:
+            client.close()
+            raise
 
     def prepare(self) -> None:
         """See `Store.prepare`. Trips: 2."""

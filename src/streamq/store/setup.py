@@ -14,7 +14,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.operations import IndexModel
 
 from streamq.core.indexes import INDEXES, Index
-from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError
+from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, UsageError
 from streamq.store.faults import STANDALONE_HINT, reading
 
 Document = dict[str, Any]
@@ -38,10 +38,13 @@ INDEX_CONFLICTS: Final = frozenset({85, 86})
 
 def connect(uri: str) -> pymongo.MongoClient[Document]:
     """Make a client with streamq's defaults; what the URI says itself wins. Nothing is sent yet."""
-    said = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
-    defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
-    with reading("connect"):
-        return pymongo.MongoClient(uri, **defaults)
+    try:
+        said = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
+        defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
+        with reading("connect"):
+            return pymongo.MongoClient(uri, **defaults)
+    except ValueError as error:  # ports and IPv6 addresses; never the whole URI in its text
+        raise UsageError(f"cannot connect: the URI is not valid: {error}") from error
 
 
 def check_server(database: Database[Document]) -> None:
