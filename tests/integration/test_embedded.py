@@ -108,8 +108,10 @@ def test_a_started_server_takes_writes_and_stop_leaves_nothing_behind() -> None:
     pids = [server.minder_pid, server.nodes[0].pid]
     assert put_and_get(server.uri, 7) == 7
 
+    stopping_at = time.monotonic()
     server.stop()
 
+    assert time.monotonic() - stopping_at < 10  # 0.1 s; a minder that does not listen is killed after 30 s
     assert not any(is_alive(pid) for pid in pids if pid is not None)
     assert not server.path.exists()
     assert eventually(lambda: set(threading.enumerate()) <= threads_before)
@@ -308,6 +310,13 @@ def test_nothing_is_left_when_the_program_ends_in_another_way(ending: str) -> No
         assert_all_gone(program)
 
 
+def test_a_program_that_exits_is_gone_only_after_its_mongod() -> None:
+    """So that whatever starts next finds the port and the directory free."""
+    with running("tell(); sys.stdin.readline()") as program:
+        program.process.communicate("go\n")
+        assert not any(is_alive(pid) for pid in program.pids)
+
+
 def test_a_kept_directory_is_whole_after_its_program_was_killed(tmp_path: Path) -> None:
     with running(WAITS, str(tmp_path)) as program:
         put_and_get(f"mongodb://127.0.0.1:{_port_of(tmp_path)}/?replicaSet=rs0")
@@ -336,6 +345,7 @@ def test_mongod_dies_with_its_minder_and_the_next_start_sweeps_the_directory() -
 
 def test_a_start_leaves_the_directories_of_living_servers_alone() -> None:
     with embedded.start() as first, embedded.start() as second:
+        assert first.path.exists()
         assert put_and_get(first.uri) == 1
         assert put_and_get(second.uri) == 1
 
