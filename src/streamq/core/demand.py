@@ -13,6 +13,9 @@ MOST_A_CLAIM: Final = 500
 hold the server's attention longer (DESIGN section 3, measured on 6.0.5)."""
 
 
+CLAIMS_AHEAD: Final = 3
+
+
 class ClaimIds(msgspec.Struct, frozen=True):
     """Claim exactly these: a wake named them while the lane was idle."""
 
@@ -67,8 +70,7 @@ def next_action(demand: Demand) -> Action:
 def wanted_spare(finished_per_s: float, claim_s: float, *, cap: int) -> int:
     """Return how many tasks should wait in the process, so that slots do not starve during a claim.
 
-    Slow handlers get none: what waits here could run elsewhere. Fast ones get what is finished during two
-    claims, the running one and the next.
+    Slow handlers get none: what waits here could run elsewhere. Fast ones get what they finish during the claim that is
+    running and the next two.
     """
-    during_two_claims = finished_per_s * claim_s * 2
-    return min(cap, math.floor(during_two_claims))
+    return min(cap, math.floor(finished_per_s * claim_s * CLAIMS_AHEAD))

@@ -28,7 +28,7 @@ class Entry(Generic[T, R]):
     def __init__(self, item: T) -> None:
         self.item = item
         self.sent = False
-        self.done = trio.Event()
+        self.done: trio.Event | None = None  # only for somebody who waits
         self.answer: R | None = None
         self.error: Exception | None = None
 
@@ -59,7 +59,8 @@ class Batcher(Generic[T, R]):
         """Add an item without waiting for its answer."""
         entry: Entry[T, R] = Entry(item)
         self._waiting.append(entry)
-        self._idle.unpark()
+        if self._idle:
+            self._idle.unpark()
         return entry
 
     async def submit(self, item: T) -> R:
@@ -70,14 +71,15 @@ class Batcher(Generic[T, R]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         entry = self.push(item)
+        done = entry.done = trio.Event()
         try:
-            await entry.done.wait()
+            await done.wait()
         except trio.Cancelled:
             if not entry.sent:
                 self._waiting.remove(entry)
                 raise
             with trio.CancelScope(shield=True):
-                await entry.done.wait()
+                await done.wait()
         if entry.error is not None:
             raise entry.error
         return entry.answer  # type: ignore[return-value]
@@ -104,5 +106,7 @@ class Batcher(Generic[T, R]):
                     entry.error = answer
                 else:
                     entry.answer = answer
-                entry.done.set()
-            self._room.unpark_all()
+                if entry.done is not None:
+                    entry.done.set()
+            if self._room:
+                self._room.unpark_all()

@@ -30,7 +30,7 @@ class Held:
         self.lost = False
         self.ending = False  # its settlement is on the way
         self.started = False
-        self.settled = trio.Event()  # by its settlement, or by having been lost
+        self.settled = False  # by its settlement, or by having been lost
         self.scope: trio.CancelScope | None = None
         self.trust(sent_at)
 
@@ -45,6 +45,7 @@ class Holdings:
     def __init__(self, journal: Journal) -> None:
         self._held: dict[ObjectId, Held] = {}
         self._journal = journal
+        self._dropped = trio.lowlevel.ParkingLot()
         self.changed: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[Held]:
@@ -65,21 +66,31 @@ class Holdings:
         """Let go of a claim that has been settled."""
         if self._held.get(held.claim.id) is held:
             del self._held[held.claim.id]
-        held.settled.set()
+        held.settled = True
+        if self._dropped:
+            self._dropped.unpark_all()
 
     def lose(self, held: Held, why: str) -> None:
         """Note that a claim is no longer ours: its handler is cancelled, nothing more is written for it."""
-        if held.lost or held.settled.is_set():
+        if held.lost or held.settled:
             return
+        self._journal.write("lease lost", task=held.claim.id, name=held.claim.task, attempt=held.claim.attempt, why=why)
+        self._lose(held)
+
+    def _lose(self, held: Held) -> None:
         held.lost = True
         self.drop(held)
-        self._journal.write("lease lost", task=held.claim.id, name=held.claim.task, attempt=held.claim.attempt, why=why)
         if held.scope is not None:
             held.scope.cancel()
 
     def of(self, owner: object) -> list[Held]:
         """Return what `owner` holds."""
         return [held for held in self._held.values() if held.owner is owner]
+
+    async def wait_empty(self, owner: object) -> None:
+        """Wait until `owner` holds nothing. Cancellation: safe."""
+        while self.of(owner):
+            await self._dropped.park()
 
     def next_doubt(self) -> float:
         """Return when the first claim stops being trusted (infinity when nothing is held)."""
@@ -88,7 +99,8 @@ class Holdings:
     def doubt(self) -> None:
         """Lose every claim that can no longer be trusted."""
         now = clock.now()
-        for held in self:
-            if held.trusted_until <= now:
-                self._journal.write("lease no longer trusted", task=held.claim.id)
-                self.lose(held, "not extended in time")
+        doubted = [held for held in self if held.trusted_until <= now]
+        if doubted:
+            self._journal.write("leases no longer trusted", tasks=len(doubted), first=doubted[0].claim.id)
+        for held in doubted:
+            self._lose(held)

@@ -11,7 +11,7 @@ makes another one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -33,6 +33,10 @@ MOST_HINTS: Final = 1_000
 
 MOST_SEEN: Final = 4_000
 """Ids remembered as heard of. Forgetting one too early costs a claim that finds nothing."""
+
+TAKES_A_TURN: Final = 16
+"""Handlers that never wait would keep everything else from its turn (the next claim above all, which is to overlap
+with them): one take in so many lets others run."""
 
 PAUSE_S: Final = (0.1, 5.0)
 """Shortest and longest pause after a failed claim, doubling, jittered."""
@@ -76,7 +80,8 @@ class Intake:
         self._behind = True
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
         self._hints: dict[ObjectId, Wake] = {}
-        self._seen: dict[ObjectId, None] = {}
+        self._seen: set[ObjectId] = set()
+        self._seen_before: set[ObjectId] = set()
         self._taken = 0
         self._pace = Pace()
         self._scope = trio.CancelScope()
@@ -90,7 +95,7 @@ class Intake:
         """Wait for a claimed task. Raises `AccessRefused`. Cancellation: safe, nothing is taken."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._waiting += 1
-        self._claimer.unpark()
+        self._look()
         try:
             while not self._ready:
                 if self._refused is not None:
@@ -100,8 +105,14 @@ class Intake:
             self._waiting -= 1
         held = self._ready.popleft()
         self._taken += 1
-        self._claimer.unpark()
+        self._look()
+        if self._taken % TAKES_A_TURN == 0:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return held
+
+    def _look(self) -> None:
+        if self._claimer:
+            self._claimer.unpark()
 
     # --- for the watcher and the scheduler --------------------------------------------------------------------
 
@@ -109,12 +120,14 @@ class Intake:
         """Look at the queue itself at the next chance: something may be ready that no wake will tell."""
         self._behind = True
         self._only_startable = False
-        self._claimer.unpark()
+        self._look()
 
     def hint(self, wake: Wake) -> None:
         """Note that a task became ready."""
         if wake.is_new and self.wants.only is not None and wake.task not in self.wants.only:
             return
+        if self._behind:
+            return  # the next claim from the head finds it
         if wake.id is None or not wake.is_new or len(self._hints) >= MOST_HINTS:
             # Of a task that was there before it is not known how it must be claimed: the claim from the head knows.
             self.scan()
@@ -122,17 +135,21 @@ class Intake:
         if self._see(wake.id):
             return
         self._hints[wake.id] = wake
-        self._claimer.unpark()
+        self._look()
 
     def _see(self, id: ObjectId) -> bool:
         """Say whether a new task was heard of (or claimed) before: a put of this process is told twice, by the put
         and by the stream. Tasks that become ready again are not new: they come as a scan."""
-        if id in self._seen:
+        if id in self._seen or id in self._seen_before:
             return True
-        self._seen[id] = None
-        if len(self._seen) > MOST_SEEN:
-            del self._seen[next(iter(self._seen))]
+        self._remember((id,))
         return False
+
+    def _remember(self, ids: Iterable[ObjectId]) -> None:
+        # Two generations: forgetting the older at once costs nothing an id.
+        self._seen.update(ids)
+        if len(self._seen) > MOST_SEEN:
+            self._seen_before, self._seen = self._seen, set()
 
     # --- the claimer ------------------------------------------------------------------------------------------
 
@@ -221,10 +238,11 @@ class Intake:
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:
+        self._remember([claim.id for claim in claimed.claims])
         for claim in claimed.claims:
             held = Held(claim, sent_at, self)
-            self._see(claim.id)
-            self._hints.pop(claim.id, None)
+            if self._hints:
+                self._hints.pop(claim.id, None)
             self._holdings.add(held)
             self._ready.append(held)
         self._journal.add("claimed", len(claimed.claims))

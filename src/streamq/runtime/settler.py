@@ -56,7 +56,7 @@ class Settler:
         self.batcher: Batcher[Ending, Verdict] = Batcher(self._write, MOST_A_BATCH)
 
     def push(self, held: Held, settlement: Settlement) -> Entry[Ending, Verdict] | None:
-        """Settle without waiting; `held.settled` is set once it is known. Nothing is sent for a lost claim."""
+        """Settle without waiting; what became of it is noted on `held`. Nothing is sent for a lost claim."""
         if held.lost or held.ending:
             return None
         held.ending = True
@@ -84,8 +84,7 @@ class Settler:
         for held in self._holdings.of(owner):
             self.push(held, settlement_of(Stopped(held.started), held.claim, NO_RETRY, 0.0))
         with trio.move_on_after(GIVE_BACK_S):
-            for held in self._holdings.of(owner):
-                await held.settled.wait()
+            await self._holdings.wait_empty(owner)
 
     async def has_room(self) -> None:
         """Wait until little enough is unsettled to go on. Cancellation: safe."""
@@ -110,10 +109,10 @@ class Settler:
 
     def _still_trusted(self, pending: Sequence[Ending], verdicts: dict[Held, Verdict]) -> list[Ending]:
         """Give up on what the keeper has given up meanwhile: written or not, nobody here can know."""
-        for ending in pending:
-            if ending.held.lost:
-                verdicts[ending.held] = "unknown"
-                self._journal.write("settlement unknown", task=ending.held.claim.id, move=ending.settlement.move)
+        given_up = [ending.held for ending in pending if ending.held.lost]
+        if given_up:
+            self._journal.write("settlements unknown", tasks=len(given_up), first=given_up[0].claim.id)
+        verdicts.update(dict.fromkeys(given_up, "unknown"))
         return [ending for ending in pending if not ending.held.lost]
 
     def _note(self, ending: Ending, verdict: Verdict) -> None:
@@ -124,7 +123,7 @@ class Settler:
         settlement = ending.settlement
         self._journal.add(settlement.move, 1)
         if verdict == "unknown":
-            self._journal.write("settlement unknown", task=settlement.id, move=settlement.move)
+            self._journal.write("settlements unknown", tasks=1, first=settlement.id)
         if settlement.error is not None:
             final = settlement.move == "fail"
             self._journal.write(

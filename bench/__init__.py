@@ -1,0 +1,1 @@
+"""First figures: how streamq compares with what plain PyMongo can do, on the same server in the same run."""
