@@ -1,0 +1,71 @@
+"""All commands together, and what becomes of their errors: one clear line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from cyclopts import App, CycloptsError
+
+from streamq.cli import counts, dev, put, screen, tasks, worker
+from streamq.cli.safe import redacted
+from streamq.errors import StreamQError, UsageError
+
+DONE, FAILED, MISUSED = 0, 1, 2
+INTERRUPTED = 130
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
+    try:
+        _app()(list(arguments), exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _told(f"{redacted(str(error))} (see {_help_of(arguments)})", MISUSED)
+    except UsageError as error:
+        return _told(redacted(str(error)), MISUSED)
+    except StreamQError as error:
+        return _told(redacted(str(error)), FAILED)
+    except KeyboardInterrupt:
+        return _told("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`streamq tasks | head`); the flush at exit must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return DONE
+
+
+def _app() -> App:
+    app = App(
+        name="streamq",
+        help="A task queue in the application's own MongoDB.",
+        version=_version,
+        result_action="return_value",
+    )
+    for command in (dev.dev, worker.worker, put.put, counts.counts, tasks.tasks):
+        app.command(command)
+    return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("streamq")
+    except metadata.PackageNotFoundError:
+        return "not installed: run from its source"
+
+
+def _help_of(arguments: Sequence[str]) -> str:
+    named = next((one for one in arguments if not one.startswith("-")), "")
+    known = {"dev", "worker", "put", "counts", "tasks"}
+    return f"streamq {named} --help" if named in known else "streamq --help"
+
+
+def _told(message: str, code: int) -> int:
+    screen.complain(message)
+    return code

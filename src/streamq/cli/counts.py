@@ -1,0 +1,49 @@
+"""`streamq counts`: how many tasks of each queue are in which status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from streamq.cli.place import HERE, Place, opened
+from streamq.cli.screen import cell, console, say, table
+from streamq.core.document import STATUSES
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def counts(
+    *,
+    json: Annotated[bool, Parameter(negative=(), help="One JSON object a queue and line, every status in it.")] = False,
+    place: Place = HERE,
+) -> None:
+    """Count the stored tasks by queue and status."""
+    with opened(place) as app:
+        counted = app.store.counts()  # reading needs no index and makes none
+    if json:
+        _print_lines(counted)
+    elif counted:
+        _print_table(counted)
+    else:
+        say("no tasks")
+
+
+def _print_lines(counted: Counts) -> None:
+    for queue in sorted(counted):
+        row = {status: counted[queue].get(status, 0) for status in STATUSES}
+        say(json.dumps({"queue": queue, **row}))
+
+
+def _print_table(counted: Counts) -> None:
+    shown = [status for status in STATUSES if any(status in row for row in counted.values())]
+    made = table("queue", *shown, "total", right=(*shown, "total"))
+    for queue in sorted(counted):
+        row = counted[queue]
+        made.add_row(cell(queue), *(cell(row.get(status, "")) for status in shown), cell(sum(row.values())))
+    if len(counted) > 1:
+        totals = [sum(row.get(status, 0) for row in counted.values()) for status in shown]
+        made.add_row(*(cell(one, "bold") for one in ("total", *totals, sum(totals))))
+    console().print(made)

@@ -1,0 +1,55 @@
+"""A stored task as JSON, for other programs: ids, dates and bytes become text."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from typing import Any, Final
+
+from streamq.core.codec import from_stored
+from streamq.core.document import TaskDocument
+from streamq.errors import PayloadUndecodable
+
+FIELDS: Final = (
+    *("queue", "task", "status", "priority", "attempt", "max_attempts", "worker"),
+    *("created_at", "due_at", "started_at", "finished_at", "lease_until", "remove_at"),
+    *("headers", "payload", "result", "errors"),
+)
+"""What is shown of a task beside its id; what is streamq's own (sequence, claim, addresses) is not."""
+
+
+def record(document: TaskDocument) -> dict[str, Any]:
+    """Return a task as one JSON object; fields it does not have are left out."""
+    stored: Mapping[str, Any] = document
+    shown = {field: jsonable(stored[field]) for field in FIELDS if field in stored}
+    return {"id": str(document["_id"]), **shown}
+
+
+def jsonable(stored: Any) -> Any:
+    """Return a stored value as what JSON holds; what cannot be decoded is shown as it is stored."""
+    try:
+        return _plain(from_stored(stored))
+    except PayloadUndecodable:
+        return _plain(stored)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict():
+            return {key if isinstance(key, str) else str(_plain(key)): _plain(one) for key, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(one) for one in value]
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case bytes():
+            return base64.b64encode(value).decode("ascii")
+        case _:
+            return str(value)
