@@ -22,10 +22,13 @@ class Index(msgspec.Struct, frozen=True):
 INDEXES: Final = (
     Index(
         name="streamq_claim",
+        # `status` although it is always the same: the server does not conclude it from the partial filter, so without
+        # it the safety scan fetched every ready task instead of probing one key a queue.
         # `task` last: tasks of handlers unknown here are skipped in the index, without fetching a document.
-        keys=(("queue", 1), ("priority", -1), ("seq", 1), ("task", 1)),
+        keys=(("queue", 1), ("status", 1), ("priority", -1), ("seq", 1), ("task", 1)),
         partial={"status": READY},
-        serves="queries.ready: claiming examines as many keys as it returns, whatever waits or lies in the future",
+        serves="queries.ready: claiming examines as many keys as it returns, whatever waits or lies in the future; "
+        "queries.behind: the safety scan probes one key a queue",
     ),
     Index(
         name="streamq_due",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from streamq.core.claim import Ask
@@ -10,10 +11,15 @@ from streamq.core.document import DELAYED, READY, RUNNING
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
 """Higher priority first, then the order of storing. Served by the index `streamq_claim`."""
 
+NUMBER: Final = {"$type": "number"}
+
 
 def ready(ask: Ask) -> dict[str, Any]:
-    """Match what `ask` may claim."""
-    found: dict[str, Any] = {"status": READY, "queue": ask.queue}
+    """Match what `ask` may claim.
+
+    A document whose counters somebody made no numbers is no task: claiming it would stop the whole queue.
+    """
+    found: dict[str, Any] = {"status": READY, "queue": ask.queue, "attempt": NUMBER, "max_attempts": NUMBER}
     if ask.only is not None:
         found["task"] = {"$in": list(ask.only)}
     if ask.ids is not None:
@@ -22,6 +28,11 @@ def ready(ask: Ask) -> dict[str, Any]:
         # Nothing could start now: take only what may wait here without risk.
         found["max_attempts"] = {"$gt": 1}
     return found
+
+
+def behind(queues: Iterable[str]) -> dict[str, Any]:
+    """Match ready tasks of `queues`: asked for distinct queues, the server probes the index once for each."""
+    return {"status": READY, "queue": {"$in": list(queues)}}
 
 
 def due() -> dict[str, Any]:

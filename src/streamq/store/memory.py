@@ -107,8 +107,9 @@ class MemoryStore:
 
     def abandon(self, unknown: ClaimUnknown) -> int:
         """See `Store.abandon`."""
-        settlements = [Settlement(id, unknown.queue, unknown.claim_id, "release") for id in unknown.ids]
-        return self.settle(settlements).count("settled")
+        found = (self.documents.get(id) for id in unknown.ids)
+        held = [one for one in found if one is not None and is_held(one, unknown.queue, unknown.claim_id)]
+        return len(self.settle([Settlement(one["_id"], unknown.queue, unknown.claim_id, "release") for one in held]))
 
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.extend`."""

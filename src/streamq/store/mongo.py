@@ -12,7 +12,7 @@ from bson import ObjectId
 
 from streamq.core import queries
 from streamq.core.claim import Ask, Claim
-from streamq.core.document import READY, TERMINAL, TaskDocument
+from streamq.core.document import TERMINAL, TaskDocument
 from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.settlement import Settlement, Verdict
@@ -125,7 +125,7 @@ class MongoStore:
         if not queues:
             return []
         with reading("scan for ready tasks"), self._tasks.deadline():
-            return list(self._tasks.quick.distinct("queue", {"status": READY, "queue": {"$in": list(queues)}}))
+            return list(self._tasks.quick.distinct("queue", queries.behind(queues)))
 
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`. Trips: 1."""
@@ -145,6 +145,8 @@ class MongoStore:
 
     def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
         """See `Store.find`. Trips: 1 or more, by `limit`."""
+        if limit <= 0:
+            return []  # to the server 0 means without limit
         wanted: dict[str, Any] = {"status": {"$exists": True} if status is None else status}
         if queue is not None:
             wanted["queue"] = queue

@@ -52,19 +52,20 @@ def _insert(tasks: Tasks, documents: list[Document], session: Any) -> list[PutRe
                 tasks.durable.insert_many(documents, ordered=False)
     except BulkWriteError as error:
         stored_already = _stored_already(error, ids)
-        return [PutReply(id, created=id not in stored_already) for id in ids]
+        return [PutReply(id, created=place not in stored_already) for place, id in enumerate(ids)]
     except pymongo.errors.DocumentTooLarge as error:
         raise PayloadTooLarge("a task", 16 * 1024 * 1024, 16 * 1024 * 1024) from error
     return [PutReply(id) for id in ids]
 
 
-def _stored_already(error: BulkWriteError, ids: list[ObjectId]) -> set[ObjectId]:
-    """Return the ids that were stored before, or raise what else went wrong."""
+def _stored_already(error: BulkWriteError, ids: list[ObjectId]) -> set[int]:
+    """Return the places of those that were stored before (places, not ids: one put may name an id twice), or raise
+    what else went wrong."""
     details = error.details or {}
-    before: set[ObjectId] = set()
+    before: set[int] = set()
     for one in details.get("writeErrors", ()):
         if one.get("code") == DUPLICATE_KEY and set(one.get("keyPattern", {})) == {"_id"}:
-            before.add(ids[one["index"]])
+            before.add(one["index"])
         elif one.get("code") == DUPLICATE_KEY:
             raise OptionInvalid("unique", one.get("keyValue"), "a value no other task has") from error
         elif one.get("code") in MAYBE_APPLIED:

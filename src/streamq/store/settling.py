@@ -15,15 +15,17 @@ from bson import ObjectId
 from pymongo import DeleteMany, UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from streamq.core.document import RUNNING
 from streamq.core.moves import settle as move
-from streamq.core.moves.fence import fence
+from streamq.core.moves.fence import fence, is_held
 from streamq.core.settlement import Settlement, Verdict
 from streamq.errors import OutcomeUnknown, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import MAYBE_APPLIED, is_unknown, reading, translated
 
 Statement = UpdateMany | UpdateOne | DeleteMany
+
+FENCED = {"queue": 1, "status": 1, "claim_id": 1, "settled_by": 1}
+"""What tells whose a task is."""
 
 PAUSE_S = 0.05
 """Between a write that failed on the wire and its repetition; selecting a server waits by itself."""
@@ -104,7 +106,7 @@ def _read_back(
     """Find out what became of each; those that are still held under their claim are left out."""
     ids = [one.id for one in settlements]
     with reading("read settlements back"), tasks.deadline():
-        found = tasks.committed.find({"_id": {"$in": ids}}, {"status": 1, "claim_id": 1, "settled_by": 1})
+        found = tasks.committed.find({"_id": {"$in": ids}}, FENCED)
         stored = {document["_id"]: document for document in found}
     gone = sum(one.deletes and one.id not in stored for one in settlements)
     of_missing: Verdict = "settled" if written.deleted is not None and gone <= written.deleted else "unknown"
@@ -121,6 +123,6 @@ def _verdict(settlement: Settlement, document: Document | None, of_missing: Verd
         return of_missing if settlement.deletes else "lost"
     if document.get("settled_by") == settlement.claim_id:
         return "settled"
-    if document["status"] == RUNNING and document.get("claim_id") == settlement.claim_id:
+    if is_held(document, settlement.queue, settlement.claim_id):
         return None
     return "lost"

@@ -53,12 +53,12 @@ def _release(tasks: Tasks) -> list[tuple[ObjectId, str]]:
 def _take_back(tasks: Tasks) -> tuple[list[tuple[ObjectId, str]], int]:
     with tasks.deadline():
         ended = list(
-            tasks.quick.find(queries.lease_ended(), {"queue": 1, "attempt": 1, "max_attempts": 1})
+            tasks.quick.find(queries.lease_ended(), {"queue": 1, "is_last": take_back.IS_LAST})
             .sort("lease_until", 1)
             .limit(MOST_A_TICK)
         )
-        last = [document for document in ended if document["attempt"] >= document["max_attempts"]]
-        again = [document for document in ended if document["attempt"] < document["max_attempts"]]
+        last = [document for document in ended if document["is_last"]]
+        again = [document for document in ended if not document["is_last"]]
         if again:
             _apply(tasks, again, last=False)
         failed = _apply(tasks, last, last=True) if last else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,8 +24,8 @@ def fence(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any
     return {"_id": {"$in": list(ids)}, "queue": queue, "status": RUNNING, "claim_id": claim_id}
 
 
-def is_held(document: TaskDocument, queue: str, claim_id: bytes) -> bool:
-    """The fence, for a document in memory."""
+def is_held(document: Mapping[str, object], queue: str, claim_id: bytes) -> bool:
+    """The fence, for a document that was read."""
     return document["status"] == RUNNING and document["queue"] == queue and document.get("claim_id") == claim_id
 
 
@@ -68,7 +68,8 @@ def errors_with(error: Raised) -> dict[str, Any]:
         "at": "$$NOW",
         "worker": "$worker",
     }
-    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$errors", []]}, [newest]]}, -ERRORS_KEPT]}
+    so_far = {"$cond": [{"$isArray": ["$errors"]}, "$errors", []]}
+    return {"$slice": [{"$concatArrays": [so_far, [newest]]}, -ERRORS_KEPT]}
 
 
 def remember(document: TaskDocument, error: Raised, now: datetime) -> None:

@@ -4,7 +4,7 @@ that was its last attempt, it fails: no expired lease ends in limbo."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from streamq.core import queries
 from streamq.core.document import RUNNING, TaskDocument
@@ -19,11 +19,14 @@ LEASE_EXPIRED = Raised(
 )
 
 
+IS_LAST: Final[dict[str, Any]] = {"$gte": ["$attempt", "$max_attempts"]}
+"""Whether no attempt is left. Asked of the server, which can compare whatever the two fields hold."""
+
+
 def guard(*, last: bool) -> dict[str, Any]:
     """Match ended leases with attempts left, or with none left."""
-    compare = "$gte" if last else "$lt"
     found = queries.lease_ended()
-    found["$expr"] = {"$and": [found["$expr"], {compare: ["$attempt", "$max_attempts"]}]}
+    found["$expr"] = {"$and": [found["$expr"], IS_LAST if last else {"$not": [IS_LAST]}]}
     return found
 
 

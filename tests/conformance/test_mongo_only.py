@@ -1,0 +1,528 @@
+"""What only a real server can show: what pipelines do with users' text, what the fence lets through, which plans the
+server chooses, what becomes of documents that somebody changed by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from bson import ObjectId
+from bson.timestamp import Timestamp
+from pymongo import MongoClient
+
+from streamq.core import queries
+from streamq.core.claim import Ask
+from streamq.core.indexes import INDEXES
+from streamq.core.member import FORGOTTEN_S
+from streamq.core.outcome import Raised
+from streamq.core.wakes import Interest
+from streamq.errors import ClaimUnknown, FeedEnded, OptionInvalid, StoreError
+from streamq.store import claiming
+from streamq.store.contract import Feed
+from streamq.store.mongo import MongoStore
+
+if TYPE_CHECKING:
+    from tests.conformance.conftest import MongoLab
+
+NASTY = "$payload"
+NASTY_VALUES = [
+    NASTY,
+    "$$NOW",
+    "$$ROOT",
+    {"$literal": "$payload"},
+    {"$add": [1, 2]},
+    ["$_id", {"$gt": 1, "a.b": {"$set": "$queue"}, "": 0}],
+    {"$$REMOVE": "$$REMOVE"},
+]
+
+
+# --- users' values ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", NASTY_VALUES)
+def test_a_result_is_stored_as_it_is(mongo: MongoLab, value: Any) -> None:
+    claim = mongo.claimed(payload={"secret": 1})
+    assert mongo.settle(claim, "succeed", result=value) == "settled"
+    assert mongo.stored(claim.id)["result"] == value
+
+
+@pytest.mark.parametrize("value", NASTY_VALUES)
+def test_a_payload_is_stored_as_it_is(mongo: MongoLab, value: Any) -> None:
+    mongo.put(payload=value)
+    (claim,) = mongo.claim()
+    assert claim.payload == value
+
+
+@pytest.mark.parametrize("move", ["retry", "fail"])
+def test_an_errors_text_is_stored_as_it_is(mongo: MongoLab, move: Any) -> None:
+    claim = mongo.claimed(payload="secret")
+    error = Raised(type=NASTY, message="$$ROOT", traceback="$queue")
+    assert mongo.settle(claim, move, error=error, keep_s=60.0) == "settled"
+    stored = mongo.stored(claim.id)["errors"][0]
+    assert (stored["type"], stored["message"], stored["traceback"]) == (NASTY, "$$ROOT", "$queue")
+
+
+def test_names_and_headers_are_stored_as_they_are(mongo: MongoLab) -> None:
+    headers = {"$payload": "$payload", "a.b": "$$NOW", "": ""}
+    id = mongo.put(task=NASTY, payload="secret", options={"headers": headers})
+    (claim,) = mongo.claim(worker=NASTY, only=(NASTY,))
+    assert claim.headers == headers
+    mongo.settle(claim, "retry", error=Raised(type="E", message="m"))
+    stored = mongo.stored(id)
+    assert (stored["task"], stored["worker"], stored["headers"]) == (NASTY, NASTY, headers)
+    assert stored["errors"][0]["worker"] == NASTY
+
+
+def test_a_members_names_are_stored_as_they_are(mongo: MongoLab) -> None:
+    member = msgspec.structs.replace(mongo.member("$_id", queues=("$queue",)), host="$$NOW")
+    mongo.store.beat(member)
+    row = mongo.mongo._tasks.quick.find_one({"_id": "member:$_id"}) or {}
+    assert (row["host"], row["queues"]) == ("$$NOW", ["$queue"])
+
+
+def test_unknown_fields_are_kept_through_the_whole_road(mongo: MongoLab) -> None:
+    id = mongo.put(max_attempts=9, options={"delay_s": 5})
+    foreign = {"v": 99, "newer": {"a": ["$x", 1]}, "lock": b"1"}
+    mongo.edit(id, {"$set": foreign})
+    mongo.pass_time(6)
+    mongo.store.tick()
+    for move, more in (
+        ("retry", {"error": Raised(type="E", message="m")}),
+        ("retry_later", {"error": Raised(type="E", message="m"), "delay_s": 5.0}),
+        ("release", {}),
+        ("snooze", {"delay_s": 5.0}),
+        ("succeed", {}),
+    ):
+        mongo.pass_time(6)
+        mongo.store.tick()
+        (claim,) = mongo.claim()
+        mongo.store.extend([claim])
+        assert mongo.settle(claim, move, **more) == "settled"  # type: ignore[arg-type]
+    assert mongo.stored(id).items() >= foreign.items()
+
+
+def test_unknown_fields_are_kept_when_a_lease_is_taken_back(mongo: MongoLab) -> None:
+    id = mongo.put(max_attempts=2)
+    mongo.edit(id, {"$set": {"newer": 1}})
+    for _ in range(2):
+        mongo.claim()
+        mongo.pass_time(31)
+        mongo.store.tick()
+    stored = mongo.stored(id)
+    assert (stored["status"], stored["newer"]) == ("failed", 1)
+
+
+# --- the fence ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stale_claim_does_not_pass_beside_a_live_claim_of_the_same_task(mongo: MongoLab) -> None:
+    """One process holds task A again under a newer claim and still has the stale one in its batch: matched as two
+    sets of ids and claim ids, the stale one would pass."""
+    stale = mongo.claimed()
+    mongo.pass_time(31)
+    mongo.store.tick()
+    mongo.put()
+    live, other = mongo.claim()
+    assert live.id == stale.id
+    assert mongo.store.settle(
+        [mongo.settlement(stale, "succeed", result="stale"), mongo.settlement(other, "release")]
+    ) == ["lost", "settled"]
+    assert mongo.stored(live.id)["claim_id"] == live.claim_id
+    assert mongo.store.extend([stale, live]) == [stale.id]
+    assert mongo.store.settle([mongo.settlement(stale, "succeed"), mongo.settlement(live, "release")]) == [
+        "lost",
+        "settled",
+    ]
+    stored = mongo.stored(live.id)
+    assert (stored["status"], stored["settled_by"]) == ("ready", live.claim_id)
+
+
+@pytest.mark.parametrize("keep_s", [0.0, 60.0])
+def test_a_stale_claim_does_not_pass_beside_a_live_claim_of_another_task(mongo: MongoLab, keep_s: float) -> None:
+    stale = mongo.claimed()
+    mongo.pass_time(31)
+    mongo.store.tick()
+    (others,) = mongo.claim(worker="somebody else")
+    mine = mongo.claimed()
+    batch = [mongo.settlement(one, "succeed", keep_s=keep_s) for one in (stale, mine)]
+    assert mongo.store.settle(batch) == ["lost", "settled"]
+    assert mongo.stored(stale.id)["claim_id"] == others.claim_id
+    assert mongo.store.extend([stale]) == [stale.id]
+
+
+def test_a_claim_is_guarded_by_the_attempt_it_read(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the update of one claimer, another claims the task and puts it back: the first would
+    believe in attempt 1 while the document says 2."""
+    id, untouched = mongo.put(), mongo.put()
+    take = claiming._take
+
+    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]]) -> set[ObjectId]:
+        monkeypatch.undo()
+        (claim,) = mongo.claim(ids=(id,))
+        mongo.settle(claim, "retry", error=Raised(type="E", message="m"))
+        return take(tasks, ask, wanted)
+
+    monkeypatch.setattr(claiming, "_take", slowly)
+    first = mongo.store.claim(mongo.ask(2))
+    assert [claim.id for claim in first.claims] == [untouched]
+    assert first.more
+    (second,) = mongo.claim()
+    assert (second.id, second.attempt, mongo.stored(id)["attempt"]) == (id, 2, 2)
+
+
+def test_tasks_of_different_attempts_are_claimed_in_one_call(mongo: MongoLab) -> None:
+    ids = [mongo.put(max_attempts=1 if place == 3 else 5) for place in range(5)]
+    (first,) = mongo.claim(1)
+    mongo.settle(first, "retry", error=Raised(type="E", message="m"))
+    claims = mongo.claim(5)
+    assert [claim.id for claim in claims] == ids
+    assert [claim.attempt for claim in claims] == [2, 1, 1, 1, 1]
+    assert [mongo.stored(id)["attempt"] for id in ids] == [2, 1, 1, 1, 1]
+
+
+# --- documents somebody changed by hand ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, "soon", 0, Timestamp(1, 1), False, [], {}, "missing"])
+@pytest.mark.parametrize("field", ["due_at", "lease_until"])
+def test_an_instant_that_is_no_date_is_no_instant(mongo: MongoLab, field: str, value: Any) -> None:
+    bad, good = (
+        (mongo.put(options={"delay_s": 50}), mongo.put(options={"delay_s": 50}))
+        if field == "due_at"
+        else (mongo.claimed().id, mongo.claimed().id)
+    )
+    mongo.edit(bad, {"$unset": {field: 1}} if value == "missing" else {"$set": {field: value}})
+    before = mongo.stored(bad)
+    next_s = mongo.store.tick().next_s
+    assert next_s is not None
+    assert next_s > 1
+    mongo.pass_time(60)
+    assert [id for id, _ in mongo.store.tick().released] == [good]
+    assert mongo.store.tick().next_s is None
+    assert mongo.stored(bad) == before
+
+
+@pytest.mark.parametrize("field", ["attempt", "max_attempts", "errors"])
+@pytest.mark.parametrize("value", [None, "3", "missing"])
+def test_a_lease_of_a_task_with_broken_fields_is_taken_back_all_the_same(
+    mongo: MongoLab, field: str, value: Any
+) -> None:
+    bad, good = mongo.claimed().id, mongo.claimed().id
+    mongo.edit(bad, {"$unset": {field: 1}} if value == "missing" else {"$set": {field: value}})
+    mongo.pass_time(31)
+    mongo.store.tick()
+    assert mongo.stored(bad)["status"] in ("ready", "failed")
+    assert mongo.stored(good)["status"] == "ready"
+
+
+def test_a_task_whose_counters_are_no_numbers_does_not_stop_its_queue(mongo: MongoLab) -> None:
+    for change in (
+        {"$unset": {"attempt": 1}},
+        {"$set": {"attempt": "1"}},
+        {"$unset": {"max_attempts": 1}},
+        {"$set": {"max_attempts": "3"}},
+    ):
+        mongo.edit(mongo.put(), change)
+    good = mongo.put()
+    claimed = mongo.store.claim(mongo.ask())
+    assert [claim.id for claim in claimed.claims] == [good]
+    assert not claimed.more
+
+
+# --- members and streams ------------------------------------------------------------------------------------------
+
+
+def test_members_that_have_not_beaten_do_not_count_and_are_forgotten_after_a_day(mongo: MongoLab) -> None:
+    silent, dead = mongo.member("a"), mongo.member("b")
+    for member, age_s in ((silent, 60.0), (dead, FORGOTTEN_S + 60)):
+        mongo.store.beat(member)
+        mongo.mongo._tasks.quick.update_one(
+            {"_id": member.row_id}, [{"$set": {"beat_at": {"$subtract": ["$$NOW", round(age_s * 1000)]}}}]
+        )
+    me = mongo.member("z")
+    assert mongo.store.beat(me).rank == 0
+    ids = {row["_id"] for row in mongo.mongo._tasks.quick.find({"kind": "member"})}
+    assert ids == {silent.row_id, me.row_id}
+
+
+def read_on(feed: Feed) -> None:
+    for _ in range(100):
+        feed.read()
+
+
+@pytest.mark.parametrize("end", ["drop", "rename"])
+def test_a_feed_whose_collection_goes_ends_with_an_error(mongo: MongoLab, end: str) -> None:
+    mongo.put()
+    feed = mongo.store.feed(Interest(("q",), timers=True, reply_to="m", bell="b"), 0.1)
+    tasks = mongo.mongo._tasks.quick
+    if end == "drop":
+        tasks.drop()
+    else:
+        tasks.rename("elsewhere")
+    with pytest.raises(FeedEnded):
+        read_on(feed)
+    feed.close()
+
+
+def test_payloads_do_not_travel_on_the_stream(mongo: MongoLab) -> None:
+    feed = mongo.mongo.feed(Interest(("q",), timers=True, reply_to="m1", bell="b"), 0.1)
+    claim = mongo.claimed(payload="P" * 50, reply_to="m1")
+    mongo.settle(claim, "release")
+    (claim,) = mongo.claim()
+    mongo.settle(claim, "succeed", result="R" * 50)
+    events: list[Any] = []
+    for _ in range(100):
+        event = feed._stream.try_next()
+        if event is not None:
+            events.append(event)
+        if len(events) == 3:
+            break
+    feed.close()
+    assert [event["operationType"] for event in events] == ["insert", "update", "update"]
+    assert "PPP" not in str(events)
+    assert "RRR" not in str(events)
+
+
+def test_a_fat_update_does_not_end_the_stream(mongo: MongoLab) -> None:
+    claim = mongo.claimed(payload="P" * 8_000_000, reply_to="m1")
+    ear = mongo.hear("q", reply_to="m1")
+    mongo.settle(claim, "succeed", result="R" * 7_000_000)
+    id = mongo.put()
+    assert [(wake.kind, wake.id) for wake in ear.rest()] == [("settled", claim.id), ("ready", id)]
+
+
+# --- transactions -------------------------------------------------------------------------------------------------
+
+
+def test_a_put_in_a_transaction_exists_if_and_only_if_it_commits(mongo: MongoLab) -> None:
+    client = mongo.mongo.client
+    ear = mongo.hear("q")
+    with client.start_session() as session:
+        session.start_transaction()
+        mongo.store.put([mongo.new()], session)
+        session.abort_transaction()
+        assert mongo.store.counts() == {}
+        session.start_transaction()
+        (reply,) = mongo.store.put([mongo.new()], session)
+        assert mongo.claim() == []
+        session.commit_transaction()
+    assert [wake.id for wake in ear.rest()] == [reply.id]
+    assert [claim.id for claim in mongo.claim()] == [reply.id]
+
+
+def test_a_session_of_another_client_is_refused_by_name(mongo: MongoLab, uri: str) -> None:
+    with (
+        MongoClient[dict[str, Any]](uri) as other,
+        other.start_session() as session,
+        pytest.raises(OptionInvalid, match="session"),
+    ):
+        mongo.store.put([mongo.new()], session)
+    assert mongo.store.counts() == {}
+
+
+# --- indexes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_indexes_on_the_server_are_those_declared(mongo: MongoLab) -> None:
+    mongo.store.prepare()
+    found = {index["name"]: index for index in mongo.mongo._tasks.quick.list_indexes()}
+    del found["_id_"]
+    assert found.keys() == {index.name for index in INDEXES}
+    for index in INDEXES:
+        on_server = found[index.name]
+        assert tuple(on_server["key"].items()) == index.keys
+        assert on_server["partialFilterExpression"] == index.partial
+        assert on_server.get("expireAfterSeconds") == index.expire_after_s
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        ([("due_at", 1)], {}),
+        ([("due_at", -1)], {"partialFilterExpression": {"status": "delayed"}}),
+        ([("due_at", 1)], {"partialFilterExpression": {"status": "ready"}}),
+        ([("due_at", 1)], {"partialFilterExpression": {"status": "delayed"}, "unique": True}),
+        ([("due_at", 1)], {"partialFilterExpression": {"status": "delayed"}, "expireAfterSeconds": 9}),
+    ],
+)
+def test_an_index_that_differs_is_refused_with_what_to_do(
+    uri: str, database: str, keys: list[tuple[str, int]], more: dict[str, Any]
+) -> None:
+    store = MongoStore.connect(uri, database)
+    store._tasks.durable.create_index(keys, name="streamq_due", **more)
+    with pytest.raises(StoreError, match=r"(?s)streamq_due.*Drop the index"):
+        store.prepare()
+    store._tasks.durable.drop_index("streamq_due")
+    store.prepare()
+    store.close()
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+CROWD = 100_000
+
+
+class Plan(msgspec.Struct):
+    """What the server did for one command."""
+
+    stages: list[str]
+    keys: int
+    documents: int
+    returned: int
+
+
+@pytest.fixture(scope="module")
+def crowd(uri_of_module: str) -> Iterator[MongoStore]:
+    """A store with 100,000 ready and 100,000 delayed tasks, 2,000 running ones, of many queues and handlers."""
+    store = MongoStore.connect(uri_of_module, f"test_crowd_{ObjectId()}")
+    store.prepare()
+    now = datetime.now(UTC)
+    count = itertools.count()
+
+    def document(status: str, **more: Any) -> dict[str, Any]:
+        n = next(count)
+        queue = "q" if n % 10 else f"q{n % 7}"
+        return {
+            "queue": queue,
+            "task": f"t{n % 2}",
+            "status": status,
+            "priority": n % 5,
+            "seq": Timestamp(1, n + 1),
+            "attempt": 0,
+            "max_attempts": 5,
+        } | more
+
+    tasks = store._tasks.quick
+    tasks.insert_many((document("ready") for _ in range(CROWD)), ordered=False)
+    tasks.insert_many((document("ready", queue="strangers", task=f"u{n}") for n in range(2_000)), ordered=False)
+    tasks.insert_many((document("ready", queue="strangers", task="mine") for n in range(20)), ordered=False)
+    later = (document("delayed", due_at=now + timedelta(days=1, seconds=n)) for n in range(CROWD))
+    tasks.insert_many(later, ordered=False)
+    tasks.insert_many((document("delayed", due_at=now - timedelta(seconds=n + 1)) for n in range(20)), ordered=False)
+    ends = (document("running", lease_until=now + timedelta(seconds=n - 20), claim_id=b"c") for n in range(2_000))
+    tasks.insert_many(ends, ordered=False)
+    yield store
+    store.client.drop_database(store._database)
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def uri_of_module(request: pytest.FixtureRequest) -> str:
+    uri: str = request.getfixturevalue("server").uri
+    return uri
+
+
+def plan_of(store: MongoStore, command: dict[str, Any]) -> Plan:
+    said = store._database.command({"explain": command, "verbosity": "executionStats"})
+    stats = said.get("executionStats") or said["stages"][0]["$cursor"]["executionStats"]
+    stages: list[str] = []
+
+    def walk(stage: dict[str, Any]) -> None:
+        stages.append(stage["stage"] + (f" {stage['indexName']}" if "indexName" in stage else ""))
+        for inner in (*stage.get("inputStages", ()), *([stage["inputStage"]] if "inputStage" in stage else ())):
+            walk(inner)
+
+    walk(stats["executionStages"])
+    return Plan(stages, stats["totalKeysExamined"], stats["totalDocsExamined"], stats["nReturned"])
+
+
+def plan_of_find(store: MongoStore, filter: dict[str, Any], order: dict[str, int], limit: int) -> Plan:
+    return plan_of(store, {"find": "tasks", "filter": filter, "sort": order, "limit": limit})
+
+
+def ask_of(limit: int = 10, **more: Any) -> Ask:
+    given: dict[str, Any] = {"queue": "q", "claim_id": b"x" * 16, "lease_s": 30.0, "worker": "w"}
+    return Ask(limit=limit, **(given | more))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"spare": 10},
+        {"only": ("t0", "t1", *(f"unknown{n}" for n in range(300)))},
+    ],
+    ids=["all", "spare", "many handlers"],
+)
+def test_claiming_ten_of_100_000_examines_ten_keys(crowd: MongoStore, more: dict[str, Any]) -> None:
+    plan = plan_of_find(crowd, queries.ready(ask_of(**more)), dict(queries.CLAIM_ORDER), 10)
+    assert plan.stages == ["LIMIT", "FETCH", "IXSCAN streamq_claim"]
+    assert plan.returned == 10
+    assert plan.keys <= 12
+    assert plan.documents == 10
+
+
+def test_tasks_of_unknown_handlers_cost_a_key_each_and_no_document(crowd: MongoStore) -> None:
+    filter = queries.ready(ask_of(queue="strangers", only=("mine",)))
+    plan = plan_of_find(crowd, filter, dict(queries.CLAIM_ORDER), 10)
+    assert plan.stages == ["LIMIT", "FETCH", "IXSCAN streamq_claim"]
+    assert (plan.returned, plan.documents) == (10, 10)
+    assert plan.keys <= 2_020
+
+
+def test_claiming_by_ids_looks_at_these_only(crowd: MongoStore) -> None:
+    last = list(crowd._tasks.quick.find({"status": "ready", "queue": "q"}, {"_id": 1}).sort("seq", -1).limit(10))
+    filter = queries.ready(ask_of(ids=tuple(one["_id"] for one in last)))
+    plan = plan_of_find(crowd, filter, dict(queries.CLAIM_ORDER), 10)
+    assert "IXSCAN _id_" in plan.stages
+    assert plan.returned == 10
+    assert plan.keys <= 21
+    assert plan.documents <= 20
+
+
+@pytest.mark.parametrize(
+    ("filter", "field", "index", "ready"),
+    [
+        (queries.due(), "due_at", "streamq_due", 20),
+        (queries.lease_ended(), "lease_until", "streamq_lease", 20),
+    ],
+)
+def test_timers_read_their_index_up_to_now_only(
+    crowd: MongoStore, filter: dict[str, Any], field: str, index: str, ready: int
+) -> None:
+    plan = plan_of_find(crowd, filter, {field: 1}, 1_000)
+    assert plan.stages == ["LIMIT", "FETCH", f"IXSCAN {index}"]
+    # The leases run on while the crowd is stored.
+    assert ready <= plan.returned < 1_000
+    assert plan.keys <= plan.returned + 1
+
+
+@pytest.mark.parametrize(
+    ("stages", "index"), [(queries.next_due(), "streamq_due"), (queries.next_lease_end(), "streamq_lease")]
+)
+def test_the_next_instant_is_one_key(crowd: MongoStore, stages: list[dict[str, Any]], index: str) -> None:
+    plan = plan_of(crowd, {"aggregate": "tasks", "pipeline": stages, "cursor": {}})
+    assert f"IXSCAN {index}" in plan.stages
+    assert "SORT" not in plan.stages
+    assert (plan.keys, plan.documents, plan.returned) == (1, 1, 1)
+
+
+def test_the_safety_scan_probes_one_key_a_queue(crowd: MongoStore) -> None:
+    queues = ["q", "q0", "q1", "never", "strangers"]
+    plan = plan_of(crowd, {"distinct": "tasks", "key": "queue", "query": queries.behind(queues)})
+    assert "DISTINCT_SCAN streamq_claim" in plan.stages
+    assert plan.documents == 0
+    assert plan.keys <= 2 * len(queues)
+    assert sorted(crowd.queues_behind(queues)) == ["q", "q0", "q1", "strangers"]
+
+
+# --- leftovers ----------------------------------------------------------------------------------------------------
+
+
+def test_seq_is_the_servers_and_strictly_increases_over_many_puts(mongo: MongoLab) -> None:
+    ids = [reply.id for _ in range(3) for reply in mongo.store.put([mongo.new() for _ in range(1_500)])]
+    order = [document["_id"] for document in mongo.mongo._tasks.quick.find().sort("seq", 1)]
+    assert order == ids
+    assert len(mongo.mongo._tasks.quick.distinct("seq")) == len(ids)
+
+
+def test_two_unknown_claims_of_one_queue_are_abandoned_apart(mongo: MongoLab) -> None:
+    mongo.put()
+    mongo.put()
+    (first,), (second,) = mongo.claim(1), mongo.claim(1)
+    assert mongo.store.abandon(ClaimUnknown("q", first.claim_id, (first.id, second.id), 0.0, "test")) == 1
+    assert mongo.stored(second.id)["status"] == "running"
