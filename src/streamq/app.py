@@ -225,14 +225,17 @@ class StreamQ:
         await bridge.call(store.prepare)
         await bridge.call(store.now)
         services = Services(store, bridge, self.journal, lease_s=self._lease_s, safety_scan_s=self._safety_scan_s)
+        with sole_error():
+            await self._start(services)
+        return self
+
+    async def _start(self, services: Services) -> None:
         async with AsyncExitStack() as stack:
-            stack.enter_context(sole_error())
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(services.run)
             stack.callback(services.stop)
             self._services = services
             self._stack = stack.pop_all()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -242,7 +245,8 @@ class StreamQ:
         if stack is None:
             return None
         try:
-            return await stack.__aexit__(kind, error, trace)
+            with sole_error(error):
+                return await stack.__aexit__(kind, error, trace)
         finally:
             self._services = None
 

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import trio
 
+from streamq.errors import OutcomeUnknown, StreamQError, UsageError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -46,17 +48,18 @@ class Batcher(Generic[T, R]):
         self._write = write
         self._most = most
         self._waiting: deque[Entry[T, R]] = deque()
-        self._in_flight = 0
+        self._in_flight: list[Entry[T, R]] = []
+        self._ended = False
         self._idle = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
 
     @property
     def backlog(self) -> int:
         """How many items have no answer yet."""
-        return len(self._waiting) + self._in_flight
+        return len(self._waiting) + len(self._in_flight)
 
     def push(self, item: T) -> Entry[T, R]:
-        """Add an item without waiting for its answer."""
+        """Add an item without waiting for its answer. After the end of `run` it never comes."""
         entry: Entry[T, R] = Entry(item)
         self._waiting.append(entry)
         if self._idle:
@@ -70,6 +73,8 @@ class Batcher(Generic[T, R]):
         so that a cancelled caller never leaves something stored without knowing it.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._ended:
+            raise _left()
         entry = self.push(item)
         done = entry.done = trio.Event()
         try:
@@ -90,23 +95,48 @@ class Batcher(Generic[T, R]):
             await self._room.park()
 
     async def run(self) -> None:
-        """Write batches for ever. Cancellation: safe between writes; a write decides for itself."""
-        while True:
-            if not self._waiting:
-                await self._idle.park()
-                continue
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            for entry in batch:
-                entry.sent = True
-            self._in_flight = len(batch)
-            answers = await self._write([entry.item for entry in batch])
-            self._in_flight = 0
-            for entry, answer in zip(batch, answers, strict=True):
-                if isinstance(answer, Exception):
-                    entry.error = answer
-                else:
-                    entry.answer = answer
-                if entry.done is not None:
-                    entry.done.set()
-            if self._room:
-                self._room.unpark_all()
+        """Write batches for ever. Cancellation: safe between writes; a write decides for itself. Whoever still waits
+        then is told."""
+        try:
+            while True:
+                if not self._waiting:
+                    await self._idle.park()
+                    continue
+                await trio.lowlevel.checkpoint_if_cancelled()
+                batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+                for entry in batch:
+                    entry.sent = True
+                self._in_flight = batch
+                answers = await self._write([entry.item for entry in batch])
+                self._in_flight = []
+                for entry, answer in zip(batch, answers, strict=True):
+                    _answer(entry, answer)
+                if self._room:
+                    self._room.unpark_all()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Let nobody wait for an answer that will not come: a submitter may outlive the app it put through."""
+        self._ended = True
+        for entry in self._in_flight:
+            _answer(entry, OutcomeUnknown("the app was left before the server answered"))
+        for entry in self._waiting:
+            entry.sent = True  # there is nothing to withdraw it from any more
+            _answer(entry, _left())
+        self._in_flight = []
+        self._waiting.clear()
+        self._room.unpark_all()
+
+
+def _answer(entry: Entry[T, R], answer: R | Exception) -> None:
+    if isinstance(answer, Exception):
+        entry.error = answer
+    else:
+        entry.answer = answer
+    if entry.done is not None:
+        entry.done.set()
+
+
+def _left() -> StreamQError:
+    return UsageError("the app was left before this was sent; nothing was stored")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import trio
+
 from streamq.bridge import Bridge
 from streamq.core.new_task import NewTask, PutReply
 from streamq.errors import PutUnknown, StreamQError, UsageError
@@ -40,7 +42,9 @@ class Putter:
 
     async def _write(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
         try:
-            replies = await self._bridge.call(self._store.put, tasks)
+            # Shielded: what was taken up is sent and answered, also while the app is being left; the store bounds it.
+            with trio.CancelScope(shield=True):
+                replies = await self._bridge.call(self._store.put, tasks)
         except PutUnknown as error:
             return [_unknown(one, error) for one in tasks]
         except UsageError as error:

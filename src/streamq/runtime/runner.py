@@ -56,7 +56,9 @@ class Runner:
                 else:
                     result = await self._in_thread(handling, args, kwargs)
                 returned = True
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the one place: whatever the user's code raises
+        except BaseException as error:  # the one place: whatever the user's code raises
+            if _is_ours(error):
+                raise
             if not scope.cancel_called:
                 return signal_of(error) or failure_of(error)
         if held.lost:
@@ -84,6 +86,14 @@ def _returned(result: object, handling: Handling) -> Done | Raised:
         # Doing the work again would give the same result.
         return raised(type(error).__name__, str(error), final=True)
     return Done(stored)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Say whether an exception ends more than the handler. Any other fails its attempt, also those past `Exception`
+    (asyncio's CancelledError, say): a task that could take its worker down would do so again at the next one."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_ours(one) for one in error.exceptions)
+    return isinstance(error, trio.Cancelled | KeyboardInterrupt | GeneratorExit)
 
 
 def signal_of(error: BaseException) -> Snoozed | None:
