@@ -20,7 +20,8 @@ from streamq.store.contract import Feed
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-Deliver = Callable[[Sequence[Wake]], None]
+Swift = Callable[[Wake], object | None]
+Deliver = Callable[[Sequence[object]], None]
 
 CALLS_AT_ONCE: Final = 16
 """Threads for store calls. Claims, settles, puts and beats are one in flight each, so few are ever used; more would
@@ -33,9 +34,11 @@ class Bridge(Protocol):
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a blocking store method. Cancellation: never abandoned, the result is returned."""
 
-    async def follow(self, feed: Feed, deliver: Deliver, ring: Callable[[], None]) -> None:
+    async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
         """Hand over the wakes of `feed`, in batches, until cancelled; then stop it by `ring`.
 
+        `swift` is called with each wake in the thread that reads the feed, may block, and must not raise; what it
+        returns is delivered instead of the wake (None: the wake itself). A bridge without threads leaves it out.
         `deliver` runs in trio's thread, must not block and must not raise. Raises the `StoreError` the feed ended
         with. The feed is closed in any case.
         """
@@ -53,10 +56,10 @@ class ThreadBridge:
         """See `Bridge.call`."""
         return await trio.to_thread.run_sync(function, *args, limiter=self._calls)
 
-    async def follow(self, feed: Feed, deliver: Deliver, ring: Callable[[], None]) -> None:
+    async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
         """See `Bridge.follow`. The thread ends when it reads the bell that `ring` wrote; with the server away,
         when its getMore fails or comes back."""
-        pump = _Pump(feed, deliver)
+        pump = _Pump(feed, swift, deliver)
         ended = False
         caught: StoreError | None = None
 
@@ -92,11 +95,12 @@ class _Pump:
     """The thread that reads one feed. Wakes gather in a deque; trio is poked only if no poke is pending, so that a
     burst arrives as one batch."""
 
-    def __init__(self, feed: Feed, deliver: Deliver) -> None:
+    def __init__(self, feed: Feed, swift: Swift, deliver: Deliver) -> None:
         self.stopping = False
         self._feed = feed
+        self._swift = swift
         self._deliver = deliver
-        self._inbox: deque[Wake] = deque()
+        self._inbox: deque[object] = deque()
         self._poked = False
         self._token = trio.lowlevel.current_trio_token()
 
@@ -108,7 +112,7 @@ class _Pump:
                     continue
                 if wake.kind == "bell":
                     return
-                self._inbox.append(wake)
+                self._inbox.append(self._swift(wake) or wake)
                 if not self._poked:
                     self._poked = True
                     self._token.run_sync_soon(self._drain)
@@ -137,7 +141,7 @@ class InlineBridge:
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result
 
-    async def follow(self, feed: Feed, deliver: Deliver, ring: Callable[[], None]) -> None:
+    async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
         """See `Bridge.follow`. `feed` must be a `MemoryFeed` (it has `on_wake`)."""
         lot = trio.lowlevel.ParkingLot()
         feed.on_wake = lot.unpark  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 
 import trio
 
@@ -11,6 +12,11 @@ import trio
 def now() -> float:
     """Return trio's time, in seconds. Clock: monotonic (or a test's)."""
     return trio.current_time()
+
+
+def thread_now() -> float:
+    """Return monotonic time outside of trio, in seconds; comparable only with itself."""
+    return time.monotonic()
 
 
 def chance() -> float:

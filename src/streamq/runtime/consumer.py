@@ -91,7 +91,7 @@ class Task:
             self._services.holdings.lose(self._held, "taken over")
             raise LeaseLost(claim.id, "extend")
         self._held.claim = claim
-        self._held.trust(sent_at)
+        self._held.trust(sent_at, claim)
         self._services.holdings.changed()
 
     async def __aenter__(self) -> Self:

@@ -32,11 +32,14 @@ class Held:
         self.started = False
         self.settled = False  # by its settlement, or by having been lost
         self.scope: trio.CancelScope | None = None
-        self.trust(sent_at)
+        self.trust(sent_at, claim)
 
-    def trust(self, sent_at: float) -> None:
-        """Count the lease anew from `sent_at`."""
-        self.trusted_until = sent_at + self.claim.lease_s * (1 - MARGIN)
+    def trust(self, sent_at: float, sent: Claim) -> None:
+        """Count the lease anew from `sent_at`, as `sent` asked for it."""
+        until = sent_at + sent.lease_s * (1 - MARGIN)
+        # Its holder asked for another lease meanwhile. Which of the two writes came last is not known: the sooner
+        # end counts, and by it the next beat is due at once.
+        self.trusted_until = until if sent is self.claim else min(until, self.trusted_until)
 
 
 class Holdings:

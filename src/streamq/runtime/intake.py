@@ -22,10 +22,11 @@ from streamq.bridge import Bridge
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.wake import Wake
-from streamq.errors import AccessRefused, ClaimUnknown, StoreError
+from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.held import Held, Holdings
 from streamq.runtime.journal import Journal
+from streamq.runtime.offer import Offer
 from streamq.store.contract import Claimed, Store
 
 MOST_HINTS: Final = 1_000
@@ -54,6 +55,16 @@ class Wants(msgspec.Struct, frozen=True):
     most_spare: int = demand.MOST_A_CLAIM
 
 
+class Early(msgspec.Struct, frozen=True):
+    """What the feed's thread obtained for an intake, on its way to it. `sent_at` is by `clock.thread_now`."""
+
+    intake: Intake
+    id: ObjectId
+    claimed: Claimed | None
+    error: StreamQError | None
+    sent_at: float
+
+
 class Intake:
     """Runs as one task (`run`); takers call `take`."""
 
@@ -75,6 +86,8 @@ class Intake:
         self._journal = journal
         self._ready: deque[Held] = deque()
         self._waiting = 0
+        self._offer = Offer()
+        self._early_back = trio.lowlevel.ParkingLot()
         self._takers = trio.lowlevel.ParkingLot()
         self._claimer = trio.lowlevel.ParkingLot()
         self._behind = True
@@ -124,7 +137,7 @@ class Intake:
 
     def hint(self, wake: Wake) -> None:
         """Note that a task became ready."""
-        if wake.is_new and self.wants.only is not None and wake.task not in self.wants.only:
+        if not self._knows(wake):
             return
         if self._behind:
             return  # the next claim from the head finds it
@@ -136,6 +149,9 @@ class Intake:
             return
         self._hints[wake.id] = wake
         self._look()
+
+    def _knows(self, wake: Wake) -> bool:
+        return not wake.is_new or self.wants.only is None or wake.task in self.wants.only
 
     def _see(self, id: ObjectId) -> bool:
         """Say whether a new task was heard of (or claimed) before: a put of this process is told twice, by the put
@@ -151,6 +167,38 @@ class Intake:
         if len(self._seen) > MOST_SEEN:
             self._seen_before, self._seen = self._seen, set()
 
+    # --- in the feed's thread ---------------------------------------------------------------------------------
+
+    def claim_early(self, wake: Wake) -> Early | None:
+        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake."""
+        if (
+            wake.id is None
+            or not wake.is_new
+            or wake.id in self._seen
+            or not self._knows(wake)
+            or not self._offer.take()
+        ):
+            return None
+        sent_at = clock.thread_now()
+        ask = self._ask(demand.ClaimIds((wake.id,), wake.durable))
+        try:
+            return Early(self, wake.id, self._store.claim(ask), None, sent_at)
+        except StreamQError as error:
+            return Early(self, wake.id, None, error, sent_at)
+
+    def take_early(self, early: Early) -> None:
+        """Take in what `claim_early` obtained. In trio's thread."""
+        self._offer.back()
+        self._early_back.unpark_all()
+        sent_at = clock.now() - (clock.thread_now() - early.sent_at)
+        if early.claimed is not None:
+            self._remember((early.id,))
+            self._take_in(early.claimed, sent_at)
+        elif isinstance(early.error, StoreError):
+            self._note(early.error)
+            self.scan()
+        self._look()
+
     # --- the claimer ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -160,6 +208,7 @@ class Intake:
             with self._scope:
                 await self._claim_on()
         finally:
+            self._offer.withdraw()
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -167,6 +216,8 @@ class Intake:
         self._scope.cancel()
         if self._started:
             await self._stopped.wait()
+        while self._offer.out:
+            await self._early_back.park()
 
     async def _claim_on(self) -> None:
         self._started = True
@@ -174,7 +225,9 @@ class Intake:
         while True:
             action = demand.next_action(self._demand())
             if isinstance(action, demand.Sleep):
+                self._offer.give(0 if self._behind else self._free())
                 await self._claimer.park()
+                self._offer.withdraw()
                 continue
             try:
                 await self._claim(action)
@@ -190,8 +243,11 @@ class Intake:
                 pause_s = min(pause_s * 2, PAUSE_S[1])
             await trio.lowlevel.checkpoint_if_cancelled()
 
+    def _free(self) -> int:
+        return self._waiting - len(self._ready) - self._offer.out
+
     def _demand(self) -> demand.Demand:
-        free = self._waiting - len(self._ready)
+        free = self._free()
         if self.wants.spare is not None:
             spare = self.wants.spare
         else:

@@ -54,18 +54,18 @@ class Keeper:
 
     async def _beat(self) -> None:
         sent_at = clock.now()
-        holdings = list(self._holdings)
+        sent = [(held, held.claim) for held in self._holdings]
         try:
-            lost = set(await self._bridge.call(self._store.extend, [held.claim for held in holdings]))
+            lost = set(await self._bridge.call(self._store.extend, [claim for _, claim in sent]))
         except StoreError as error:
             self._journal.write("store error", doing="extend leases", error=error)
             await trio.sleep(clock.jittered(PAUSE_S))
             return
-        for held in holdings:
-            if held.claim.id in lost:
+        for held, claim in sent:
+            if claim.id in lost:
                 self._holdings.lose(held, "taken over")
             else:
-                held.trust(sent_at)
+                held.trust(sent_at, claim)
 
     async def watch(self) -> None:
         """Lose claims that cannot be trusted any more. Cancellation: safe."""

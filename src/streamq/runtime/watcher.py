@@ -24,7 +24,7 @@ from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.runtime import clock
-from streamq.runtime.intake import Intake
+from streamq.runtime.intake import Early, Intake
 from streamq.runtime.journal import Journal
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.waiter import Waiters
@@ -35,6 +35,9 @@ PAUSE_S: Final = (0.1, 5.0)
 
 PASSING: Final = (StoreUnavailable, OutcomeUnknown, FeedEnded)
 """Errors after which opening the stream again may help. Of any other, those who wait for it are told."""
+
+BURST_S: Final = 0.0005
+"""A wake that follows another one sooner than this is part of a burst: about the time that a claim by id takes."""
 
 QUIET_S: Final = 5.0
 """A stream that lasted this long was healthy: the next failure begins with the shortest pause."""
@@ -69,6 +72,7 @@ class Watcher:
         self._following: trio.CancelScope | None = None
         self._wanted = trio.lowlevel.ParkingLot()
         self._rung = False
+        self._last_wake_at = -float("inf")
 
     # --- what it is for ---------------------------------------------------------------------------------------
 
@@ -91,17 +95,40 @@ class Watcher:
         self._waiters.wanted = True
         await self._covered()
 
-    def told(self, wakes: Sequence[Wake]) -> None:
-        """Hand wakes to those they are for. Also called for this process's own puts, ahead of the stream."""
-        for wake in wakes:
-            if wake.kind == "ready":
-                for intake in self._intakes:
-                    if intake.wants.queue == wake.queue:
-                        intake.hint(wake)
-            elif wake.kind == "settled":
-                self._waiters.tell(wake.id)
-            else:
-                self._scheduler.hear(wake)
+    def swift(self, wake: Wake) -> Early | None:
+        """Claim at once for an idle intake, in the thread that reads the stream; None: the wake is to be told.
+
+        Not within a burst: one after the other is slower than a batch.
+        """
+        now = clock.thread_now()
+        quiet = now - self._last_wake_at > BURST_S
+        self._last_wake_at = now
+        if wake.kind != "ready" or not quiet:
+            return None
+        for intake in self._intakes:
+            if intake.wants.queue == wake.queue and (early := intake.claim_early(wake)) is not None:
+                self._last_wake_at = clock.thread_now()
+                return early
+        return None
+
+    def told(self, items: Sequence[object]) -> None:
+        """Hand wakes, and what was claimed at once, to those they are for. Also called for this process's own puts,
+        ahead of the stream."""
+        for item in items:
+            if isinstance(item, Early):
+                item.intake.take_early(item)
+            elif isinstance(item, Wake):
+                self._tell(item)
+
+    def _tell(self, wake: Wake) -> None:
+        if wake.kind == "ready":
+            for intake in self._intakes:
+                if intake.wants.queue == wake.queue:
+                    intake.hint(wake)
+        elif wake.kind == "settled":
+            self._waiters.tell(wake.id)
+        else:
+            self._scheduler.hear(wake)
 
     # --- services ---------------------------------------------------------------------------------------------
 
@@ -202,7 +229,7 @@ class Watcher:
             self._store.ring(self._member, interest.bell)
 
         try:
-            await self._bridge.follow(feed, self.told, ring)
+            await self._bridge.follow(feed, self.swift, self.told, ring)
         finally:
             self._open = None
 
