@@ -32,6 +32,7 @@ class Held:
         self.started = False
         self.settled = False  # by its settlement, or by having been lost
         self.scope: trio.CancelScope | None = None
+        self.trusted_until = sent_at
         self.trust(sent_at, claim)
 
     def trust(self, sent_at: float, sent: Claim) -> None:
