@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Literal
 
 import trio
@@ -12,11 +11,9 @@ from streamq.app import CONCURRENCY, StreamQ
 from streamq.cli.locate import located
 from streamq.cli.logs import log_to_stderr
 from streamq.cli.place import HERE, Place
-from streamq.cli.stopping import stopping
+from streamq.cli.stopping import Stopping, stopping
 from streamq.core.options import require_count, require_queue
 from streamq.errors import UsageError
-
-LOGGER = logging.getLogger("streamq.worker")
 
 
 def worker(
@@ -38,28 +35,22 @@ def worker(
     """
     require_count(concurrency, "--concurrency")
     queues = _queues(queue, concurrency)
-    found = located(app)
-    if not found.handlers:
-        raise UsageError(f"{app} has no handlers: declare some with @app.task (in modules that {app!r} imports)")
-    place.move(found)
-    log_to_stderr(log_level)
-    try:
-        trio.run(_work, found, queues, concurrency)
-    finally:
-        found.close()
+    with stopping() as state:
+        found = located(app)
+        if not found.handlers:
+            raise UsageError(f"{app} has no handlers: declare some with @app.task (in modules that it imports)")
+        place.move(found)
+        log_to_stderr(log_level)
+        try:
+            trio.run(_work, found, queues, concurrency, state)
+        finally:
+            found.close()
 
 
-async def _work(app: StreamQ, queues: dict[str, int] | None, concurrency: int) -> None:
-    token = trio.lowlevel.current_trio_token()
-    with trio.CancelScope() as scope:
-
-        def stop() -> None:
-            token.run_sync_soon(scope.cancel)
-            token.run_sync_soon(LOGGER.info, "stopping in good order; once more ends at once")
-
-        with stopping(stop):
-            async with app:
-                await app.work(queues, concurrency=concurrency)
+async def _work(app: StreamQ, queues: dict[str, int] | None, concurrency: int, state: Stopping) -> None:
+    with state.cancelling():
+        async with app:
+            await app.work(queues, concurrency=concurrency)
 
 
 def _queues(given: tuple[str, ...], concurrency: int) -> dict[str, int] | None:

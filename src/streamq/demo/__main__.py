@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 
 
 def main() -> int:
@@ -14,23 +14,30 @@ def main() -> int:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        try:
-            from streamq.demo.command import run
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "rich":
-                raise
-            print("streamq.demo: rich is missing: pip install 'streamq[cli,embedded]'", file=sys.stderr)
-            return FAILED
-        return run(sys.argv[1:])
+        code = _run()
+        _ignore_signals()  # it is over: none may spoil the interpreter's own ending
+        return code
     except KeyboardInterrupt:
-        # Whatever comes now must not interrupt the ending; all that was started ends with this process.
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_IGN)
-        print(
-            "\nInterrupted: stopped cleanly." if sys.stderr.isatty() else "Interrupted: stopped cleanly.",
-            file=sys.stderr,
-        )
+        _ignore_signals()
+        start = "\n" if sys.stderr.isatty() else ""  # after the terminal's own ^C
+        print(f"{start}Interrupted: stopped cleanly.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run() -> int:
+    try:
+        from streamq.demo.command import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        print("streamq.demo: rich is missing: pip install 'streamq[cli,embedded]'", file=sys.stderr)
+        return FAILED
+    return run(sys.argv[1:])
+
+
+def _ignore_signals() -> None:
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from streamq.cli.safe import plain
-from streamq.cli.stopping import stopping
+from streamq.cli.stopping import Stopping, stopping
 from streamq.demo.job import DemoFailed, job
 from streamq.demo.report import print_report
 from streamq.demo.screen import Screen, show_cursor
@@ -49,21 +49,19 @@ def _run(tree: Tree) -> int:
     if not tree.files:
         screen.say("No .py files there: nothing to put.")
         return DONE
-    tally = trio.run(_stoppable, tree, screen)
-    if tally is None:
+    # A second signal ends the process at once: workers, mongod and temporary directory go with it by themselves.
+    with stopping(at_once=show_cursor) as state:
+        tally = trio.run(_stoppable, tree, screen, state)
+    if tally is None or state.by is not None:
         raise KeyboardInterrupt
     print_report(tally, screen.console)
     return DONE if tally.is_complete else FAILED
 
 
-async def _stoppable(tree: Tree, screen: Screen) -> Tally | None:
-    """Do the job; None when a signal stopped it, in good order. A second signal ends the process at once: its
-    workers, its mongod and the temporary directory go with it by themselves."""
-    token = trio.lowlevel.current_trio_token()
-    with trio.CancelScope() as scope, stopping(lambda: token.run_sync_soon(scope.cancel), show_cursor) as state:
-        tally = await job(tree, screen)
-        if state.by is None:
-            return tally
+async def _stoppable(tree: Tree, screen: Screen, state: Stopping) -> Tally | None:
+    """Do the job; None when a signal stopped it, in good order."""
+    with state.cancelling():
+        return await job(tree, screen)
     return None
 
 

@@ -88,8 +88,8 @@ def _work(tally: Tally) -> str:
     )
     speed = tally.bulk / tally.bulk_s if tally.bulk_s > 0 else 0.0
     return (
-        f"{lines:,} lines, {classes:,} classes and {functions:,} functions counted. The {tally.bulk:,} tasks put in bulk "
-        f"or with a delay ended within {tally.bulk_s:.1f} s: {speed:,.0f} a second, parsing included."
+        f"{lines:,} lines, {classes:,} classes and {functions:,} functions counted. The {tally.bulk:,} tasks put "
+        f"in bulk or with a delay ended within {tally.bulk_s:.1f} s: {speed:,.0f} a second, parsing included."
     )
 
 
