@@ -111,9 +111,9 @@ class Task:
         Cancellation: shielded while it settles. Raises `LeaseLost`.
         """
         swallowed = bool(self._scope.__exit__(kind, error, trace))
-        if self._held.lost:
+        if self._held.lost and (swallowed or not isinstance(error, trio.Cancelled)):
             raise LeaseLost(self._claim.id) from error
-        if self._held.ending:
+        if self._held.lost or self._held.ending:
             return swallowed
         with trio.CancelScope(shield=True):
             if error is None:
