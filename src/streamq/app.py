@@ -222,11 +222,15 @@ class StreamQ:
             raise UsageError("this app is entered already")
         bridge = self._bridge or ThreadBridge()
         store = self.store
-        await bridge.call(store.prepare)
-        await bridge.call(store.now)
-        services = Services(store, bridge, self.journal, lease_s=self._lease_s, safety_scan_s=self._safety_scan_s)
-        with sole_error():
-            await self._start(services)
+        try:
+            await bridge.call(store.prepare)
+            await bridge.call(store.now)
+            services = Services(store, bridge, self.journal, lease_s=self._lease_s, safety_scan_s=self._safety_scan_s)
+            with sole_error():
+                await self._start(services)
+        except BaseException:
+            await self._disconnect(bridge)
+            raise
         return self
 
     async def _start(self, services: Services) -> None:
@@ -240,15 +244,25 @@ class StreamQ:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Stop the services, tell the server good-bye, close the client if it is the app's own."""
+        """Stop the services, tell the server good-bye, close the client if it is the app's own (and `blocking` does not
+        use it). The app may be entered again."""
         stack, self._stack = self._stack, None
         if stack is None:
             return None
+        bridge = self.services().bridge
         try:
             with sole_error(error):
                 return await stack.__aexit__(kind, error, trace)
         finally:
             self._services = None
+            await self._disconnect(bridge)
+
+    async def _disconnect(self, bridge: Bridge) -> None:
+        if self._store is None or self._bridge is not None or self._blocking.uses(self._store):
+            return
+        store, self._store = self._store, None
+        with trio.CancelScope(shield=True):
+            await bridge.call(store.close)
 
     def close(self) -> None:
         """Close the app's own client (a given one stays open) and stop an embedded server. Blocking."""

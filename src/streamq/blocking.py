@@ -49,20 +49,27 @@ class Blocking:
         self._prepared: Store | None = None
 
     def queue(self, name: str) -> BlockingQueue:
-        """Return the queue of that name."""
+        """Return the queue of that name. Prepares the server at the first call: doing so later, inside a transaction,
+        would make indexes that the transaction's snapshot does not know."""
+        self.store()
         return BlockingQueue(self._queue(name), self, self._retry, self._lease_s)
 
     def put(self, new: NewTask, *, session: Any = None) -> PutReply:
         """Put a task made by `handler.new(...)` or `queue.new(...)`; return once it is stored with majority.
 
-        With `session` (of `app.client`, in a transaction) it is stored with the caller's own writes or not at all.
-        Raises `PutUnknown`: putting the same `new` again is safe. Trips: 1.
+        With `session` (of `app.client`, in a transaction) it is stored with the caller's own writes or not at all, and
+        the driver's own errors come through, so that `session.with_transaction` can do its work. Raises `PutUnknown`:
+        putting the same `new` again is safe. Trips: 1.
         """
         return self.store().put([new], session)[0]
 
     def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
         """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
         return self.store().put(list(tasks), session)
+
+    def uses(self, store: Store) -> bool:
+        """Say whether calls have been made on `store`."""
+        return self._prepared is store
 
     def store(self) -> Store:
         """Return the store, prepared at the first call."""

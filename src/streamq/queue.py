@@ -57,7 +57,8 @@ class Queue:
         """Put one task with a payload of plain values; return once it is stored with majority.
 
         With `session` (of the app's own client, in a transaction) it is stored with the caller's own writes or not at
-        all, and wakes consumers at the commit. Errors and cancellation: as `Handler.put`.
+        all, and wakes consumers at the commit; the driver's own errors then come through, so that
+        `session.with_transaction` can do its work. Errors and cancellation else: as `Handler.put`.
         """
         new = self.new(payload, **options)
         services = self._door.services()

@@ -1,0 +1,96 @@
+"""Puts in the caller's own transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.client_session import ClientSession
+
+from streamq import OptionInvalid, StreamQ
+
+Client = MongoClient[dict[str, Any]]
+
+
+def test_put_is_stored_if_and_only_if_the_callers_transaction_commits(uri: str, database: str) -> None:
+    app = StreamQ(uri, database=database)
+    mail = app.blocking.queue("mail")
+    orders = app.client[database]["orders"]
+    with app.client.start_session() as session:
+        with session.start_transaction():
+            orders.insert_one({"_id": 1}, session=session)
+            mail.put({"order": 1}, session=session)
+        session.start_transaction()
+        orders.insert_one({"_id": 2}, session=session)
+        mail.put({"order": 2}, session=session)
+        session.abort_transaction()
+    task = mail.claim()
+    assert task is not None
+    assert task.payload == {"order": 1}
+    assert mail.claim() is None
+    app.close()
+
+
+def test_put_as_the_first_use_of_an_app_works_inside_a_transaction(uri: str, database: str) -> None:
+    """Making the indexes inside it would fail: the snapshot is older than the collection."""
+    app = StreamQ(uri, database=database)
+    mail = app.blocking.queue("mail")
+    with app.client.start_session() as session, session.start_transaction():
+        app.client[database]["orders"].insert_one({"_id": 1}, session=session)
+        mail.put("x", session=session)
+    assert mail.claim() is not None
+    app.close()
+
+
+def test_put_leaves_the_retry_of_a_transaction_to_the_driver(uri: str, database: str) -> None:
+    """`with_transaction` runs again on an error with the driver's label: a translated error would end it."""
+    app = StreamQ(uri, database=database)
+    mail = app.blocking.queue("mail")
+    tries = 0
+
+    def order(session: ClientSession) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            app.client.admin.command(
+                "configureFailPoint",
+                "failCommand",
+                mode={"times": 1},
+                data={
+                    "failCommands": ["insert"],
+                    "errorCode": 112,  # WriteConflict
+                    "errorLabels": ["TransientTransactionError"],
+                    "namespace": f"{database}.tasks",
+                },
+            )
+        mail.put({"order": 1}, session=session)
+
+    with app.client.start_session() as session:
+        session.with_transaction(order)
+    assert tries == 2
+    assert mail.claim() is not None
+    assert mail.claim() is None
+    app.close()
+
+
+def test_put_refuses_the_session_of_another_client_by_name(uri: str, database: str) -> None:
+    app = StreamQ(uri, database=database)
+    mail = app.blocking.queue("mail")
+    with Client(uri) as other, other.start_session() as session, pytest.raises(OptionInvalid, match="session"):
+        mail.put("x", session=session)
+    assert mail.claim() is None
+    app.close()
+
+
+async def test_put_from_trio_takes_a_session_too(uri: str, database: str) -> None:
+    app = StreamQ(uri, database=database)
+    async with app:
+        mail = app.queue("mail")
+        with app.client.start_session() as session:
+            with session.start_transaction():
+                await mail.put("kept", session=session)
+            session.start_transaction()
+            await mail.put("dropped", session=session)
+            session.abort_transaction()
+        assert (await app.counts())["mail"] == {"ready": 1}
