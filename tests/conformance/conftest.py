@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from bson import ObjectId
+from pymongo import MongoClient
 
 from streamq.core.claim import Ask, Claim
 from streamq.core.member import Member
@@ -195,6 +197,17 @@ class MongoLab(Lab):
     def edit(self, id: ObjectId, update: Mapping[str, Any]) -> None:
         """Change a document by hand, as no move would."""
         self.mongo._tasks.durable.update_one({"_id": id}, update)
+
+
+@pytest.fixture
+def database(uri: str) -> Iterator[str]:
+    """The name of a database of the test's own. It ends with its last collection: dropping that takes 4 ms,
+    `dropDatabase` 100 ms."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield name
+    with MongoClient[dict[str, Any]](uri, w="majority", journal=True) as client:
+        for collection in client[name].list_collection_names():
+            client[name].drop_collection(collection)
 
 
 @pytest.fixture

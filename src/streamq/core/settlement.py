@@ -63,3 +63,12 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
             return settle("fail", error=why, keep_s=KEEP_FAILED_S)
         case Stopped():
             return settle("release")
+
+
+def outgrown(settlement: Settlement) -> Settlement:
+    """Return what is written instead when the task would pass the server's limit with its result or error: a failure
+    for good that says so. Doing the work again would give the same result."""
+    what = "error" if settlement.result is None else "result"
+    message = f"with its {what} the task would be larger than the 16 MB that the server takes in one document"
+    why = Raised(type="PayloadTooLarge", message=message)
+    return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why, keep_s=KEEP_FAILED_S)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateMany
-from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from streamq.core import queries
@@ -23,7 +21,7 @@ from streamq.core.moves import extend as extend_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.fence import fence
 from streamq.core.settlement import Settlement
-from streamq.errors import ClaimUnknown, OutcomeUnknown
+from streamq.errors import ClaimUnknown, OutcomeUnknown, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Claimed
 from streamq.store.faults import is_unknown, reading, short, translated, writing
@@ -54,7 +52,7 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     except PyMongoError as error:
         if not is_unknown(error):
             raise translated(error, "claim a task", writing=True) from error
-        taken = _own(tasks, ask, [id], error).get(id)
+        taken = _own(tasks, ask, [id], error, durable=ask.durable).get(id)
         if taken is None:
             raise _unknown(tasks, ask, [id], error) from error
     claims = (
@@ -83,48 +81,51 @@ def _take(tasks: Tasks, ask: Ask, wanted: list[Document]) -> set[ObjectId]:
     mine: set[ObjectId] = set()
     for (attempt, durable), ids in alike.items():
         try:
-            mine.update(_take_alike(tasks, tasks.durable if durable else tasks.quick, ask, attempt, ids))
-        except OutcomeUnknown as error:
+            mine.update(_take_alike(tasks, ask, attempt, ids, durable=durable))
+        except StoreError as error:
+            if not mine and not isinstance(error, OutcomeUnknown):
+                raise
             # What was obtained before goes back too: one unknown outcome, one answer.
             every = [document["_id"] for document in wanted]
             raise _unknown(tasks, ask, every, error) from error
     return mine
 
 
-def _take_alike(
-    tasks: Tasks, into: Collection[Document], ask: Ask, attempt: int, ids: list[ObjectId]
-) -> Sequence[ObjectId]:
+def _take_alike(tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], *, durable: bool) -> Sequence[ObjectId]:
     guarded = move.guard(ask, attempt) | {"_id": {"$in": ids}}
+    into = tasks.durable if durable else tasks.quick
     try:
         with tasks.deadline():
             if into.update_many(guarded, move.update(ask)).matched_count == len(ids):
                 return ids
-        with reading("read claims back"), tasks.deadline():
-            return _read_own(tasks, ask, ids, {"_id": 1})
     except PyMongoError as error:
         if not is_unknown(error):
             raise translated(error, "claim tasks", writing=True) from error
-        own = _own(tasks, ask, ids, error)
+        own = _own(tasks, ask, ids, error, durable=durable)
         if len(own) < len(ids):
             raise OutcomeUnknown(short(error)) from error
         return list(own)
-
-
-def _own(tasks: Tasks, ask: Ask, ids: list[ObjectId], error: PyMongoError) -> dict[ObjectId, Document]:
-    """After a lost reply: what of `ids` is held under this claim. Nothing when that cannot be read either."""
     try:
         with tasks.deadline():
-            return {document["_id"]: document for document in _found_own(tasks, ask, ids)}
+            return [document["_id"] for document in tasks.quick.find(fence(ask.queue, ask.claim_id, ids), {"_id": 1})]
+    except PyMongoError as error:
+        # Some are ours, and which cannot be learnt.
+        raise OutcomeUnknown(short(error)) from error
+
+
+def _own(
+    tasks: Tasks, ask: Ask, ids: list[ObjectId], error: PyMongoError, *, durable: bool
+) -> dict[ObjectId, Document]:
+    """After a lost reply: what of `ids` is held under this claim. Raises `ClaimUnknown` when that cannot be read.
+
+    A durable claim is read from what the majority has: one that may still be rolled back must not start.
+    """
+    held = tasks.committed if durable else tasks.quick
+    try:
+        with tasks.deadline():
+            return {document["_id"]: document for document in held.find(fence(ask.queue, ask.claim_id, ids))}
     except PyMongoError:
         raise _unknown(tasks, ask, ids, error) from error
-
-
-def _found_own(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[Document]:
-    return list(tasks.quick.find(fence(ask.queue, ask.claim_id, ids)))
-
-
-def _read_own(tasks: Tasks, ask: Ask, ids: list[ObjectId], only: dict[str, Any]) -> list[ObjectId]:
-    return [document["_id"] for document in tasks.quick.find(fence(ask.queue, ask.claim_id, ids), only)]
 
 
 def _unknown(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId], error: BaseException) -> ClaimUnknown:

@@ -42,6 +42,9 @@ MAYBE_APPLIED: Final = frozenset({6, 7, 50, 64, 89, 91, 100, 189, 262, 9001, 101
 CannotSatisfyWriteConcern, PrimarySteppedDown, ExceededTimeLimit, SocketException, NotWritablePrimary and the
 Interrupted… family: the write may have been applied."""
 
+TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
+"""BSONObjectTooLarge, KeyTooLong, and the two for a document that an update would make too large."""
+
 STANDALONE_HINT: Final = (
     "the server is a standalone, which has no change streams. Make a one-node replica set of it: stop mongod, "
     "start it with --replSet rs0, run once in mongosh: rs.initiate(), and connect with ?replicaSet=rs0"

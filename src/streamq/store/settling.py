@@ -17,12 +17,14 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from streamq.core.moves import settle as move
 from streamq.core.moves.fence import fence, is_held
-from streamq.core.settlement import Settlement, Verdict
-from streamq.errors import OutcomeUnknown, StoreError
+from streamq.core.settlement import Settlement, Verdict, outgrown
+from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.store.collections import Document, Tasks
-from streamq.store.faults import MAYBE_APPLIED, is_unknown, reading, translated
+from streamq.store.faults import MAYBE_APPLIED, TOO_LARGE, is_unknown, reading, short, translated
 
 Statement = UpdateMany | UpdateOne | DeleteMany
+Key = tuple[ObjectId, bytes]
+"""What one settlement ends: a task and the claim it was held under."""
 
 FENCED = {"queue": 1, "status": 1, "claim_id": 1, "settled_by": 1}
 """What tells whose a task is."""
@@ -36,36 +38,50 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[Verdict]:
 
     Raises `OutcomeUnknown` when the deadline passes without an answer; repeating the call is safe.
     """
-    verdicts: dict[tuple[ObjectId, bytes], Verdict] = {}
+    verdicts: dict[Key, Verdict] = {}
     pending = list(settlements)
     deadline = time.monotonic() + tasks.timeout_s
+    sent = False
     while pending:
-        written = _write(tasks, pending)
-        if written.matched == len(pending):
-            break
-        known = _read_back(tasks, pending, written)
+        try:
+            written = _write(tasks, pending)
+            sent = True
+            if written.matched == len(pending):
+                break
+            known = _read_back(tasks, pending, written)
+        except StoreUnavailable as error:
+            if not sent:
+                raise
+            raise OutcomeUnknown(f"settle tasks: the outcome is unknown, it may have been applied: {error}") from error
         verdicts.update(known)
-        pending = [one for one in pending if (one.id, one.claim_id) not in known]
+        pending = [outgrown(one) if _key(one) in written.outgrown else one for one in pending if _key(one) not in known]
         if pending and time.monotonic() > deadline:
             raise OutcomeUnknown(f"{len(pending)} settlement(s) got no answer in {tasks.timeout_s:g} s")
         if pending:
             time.sleep(PAUSE_S)
-    return [verdicts.get((one.id, one.claim_id), "settled") for one in settlements]
+    return [verdicts.get(_key(one), "settled") for one in settlements]
+
+
+def _key(settlement: Settlement) -> Key:
+    return settlement.id, settlement.claim_id
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What a batch did: how many matched, how many of these were deleted; None when the reply was lost."""
+    """What a batch did: how many matched, how many of these were deleted; None when the reply was lost. `outgrown` are
+    those whose result or error the server has no room for."""
 
     matched: int | None
     deleted: int | None
+    outgrown: frozenset[Key] = frozenset()
 
 
 def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> Written:
+    groups = _groups(settlements)
     try:
         with tasks.deadline():
-            done = tasks.durable.bulk_write(_statements(settlements), ordered=False)
+            done = tasks.durable.bulk_write([_statement(group) for group in groups], ordered=False)
     except BulkWriteError as error:
-        return _write_failed(error)
+        return _write_failed(error, groups)
     except PyMongoError as error:
         if not is_unknown(error):
             raise translated(error, "settle tasks", writing=True) from error
@@ -73,36 +89,48 @@ def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> Written:
     return Written(done.matched_count + done.deleted_count, done.deleted_count)
 
 
-def _write_failed(error: BulkWriteError) -> Written:
-    """Single statements failed inside a batch that was answered: unknown when the server says so, else raise."""
+def _write_failed(error: BulkWriteError, groups: Sequence[Sequence[Settlement]]) -> Written:
+    """Single statements failed inside a batch that was answered. What is too large is named; what may have been applied
+    makes the batch's outcome unknown; anything else is raised."""
     details = error.details or {}
+    too_large: set[Key] = set()
+    maybe_applied = bool(details.get("writeConcernErrors"))
     for one in details.get("writeErrors", ()):
-        if one.get("code") not in MAYBE_APPLIED:
-            raise StoreError(f"cannot settle tasks: {one.get('errmsg')}") from error
-    return Written(None, None)
+        group = groups[one["index"]]
+        if one.get("code") in TOO_LARGE and not move.is_uniform(group[0]):
+            too_large.add(_key(group[0]))
+        elif one.get("code") in MAYBE_APPLIED:
+            maybe_applied = True
+        else:
+            raise StoreError(f"cannot settle tasks: {short(error)}") from error
+    if maybe_applied:
+        return Written(None, None, frozenset(too_large))
+    deleted = details["nRemoved"]
+    return Written(details["nMatched"] + deleted, deleted, frozenset(too_large))
 
 
-def _statements(settlements: Sequence[Settlement]) -> list[Statement]:
+def _groups(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
     """Group what is written alike. The fence takes one claim id a statement, so a claim's tasks go together."""
     alike: dict[tuple[str, bytes, str, float, float], list[Settlement]] = defaultdict(list)
-    single: list[Statement] = []
+    single: list[list[Settlement]] = []
     for one in settlements:
         if one.deletes or move.is_uniform(one):
             alike[one.queue, one.claim_id, one.move, one.delay_s, one.keep_s].append(one)
         else:
-            single.append(UpdateOne(fence(one.queue, one.claim_id, [one.id]), move.update(one)))
-    return [_statement(group) for group in alike.values()] + single
+            single.append([one])
+    return [*alike.values(), *single]
 
 
-def _statement(group: list[Settlement]) -> Statement:
+def _statement(group: Sequence[Settlement]) -> Statement:
     first = group[0]
     held = fence(first.queue, first.claim_id, [one.id for one in group])
-    return DeleteMany(held) if first.deletes else UpdateMany(held, move.update(first))
+    if first.deletes:
+        return DeleteMany(held)
+    # One alone is written so that the driver may repeat it.
+    return UpdateMany(held, move.update(first)) if move.is_uniform(first) else UpdateOne(held, move.update(first))
 
 
-def _read_back(
-    tasks: Tasks, settlements: Sequence[Settlement], written: Written
-) -> dict[tuple[ObjectId, bytes], Verdict]:
+def _read_back(tasks: Tasks, settlements: Sequence[Settlement], written: Written) -> dict[Key, Verdict]:
     """Find out what became of each; those that are still held under their claim are left out."""
     ids = [one.id for one in settlements]
     with reading("read settlements back"), tasks.deadline():
@@ -110,11 +138,11 @@ def _read_back(
         stored = {document["_id"]: document for document in found}
     gone = sum(one.deletes and one.id not in stored for one in settlements)
     of_missing: Verdict = "settled" if written.deleted is not None and gone <= written.deleted else "unknown"
-    verdicts: dict[tuple[ObjectId, bytes], Verdict] = {}
+    verdicts: dict[Key, Verdict] = {}
     for one in settlements:
         verdict = _verdict(one, stored.get(one.id), of_missing)
         if verdict is not None:
-            verdicts[one.id, one.claim_id] = verdict
+            verdicts[_key(one)] = verdict
     return verdicts
 
 
