@@ -1,0 +1,83 @@
+"""Every example runs as it stands and prints what it says it does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _fresh(uri: str) -> None:
+    """Each starts from an empty database: the examples share one."""
+    with MongoClient[dict[str, object]](uri) as client:
+        client.drop_database("examples")
+
+
+def run(name: str, uri: str | None) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "STREAMQ_URI"}
+    if uri is not None:
+        environment["STREAMQ_URI"] = uri
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    logged = [line for line in done.stderr.splitlines() if not line.startswith("task failed")]
+    assert (done.returncode, logged) == (0, [])
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    here = Path(__file__).read_text()
+    assert [one.name for one in sorted(EXAMPLES.glob("*.py")) if f'"{one.name}"' not in here] == []
+
+
+def test_hello(uri: str) -> None:
+    assert run("hello.py", uri) == "Good evening, world!\n"
+
+
+def test_hello_without_a_server_brings_its_own() -> None:
+    assert run("hello.py", None) == "Good evening, world!\n"
+
+
+def test_delayed(uri: str) -> None:
+    out = run("delayed.py", uri)
+    started = {dish: float(after_s) for dish, after_s in re.findall(r"(\w+): started after ([\d.]+) s", out)}
+    assert list(started) == ["salad", "tart", "stew"]
+    assert started["tart"] >= 0.5
+    assert started["stew"] >= 1.0
+    assert out.endswith("oven: lit at attempt 3\nguest: served at attempt 1\n")
+
+
+def test_consume(uri: str) -> None:
+    assert run("consume.py", uri).splitlines() == [
+        *(f"attempt 1: {price}" for price in ("101.5", "102.0", "?", "99.5")),
+        "{'succeeded': 3, 'failed': 1}",
+    ]
+
+
+def test_embed(uri: str) -> None:
+    assert run("embed.py", uri).splitlines() == [
+        "1 2 3 -> 6",
+        "0.5 0.25 -> 0.75",
+        "one two -> error: could not convert string to float: b'one'",
+    ]
+
+
+def test_sync_put(uri: str) -> None:
+    assert run("sync_put.py", uri).splitlines() == [
+        "refused: order 2 costs nothing",
+        "orders: [1, 3]",
+        "mail for order 1",
+        "mail for order 3",
+    ]

@@ -1,0 +1,47 @@
+"""Every Python block of the README runs, and prints what the `text output` block after it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import streamq
+
+README = Path(__file__).parents[2] / "README.md"
+SOURCE = str(Path(streamq.__file__).parents[1])
+
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text output\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks() -> list[object]:
+    """Find the blocks, each named by its line."""
+    text = README.read_text() if README.exists() else ""
+    return [
+        pytest.param(found["code"], found["output"], id=f"line {text[: found.start()].count(chr(10)) + 1}")
+        for found in BLOCK.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize(("code", "output"), blocks())
+def test_block_runs(code: str, output: str | None, uri: str, database: str, tmp_path: Path) -> None:
+    program = tmp_path / "block.py"
+    program.write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        env={**os.environ, "STREAMQ_URI": uri, "PYTHONPATH": SOURCE},
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr  # failed tasks are logged there; a block that leaves something open is not
+    if output is not None:
+        assert done.stdout == output
