@@ -236,8 +236,10 @@ class StreamQ:
     async def _start(self, services: Services) -> None:
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
-            await nursery.start(services.run)
             stack.callback(services.stop)
+            # Shielded: services end by `stop` alone, so a start that was cancelled half way would wait for ever.
+            with trio.CancelScope(shield=True):
+                await nursery.start(services.run)
             self._services = services
             self._stack = stack.pop_all()
 

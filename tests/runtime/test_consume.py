@@ -387,3 +387,17 @@ async def test_two_consumers_of_one_app_on_different_queues_are_both_served() ->
                 async with await take(tasks) as task:
                     assert task.payload == name
         assert len(memory(app)._feeds) == 1
+
+
+async def test_task_that_this_process_claims_again_at_once_is_not_taken_for_a_lost_lease() -> None:
+    """The new claim may be heard of before the answer to the settlement that made the task ready again."""
+    app = memory_app(retry=Retry(max_attempts=2, first_s=0))
+    async with app:
+        handles = await app.queue("q").put_many(range(50))
+        async with app.queue("q").consume(prefetch=3) as tasks:
+            for _ in range(100):
+                async with await take(tasks) as task:
+                    await task.fail("again")
+                    await trio.sleep(1)
+        assert {stored(app, one)["attempt"] for one in handles} == {2}
+        assert app.journal.counts["lease lost"] == 0

@@ -59,9 +59,10 @@ class Holdings:
         return len(self._held)
 
     def add(self, held: Held) -> None:
-        """Take a new claim in. A claim of the same task that is still here was lost without our hearing of it."""
+        """Take a new claim in. A claim of the same task that is still here was lost without our hearing of it, unless
+        it is about to hear that its settlement was written."""
         before = self._held.get(held.claim.id)
-        if before is not None:
+        if before is not None and not before.ending:
             self.lose(before, "claimed again by this process")
         self._held[held.claim.id] = held
         self.changed()

@@ -109,11 +109,12 @@ class Settler:
 
     def _still_trusted(self, pending: Sequence[Ending], verdicts: dict[Held, Verdict]) -> list[Ending]:
         """Give up on what the keeper has given up meanwhile: written or not, nobody here can know."""
-        given_up = [ending.held for ending in pending if ending.held.lost]
+        now = clock.now()
+        given_up = {ending.held for ending in pending if ending.held.lost or ending.held.trusted_until <= now}
         if given_up:
-            self._journal.write("settlements unknown", tasks=len(given_up), first=given_up[0].claim.id)
+            self._journal.write("settlements unknown", tasks=len(given_up), first=next(iter(given_up)).claim.id)
         verdicts.update(dict.fromkeys(given_up, "unknown"))
-        return [ending for ending in pending if not ending.held.lost]
+        return [ending for ending in pending if ending.held not in given_up]
 
     def _note(self, ending: Ending, verdict: Verdict) -> None:
         if verdict == "lost":
