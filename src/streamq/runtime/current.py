@@ -28,7 +28,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     claim_id: bytes
 
 
-RUNNING: ContextVar[TaskInfo] = ContextVar("streamq_running_task")
+RUNNING: ContextVar[Claim] = ContextVar("streamq_running_task")
 
 
 def info_of(claim: Claim) -> TaskInfo:
@@ -52,6 +52,6 @@ def current_task() -> TaskInfo:
     Raises `UsageError` outside of a handler.
     """
     try:
-        return RUNNING.get()
+        return info_of(RUNNING.get())
     except LookupError:
         raise UsageError("current_task() was called outside of a handler") from None

@@ -13,7 +13,7 @@ from streamq.core.outcome import Done, Outcome, Raised, Snoozed, raised
 from streamq.core.signals import Snooze
 from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable
 from streamq.runtime import clock
-from streamq.runtime.current import RUNNING, info_of
+from streamq.runtime.current import RUNNING
 from streamq.runtime.held import Held
 from streamq.runtime.journal import Journal
 
@@ -31,43 +31,44 @@ class Runner:
         Cancellation: of the caller passes through an async handler; a handler in a thread is waited for, since a
         thread cannot be cancelled and its task must not start elsewhere while it runs.
         """
+        timeout_s = math.inf if handling.timeout_s is None else handling.timeout_s
+        outcome: Outcome | None = None
+        scope = held.scope = trio.CancelScope(deadline=clock.now() + timeout_s, shield=not handling.is_async)
+        try:
+            with scope:
+                outcome = await self.run_unlimited(held, handling)
+        except BaseException as error:
+            # Besides its cancellation the handler raised something of its own.
+            if not scope.cancel_called or ends_more_than_the_handler(error):
+                raise
+        if held.lost:
+            return None
+        if outcome is not None and not (scope.cancel_called and isinstance(outcome, Raised)):
+            return outcome
+        if not handling.is_async:
+            self._journal.write("thread left behind", task=held.claim.id, name=handling.name)
+        return raised("TaskTimeout", f"the attempt ran longer than timeout_s={timeout_s:g} and was cancelled")
+
+    async def run_unlimited(self, held: Held, handling: Handling) -> Outcome:
+        """Run the handler inside the scope of the caller, which knows why it may be cancelled."""
         try:
             args, kwargs = handling.schema.load(held.claim.payload)
         except PayloadUndecodable as error:
             return raised("PayloadUndecodable", str(error), final=True)
-        token = RUNNING.set(info_of(held.claim))
+        held.started = True
+        token = RUNNING.set(held.claim)
         try:
-            return await self._run(held, handling, args, kwargs)
+            if handling.is_async:
+                result = await handling.function(*args, **kwargs)
+            else:
+                result = await self._in_thread(handling, args, kwargs)
+        except BaseException as error:  # the one place: whatever the user's code raises
+            if ends_more_than_the_handler(error):
+                raise
+            return signal_of(error) or failure_of(error)
         finally:
             RUNNING.reset(token)
-
-    async def _run(
-        self, held: Held, handling: Handling, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> Outcome | None:
-        timeout_s = math.inf if handling.timeout_s is None else handling.timeout_s
-        result: object = None
-        returned = False
-        scope = held.scope = trio.CancelScope(deadline=clock.now() + timeout_s, shield=not handling.is_async)
-        held.started = True
-        try:
-            with scope:
-                if handling.is_async:
-                    result = await handling.function(*args, **kwargs)
-                else:
-                    result = await self._in_thread(handling, args, kwargs)
-                returned = True
-        except BaseException as error:  # the one place: whatever the user's code raises
-            if _is_ours(error):
-                raise
-            if not scope.cancel_called:
-                return signal_of(error) or failure_of(error)
-        if held.lost:
-            return None
-        if returned:
-            return _returned(result, handling)
-        if not handling.is_async:
-            self._journal.write("thread left behind", task=held.claim.id, name=handling.name)
-        return raised("TaskTimeout", f"the attempt ran longer than timeout_s={timeout_s:g} and was cancelled")
+        return _returned(result, handling)
 
     async def _in_thread(self, handling: Handling, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         def call() -> object:
@@ -88,11 +89,11 @@ def _returned(result: object, handling: Handling) -> Done | Raised:
     return Done(stored)
 
 
-def _is_ours(error: BaseException) -> bool:
+def ends_more_than_the_handler(error: BaseException) -> bool:
     """Say whether an exception ends more than the handler. Any other fails its attempt, also those past `Exception`
     (asyncio's CancelledError, say): a task that could take its worker down would do so again at the next one."""
     if isinstance(error, BaseExceptionGroup):
-        return any(_is_ours(one) for one in error.exceptions)
+        return any(ends_more_than_the_handler(one) for one in error.exceptions)
     return isinstance(error, trio.Cancelled | KeyboardInterrupt | GeneratorExit)
 
 

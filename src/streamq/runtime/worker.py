@@ -13,11 +13,10 @@ import msgspec
 import trio
 
 from streamq.core.handling import Handling
-from streamq.core.settlement import settlement_of
-from streamq.runtime import clock
-from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.intake import Wants
 from streamq.runtime.runner import Runner
 from streamq.runtime.services import Services
+from streamq.runtime.slot import Slot
 from streamq.runtime.sole import sole_error
 
 
@@ -63,19 +62,7 @@ class Worker:
                 for lane, intake in self._intakes:
                     nursery.start_soon(intake.run)
                     for _ in range(lane.slots):
-                        nursery.start_soon(self._slot, lane, intake)
-
-    async def _slot(self, lane: Lane, intake: Intake) -> None:
-        while True:
-            held = await intake.take()
-            if held.lost:
-                continue
-            handling = lane.handlers[held.claim.task or ""]
-            outcome = await self._runner.run(held, handling)
-            if outcome is not None:
-                settlement = settlement_of(outcome, held.claim, handling.retry, clock.chance())
-                self._services.settler.push(held, settlement)
-            await self._services.settler.has_room()
+                        nursery.start_soon(Slot(intake, lane.handlers, self._runner, self._services.settler).run)
 
 
 def _wants(lane: Lane, services: Services, lease_s: float) -> Wants:

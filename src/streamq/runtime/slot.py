@@ -1,0 +1,66 @@
+"""A slot: takes a claim, runs its handler, hands in the outcome, and again.
+
+Entering and leaving a cancel scope of trio costs about as much as all the rest of a task that does nothing (20 of
+53 µs, measured on a stubbed store). A handler without a time limit is only ever cancelled when its lease is lost, which
+is rare; so such handlers run one after the other inside one scope of the slot, made anew after it was cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from streamq.core.handling import Handling
+from streamq.core.outcome import Outcome
+from streamq.core.settlement import settlement_of
+from streamq.runtime import clock
+from streamq.runtime.held import Held
+from streamq.runtime.intake import Intake
+from streamq.runtime.runner import Runner, ends_more_than_the_handler
+from streamq.runtime.settler import Settler
+
+
+class Slot:
+    """One slot of one queue."""
+
+    def __init__(self, intake: Intake, handlers: Mapping[str, Handling], runner: Runner, settler: Settler) -> None:
+        self._intake = intake
+        self._handlers = handlers
+        self._runner = runner
+        self._settler = settler
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            scope = trio.CancelScope()
+            try:
+                with scope:
+                    await self._serve(scope)
+            except BaseException as error:
+                # A handler may answer the loss of its lease with an error of its own. Nobody is left to hear it.
+                if not scope.cancel_called or ends_more_than_the_handler(error):
+                    raise
+
+    async def _serve(self, scope: trio.CancelScope) -> None:
+        while True:
+            held = await self._intake.take()
+            if held.lost:
+                continue
+            handling = self._handlers[held.claim.task or ""]
+            if handling.is_async and handling.timeout_s is None:
+                outcome = await self._run_inside(scope, held, handling)
+            else:
+                outcome = await self._runner.run(held, handling)
+            if outcome is not None:
+                self._settler.push(held, settlement_of(outcome, held.claim, handling.retry, clock.chance()))
+            await self._settler.has_room()
+
+    async def _run_inside(self, scope: trio.CancelScope, held: Held, handling: Handling) -> Outcome | None:
+        """Run with the slot's own scope as the handler's: whoever finds the lease lost cancels it."""
+        held.scope = scope
+        try:
+            outcome = await self._runner.run_unlimited(held, handling)
+        finally:
+            held.scope = None  # the scope's next task is not this claim's
+        return None if held.lost else outcome
