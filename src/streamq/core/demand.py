@@ -59,7 +59,7 @@ def next_action(demand: Demand) -> Action:
     room = demand.free + demand.wanted_spare
     if room <= 0:
         return SLEEP
-    if demand.behind or len(demand.hints) > demand.free:
+    if demand.behind or len(demand.hints) > min(demand.free, MOST_A_CLAIM):
         limit = min(room, MOST_A_CLAIM)
         return ClaimHead(limit=limit, spare=max(0, limit - max(0, demand.free)))
     if demand.hints:

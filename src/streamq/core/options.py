@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict
 
 import msgspec
@@ -18,6 +18,9 @@ QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 """Linear, no operators, no `$`: a name is also a filter value, an index key and a label on a dashboard."""
 
 INT32: Final = 2**31
+LAST_SECOND: Final = timedelta(seconds=1)
+"""Instants are rounded up to milliseconds, for which the very last one leaves no room."""
+
 KEEP_DEFAULT_S: Final = 86_400.0
 KEEP_FAILED_S: Final = 7 * 86_400.0
 
@@ -114,8 +117,10 @@ def require_timeout_s(value: object, name: str = "timeout_s") -> float | None:
     """Return `value` as seconds (None: no limit) if it can be a time limit, else raise `OptionInvalid`."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
-        raise OptionInvalid(name, value, "seconds above 0, or None for no limit")
+    if value == math.inf:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_DELAY_S:
+        raise OptionInvalid(name, value, "seconds above 0, at most ten years, or None for no limit")
     return float(value)
 
 
@@ -137,6 +142,10 @@ def require_instant(name: str, value: object) -> datetime:
     """Return `value` if it is an aware datetime, else raise `OptionInvalid`."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise OptionInvalid(name, value, "a datetime with a tzinfo, e.g. datetime.now(timezone.utc)")
+    try:
+        value.astimezone(UTC) + LAST_SECOND
+    except OverflowError:
+        raise OptionInvalid(name, value, "an instant of the years 1 to 9999 in UTC") from None
     return value
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from streamq.errors import OptionInvalid
@@ -51,9 +49,8 @@ def require_max_attempts(value: object) -> int:
 
 def backoff_s(retry: Retry, attempt: int, u: float) -> float:
     """Return how many seconds to wait after failed `attempt` (from 1); `u` is drawn from [0, 1)."""
-    if retry.first_s == 0:
-        return 0.0
-    # Compare logarithms: factor ** attempt overflows long before a million attempts.
-    doublings = (attempt - 1) * math.log(retry.factor) + math.log(retry.first_s)
-    ceiling = retry.cap_s if doublings >= math.log(max(retry.cap_s, 1e-9)) else math.exp(doublings)
+    try:
+        ceiling = min(retry.cap_s, retry.first_s * float(retry.factor) ** (attempt - 1))
+    except OverflowError:  # long before a million attempts
+        ceiling = retry.cap_s if retry.first_s else 0.0
     return ceiling * u if retry.jitter else ceiling

@@ -1,0 +1,101 @@
+"""The decision whether to claim now, and what."""
+
+from __future__ import annotations
+
+from bson import ObjectId
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from streamq.core.demand import (
+    CLAIMS_AHEAD,
+    MOST_A_CLAIM,
+    ClaimHead,
+    ClaimIds,
+    Demand,
+    Sleep,
+    next_action,
+    wanted_spare,
+)
+
+IDS = tuple(ObjectId() for _ in range(1_000))
+demands = st.builds(
+    Demand,
+    free=st.integers(-20, 20) | st.integers(0, 2_000),
+    wanted_spare=st.integers(0, 20) | st.integers(0, 2_000),
+    behind=st.booleans(),
+    hints=st.integers(0, 25).map(lambda n: IDS[:n]) | st.integers(0, 1_000).map(lambda n: IDS[:n]),
+    durable=st.booleans(),
+)
+few = settings(max_examples=30, deadline=None)
+
+
+@few
+@given(demands)
+@example(Demand(2_000, 0, behind=False, hints=IDS))
+def test_never_more_is_claimed_than_there_is_room_for_or_than_one_claim_takes(demand: Demand) -> None:
+    action = next_action(demand)
+    claimed = 0
+    if isinstance(action, ClaimIds):
+        claimed = len(action.ids)
+    elif isinstance(action, ClaimHead):
+        claimed = action.limit
+    assert claimed <= max(0, demand.free + demand.wanted_spare)
+    assert claimed <= MOST_A_CLAIM
+
+
+@few
+@given(demands)
+def test_ids_are_claimed_only_when_all_of_them_can_start(demand: Demand) -> None:
+    action = next_action(demand)
+    if isinstance(action, ClaimIds):
+        assert action.ids == demand.hints
+        assert 0 < len(action.ids) <= demand.free
+        assert not demand.behind
+        assert action.durable == demand.durable
+
+
+@few
+@given(demands)
+def test_what_is_claimed_beyond_the_free_slots_is_spare(demand: Demand) -> None:
+    action = next_action(demand)
+    if isinstance(action, ClaimHead):
+        assert 0 <= action.spare <= action.limit
+        assert action.limit - action.spare == min(action.limit, max(0, demand.free))
+
+
+@few
+@given(demands)
+def test_it_sleeps_only_with_nothing_to_do_or_no_room(demand: Demand) -> None:
+    if isinstance(next_action(demand), Sleep):
+        no_room = demand.free + demand.wanted_spare <= 0
+        assert no_room or (not demand.behind and not demand.hints)
+
+
+def test_an_idle_lane_claims_what_a_wake_named() -> None:
+    assert next_action(Demand(2, 0, behind=False, hints=IDS[:2], durable=True)) == ClaimIds(IDS[:2], durable=True)
+
+
+def test_more_wakes_than_free_slots_are_claimed_from_the_head() -> None:
+    assert next_action(Demand(1, 3, behind=False, hints=IDS[:2])) == ClaimHead(limit=4, spare=3)
+
+
+def test_a_lane_that_is_behind_claims_from_the_head_whatever_was_named() -> None:
+    assert next_action(Demand(5, 0, behind=True, hints=IDS[:1])) == ClaimHead(limit=5, spare=0)
+
+
+def test_tasks_that_wait_in_the_process_take_room() -> None:
+    assert next_action(Demand(-2, 3, behind=True)) == ClaimHead(limit=1, spare=1)
+    assert isinstance(next_action(Demand(-3, 3, behind=True)), Sleep)
+
+
+def test_spare_is_what_is_finished_during_the_claims_ahead() -> None:
+    assert wanted_spare(1_000.0, 0.01, cap=500) == 10 * CLAIMS_AHEAD
+    assert wanted_spare(100_000.0, 0.005, cap=500) == 500
+    assert wanted_spare(10.0, 0.005, cap=500) == 0
+    assert wanted_spare(1e6, 0.1, cap=0) == 0
+
+
+@few
+@given(st.floats(0, 1e9), st.floats(0, 1), st.integers(0, 1_000))
+def test_spare_is_never_negative_nor_over_its_cap(finished_per_s: float, claim_s: float, cap: int) -> None:
+    assert 0 <= wanted_spare(finished_per_s, claim_s, cap=cap) <= cap

@@ -1,0 +1,156 @@
+"""The door: what an option may be, and what is said when it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamq.core import options
+from streamq.core.options import Options, options_of, require_count, require_queue
+from streamq.core.retry import MAX_DELAY_S
+from streamq.errors import OptionInvalid
+
+AT = datetime(2030, 1, 1, tzinfo=UTC)
+HUGE = 10**400
+
+
+SECONDS_BAD: list[Any] = [-1, -1e-9, math.nan, math.inf, MAX_DELAY_S + 1, HUGE, True, "5", timedelta(seconds=5), []]
+SECONDS_GOOD: list[Any] = [0, 0.0, 5, 1.5, MAX_DELAY_S]
+BAD: dict[str, list[Any]] = {
+    "delay_s": SECONDS_BAD,
+    "keep_s": SECONDS_BAD,
+    "at": [
+        *(datetime(2030, 1, 1), 1e9, "2030-01-01", AT.date()),
+        datetime.max.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+    ],
+    "priority": [2**31, -(2**31) - 1, 1.0, True, "1"],
+    "max_attempts": [0, -1, 1_000_001, 1.5, True, "1"],
+    "id": ["6b02f121262c44006405a12d", b"x" * 12, 5],
+    "headers": [
+        *([], "a", {str(n): "" for n in range(33)}),
+        *({1: "a"}, {"a": 1}, {"a": None}, {"a": b""}, {"k" * 101: ""}, {"a": "v" * 1_001}),
+        *({"a\0": ""}, {"\ud800": ""}, {"a": "\udfff"}),
+    ],
+}
+GOOD: dict[str, list[Any]] = {
+    "delay_s": SECONDS_GOOD,
+    "keep_s": SECONDS_GOOD,
+    "at": [AT, datetime(1960, 1, 1, tzinfo=UTC), AT.astimezone(timezone(timedelta(hours=5)))],
+    "priority": [0, 2**31 - 1, -(2**31)],
+    "max_attempts": [1, 1_000_000],
+    "id": [ObjectId()],
+    "headers": [{}, {"$a.b": "\0", "": ""}, {"k" * 100: "v" * 1_000}],
+}
+
+
+@pytest.mark.parametrize("option", Options.__struct_fields__)
+def test_a_bad_value_is_refused_naming_its_parameter(option: str) -> None:
+    for value in BAD[option]:
+        with pytest.raises(OptionInvalid, match=option) as caught:
+            options_of({option: value})  # type: ignore[misc]
+        assert caught.value.option.startswith(option), value
+
+
+@pytest.mark.parametrize("option", Options.__struct_fields__)
+def test_a_good_value_is_kept(option: str) -> None:
+    for value in [*GOOD[option], None]:
+        assert getattr(options_of({option: value}), option) == value  # type: ignore[misc]
+
+
+def test_an_instant_and_a_delay_together_are_refused() -> None:
+    with pytest.raises(OptionInvalid, match="either at or delay_s"):
+        Options(delay_s=0, at=AT)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "near"), [("delay", "delay_s"), ("prioritty", "priority"), ("header", "headers")]
+)
+def test_an_unknown_option_is_refused_and_a_near_one_suggested(given_name: str, near: str) -> None:
+    with pytest.raises(OptionInvalid, match=rf"did you mean {near}\?") as caught:
+        options_of({given_name: 1})  # type: ignore[misc]
+    assert caught.value.option == given_name
+
+
+def test_an_option_like_no_other_is_refused_without_a_guess() -> None:
+    with pytest.raises(OptionInvalid) as caught:
+        options_of({"xyzzy": 1})  # type: ignore[typeddict-unknown-key]
+    assert "did you mean" not in str(caught.value)
+    assert "delay_s" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a", "A.b_c:d/e-9", "x" * 200])
+def test_a_queues_name_is_plain(name: str) -> None:
+    assert require_queue(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a b", "$a", "a\n", "a\0", "ä", None, 5, b"a", {"$gt": ""}])
+def test_what_is_no_queues_name_is_refused(name: Any) -> None:
+    with pytest.raises(OptionInvalid, match="queue"):
+        require_queue(name)
+
+
+@pytest.mark.parametrize("value", [0, 11, 1.0, True, None, "1", math.nan])
+def test_a_count_out_of_range_is_refused_by_its_name(value: Any) -> None:
+    with pytest.raises(OptionInvalid, match="slots"):
+        require_count(value, "slots", most=10)
+    assert require_count(10, "slots", most=10) == 10
+
+
+@pytest.mark.parametrize("value", [0.9, 86_401, math.nan, True, None, "5", HUGE])
+def test_a_lease_out_of_range_is_refused(value: Any) -> None:
+    with pytest.raises(OptionInvalid, match="lease_s"):
+        options.require_lease_s(value)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, True, "5", HUGE])
+def test_a_time_limit_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(OptionInvalid, match="timeout_s"):
+        options.require_timeout_s(value)
+
+
+def test_no_time_limit_can_be_said_in_two_ways() -> None:
+    assert options.require_timeout_s(None) is None
+    assert options.require_timeout_s(math.inf) == math.inf
+
+
+DOORS: list[Callable[[Any], object]] = [
+    options.require_queue,
+    options.require_delay_s,
+    options.require_keep_s,
+    options.require_lease_s,
+    options.require_timeout_s,
+    options.require_priority,
+    options.require_headers,
+    lambda value: options.require_instant("at", value),
+    lambda value: options.require_count(value, "n"),
+]
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.just(HUGE),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=3),
+    st.datetimes(timezones=st.none() | st.just(UTC)),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3) | st.integers(), st.text(max_size=3) | st.none(), max_size=3),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(DOORS), anything)
+def test_anything_at_all_is_taken_or_refused_as_an_option(door: Callable[[Any], object], value: Any) -> None:
+    try:
+        door(value)
+    except OptionInvalid:
+        return

@@ -1,0 +1,138 @@
+"""What a stream is asked for and how its events are read; the same of a document in memory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from streamq.core.wake import Wake
+from streamq.core.wakes import Interest, pipeline, wake_of, wake_of_document
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ID = ObjectId()
+ALL = Interest(("q", "r"), timers=True, reply_to="m1", bell="b1")
+NOTHING = Interest((), timers=False, reply_to=None, bell="b1")
+
+
+def inserted(**fields: Any) -> dict[str, Any]:
+    return {"operationType": "insert", "documentKey": {"_id": ID}, "wallTime": NOW, "fullDocument": fields}
+
+
+def updated(**fields: Any) -> dict[str, Any]:
+    told = {"updatedFields": fields}
+    return {"operationType": "update", "documentKey": {"_id": ID}, "wallTime": NOW, "updateDescription": told}
+
+
+def matched(interest: Interest) -> list[dict[str, Any]]:
+    wanted: list[dict[str, Any]] = pipeline(interest)[0]["$match"]["$or"]
+    return wanted
+
+
+@pytest.mark.parametrize(
+    ("event", "wake"),
+    [
+        (
+            inserted(status="ready", queue="q", task="t", max_attempts=5),
+            Wake("ready", ID, "q", "t", is_new=True),
+        ),
+        (inserted(status="ready", queue="q", max_attempts=1), Wake("ready", ID, "q", is_new=True, durable=True)),
+        (inserted(status="ready", queue="q"), Wake("ready", ID, "q", is_new=True, durable=True)),
+        (inserted(status="delayed", due_at=NOW + timedelta(seconds=5)), Wake("delayed", ID, due_in_s=5.0)),
+        (inserted(status="delayed", due_at=NOW - timedelta(seconds=5)), Wake("delayed", ID)),
+        (inserted(status="delayed", due_at="soon"), Wake("delayed", ID)),
+        (inserted(status="delayed"), Wake("delayed", ID)),
+        (inserted(kind="member", lease_s=7.0), Wake("member", lease_s=7.0)),
+        (inserted(bell="b1"), Wake("bell")),
+        (updated(bell="b1"), Wake("bell")),
+        (updated(status="ready", ready_in="r"), Wake("ready", ID, "r")),
+        (updated(status="delayed", due_at=NOW + timedelta(seconds=5)), Wake("delayed", ID, due_in_s=5.0)),
+        (updated(status="delayed"), Wake("delayed", ID)),
+        (updated(status="succeeded", settled_for=["m1"]), Wake("settled", ID)),
+        ({"operationType": "drop"}, None),
+        ({"operationType": "invalidate"}, None),
+        ({"operationType": "rename"}, None),
+    ],
+)
+def test_an_event_is_read(event: dict[str, Any], wake: Wake | None) -> None:
+    assert wake_of(event, ALL) == wake
+
+
+def test_an_event_without_the_servers_time_asks_to_look_now() -> None:
+    event = inserted(status="delayed", due_at=NOW + timedelta(seconds=5))
+    del event["wallTime"]
+    assert wake_of(event, ALL) == Wake("delayed", ID, due_in_s=0.0)
+
+
+def test_the_events_own_id_and_no_payload_is_projected() -> None:
+    """Without its `_id` the driver closes the stream; with payloads a fat one would end it."""
+    (_, stage) = pipeline(ALL)
+    project = stage["$project"]
+    assert "_id" not in project  # kept unless said otherwise
+    assert set(project.values()) == {1}
+    assert not any("payload" in name or "result" in name or name == "fullDocument" for name in project)
+
+
+@pytest.mark.parametrize("name", ["status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "bell"])
+def test_what_reading_an_insert_needs_is_projected(name: str) -> None:
+    assert f"fullDocument.{name}" in pipeline(ALL)[1]["$project"]
+
+
+@pytest.mark.parametrize("name", ["status", "due_at", "ready_in", "bell"])
+def test_what_reading_an_update_needs_is_projected(name: str) -> None:
+    assert f"updateDescription.updatedFields.{name}" in pipeline(ALL)[1]["$project"]
+
+
+def test_the_end_of_the_stream_is_always_asked_for() -> None:
+    for interest in (ALL, NOTHING):
+        assert {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}} in matched(interest)
+
+
+def test_a_stream_asks_for_what_its_interest_says_and_no_more() -> None:
+    assert len(matched(NOTHING)) == 3  # the end, and its bell in two forms
+    queues = {"$in": ["q", "r"]}
+    assert [one for one in matched(ALL) if queues in one.values()] == [
+        {"operationType": "insert", "fullDocument.status": "ready", "fullDocument.queue": queues},
+        {"operationType": "update", "updateDescription.updatedFields.ready_in": queues},
+    ]
+    assert {"operationType": "update", "updateDescription.updatedFields.settled_for": "m1"} in matched(ALL)
+    assert {"operationType": "insert", "fullDocument.kind": "member"} in matched(ALL)
+
+
+def test_every_wanted_event_names_its_operation() -> None:
+    """Claims and extensions are updates too: a filter without the operation would hear them."""
+    assert all("operationType" in one for one in matched(ALL))
+
+
+@pytest.mark.parametrize(
+    ("document", "is_new", "event"),
+    [
+        ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 5}, True, inserted),
+        ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 1}, True, inserted),
+        ({"status": "delayed", "queue": "x", "due_at": NOW + timedelta(seconds=9)}, True, inserted),
+        ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 1, "ready_in": "q"}, False, updated),
+        ({"status": "delayed", "queue": "x", "due_at": NOW + timedelta(seconds=9)}, False, updated),
+        ({"status": "failed", "queue": "x", "settled_for": ["m0", "m1"]}, False, updated),
+    ],
+)
+def test_a_document_in_memory_tells_what_its_event_would(document: dict[str, Any], is_new: bool, event: Any) -> None:
+    told = wake_of_document({"_id": ID} | document, NOW, ALL, is_new=is_new)
+    assert list(told) == [wake_of(event(**document), ALL)]
+
+
+@pytest.mark.parametrize(
+    ("document", "interest"),
+    [
+        ({"status": "ready", "queue": "x"}, ALL),
+        ({"status": "ready", "queue": "q"}, NOTHING),
+        ({"status": "delayed", "queue": "q", "due_at": NOW}, NOTHING),
+        ({"status": "failed", "queue": "q", "settled_for": ["m2"]}, ALL),
+        ({"status": "failed", "queue": "q"}, ALL),
+        ({"status": "failed", "queue": "q", "settled_for": ["m1"]}, NOTHING),
+        ({"status": "running", "queue": "q"}, ALL),
+    ],
+)
+def test_a_document_in_memory_says_nothing_to_who_did_not_ask(document: dict[str, Any], interest: Interest) -> None:
+    assert list(wake_of_document({"_id": ID} | document, NOW, interest, is_new=False)) == []
