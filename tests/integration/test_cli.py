@@ -127,6 +127,25 @@ def shell(tmp_path: Path, uri: str, database: str) -> Iterator[Shell]:
     shell.app.close()
 
 
+Here = Callable[..., Done]
+
+
+@pytest.fixture
+def here(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Run a command in this process, for what is refused early: there is much of it, and a process takes a second."""
+    monkeypatch.chdir(shell.directory)
+    monkeypatch.syspath_prepend(str(shell.directory))
+    monkeypatch.setenv("STREAMQ_URI", shell.environment["STREAMQ_URI"])
+
+    def run(*arguments: str) -> Done:
+        for module in ("shop", "broken", "needy", "quitter"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        code = main([*arguments, "--database", shell.database])
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
 def read_until(process: subprocess.Popen[str], part: str) -> str:
     """Read stdout to the first line that holds `part`."""
     assert process.stdout is not None
@@ -232,19 +251,9 @@ def test_put_with_app_finds_the_only_handler_of_the_queue(shell: Shell) -> None:
     ],
 )
 def test_put_refuses_what_is_wrong_and_stores_nothing(
-    shell: Shell,
-    arguments: tuple[str, ...],
-    part: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    shell: Shell, here: Here, arguments: tuple[str, ...], part: str
 ) -> None:
-    """In this process: there are many, and a process each takes a second."""
-    monkeypatch.chdir(shell.directory)
-    monkeypatch.syspath_prepend(str(shell.directory))
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
-    monkeypatch.setenv("STREAMQ_URI", shell.environment["STREAMQ_URI"])
-    code = main(["put", *arguments, "--database", shell.database])
-    assert_refused(Done(code, *capsys.readouterr()), 2, part)
+    assert_refused(here("put", *arguments), 2, part)
     assert shell.statuses() == {}
 
 
@@ -411,11 +420,11 @@ def test_a_worker_logs_failures_on_one_line_that_cannot_steer_the_terminal(shell
         (("shop:app", "--concurrency", "0"), "--concurrency=0"),
     ],
 )
-def test_worker_refuses_what_it_cannot_run(shell: Shell, arguments: tuple[str, ...], part: str) -> None:
+def test_worker_refuses_what_it_cannot_run(shell: Shell, here: Here, arguments: tuple[str, ...], part: str) -> None:
     (shell.directory / "broken.py").write_text("x = 1 / 0\n")
     (shell.directory / "needy.py").write_text("import nowhere\n")
     (shell.directory / "quitter.py").write_text("import sys\nsys.exit(3)\n")
-    assert_refused(shell.run("worker", *arguments), 2, part)
+    assert_refused(here("worker", *arguments), 2, part)
 
 
 def test_worker_says_where_the_import_failed(shell: Shell) -> None:
