@@ -1,0 +1,37 @@
+"""Apps on the session's server, closed when the test ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+from pymongo import MongoClient
+
+from streamq import StreamQ
+
+
+class MakeApp(Protocol):
+    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
+
+
+@pytest.fixture
+def make_app(uri: str, database: str) -> Iterator[MakeApp]:
+    """Make apps, each with a client of its own, as processes have."""
+    made: list[StreamQ] = []
+
+    def make(uri: str | None = uri, **options: Any) -> StreamQ:
+        app = StreamQ(uri, **({"database": database} | options))
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.close()
+
+
+@pytest.fixture
+def mongo(uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
+    """A plain client beside streamq's."""
+    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        yield client
