@@ -15,6 +15,9 @@ from streamq import Handler, Retry, StreamQ, current_task
 QUEUE: Final = "census"
 DATABASE: Final = "streamq_demo"
 LEASE_S: Final = 5.0
+TIMEOUT_S: Final = 5.0
+"""The server is on this machine: should it be gone, it will not come back."""
+
 RETRY: Final = Retry(max_attempts=2, first_s=0.2, jitter=False)
 
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -65,7 +68,7 @@ class Census:
     """The app on one server, with its handler."""
 
     def __init__(self, uri: str) -> None:
-        self.app = StreamQ(uri, database=DATABASE, lease_s=LEASE_S)
+        self.app = StreamQ(uri, database=DATABASE, lease_s=LEASE_S, timeout_s=TIMEOUT_S)
         self.survey: Handler[[str, str], Module, Module] = self.app.task(queue=QUEUE, retry=RETRY)(survey)
 
     def module_of(self, document: Any) -> Module:

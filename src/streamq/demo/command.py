@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import sysconfig
@@ -29,6 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.description = "Count what is in every .py file of a tree, by tasks, on a MongoDB of its own."
     parser.add_argument("--dir", type=Path, help="the tree; default: Python's own standard library")
     given: Path | None = parser.parse_args(arguments).dir
+    logging.getLogger("streamq").setLevel(logging.CRITICAL)  # what goes wrong is told by the one error it ends with
     directory = Path(sysconfig.get_path("stdlib")) if given is None else given
     if not directory.is_dir():
         return _told(f"--dir {plain(str(directory))} is not a directory", MISUSED)

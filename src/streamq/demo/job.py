@@ -38,9 +38,8 @@ async def job(tree: Tree, screen: Screen) -> Tally:
     def lost(code: int) -> None:
         nonlocal alive
         alive -= 1
-        screen.say(
-            f"A worker ended by itself ({_how(code)}); {alive} left: its tasks go to others when its lease ends."
-        )
+        heirs = f"{alive} left, its tasks go there when its lease ends" if alive else "none left"
+        screen.say(f"A worker ended by itself ({_how(code)}): {heirs}.")
 
     started_at = time.monotonic()
     async with hired(WORKERS, lost) as crew, running_server() as server:
