@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from streamq.blocking import Blocking
 from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
 from streamq.core.document import STATUSES, TaskDocument
-from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, Handling
+from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling
 from streamq.core.new_task import NewTask
 from streamq.core.options import (
     require_count,
@@ -34,7 +35,7 @@ from streamq.core.schema import Schema
 from streamq.errors import OptionInvalid, UsageError
 from streamq.handle import Handle
 from streamq.handler import Handler
-from streamq.queue import Queue, QueueSettings
+from streamq.queue import Queue
 from streamq.runtime.journal import Journal
 from streamq.runtime.services import Services
 from streamq.runtime.sole import sole_error
@@ -99,11 +100,12 @@ class StreamQ:
         self._keep_s = None if keep_s is None else require_keep_s(keep_s)
         self._handlers: dict[str, Handling] = {}
         self._store: Store | None = None
+        self._connecting = threading.Lock()
         self._bridge: Bridge | None = None
         self._services: Services | None = None
         self._stack: AsyncExitStack | None = None
         self._server: embedded.EmbeddedServer | None = None
-        self._blocking = Blocking(lambda: self.store, self.queue, self._retry, self._lease_s)
+        self._blocking = Blocking(lambda: self.store, self.queue)
         self.journal = Journal()
 
     @classmethod
@@ -191,7 +193,7 @@ class StreamQ:
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name. Costs nothing; a queue exists by being used."""
-        settings = QueueSettings(self._retry, self._lease_s, self._keep_s, self._limit_bytes)
+        settings = BareSettings(self._retry, self._lease_s, self._keep_s, self._limit_bytes)
         return Queue(require_queue(name), settings, self)
 
     @property
@@ -368,20 +370,21 @@ class StreamQ:
     @property
     def store(self) -> Store:
         """The store, connected lazily. Raises `UsageError` when it is not said where the server is."""
-        if self._store is None:
-            if self._given_client is not None:
-                self._store = MongoStore(
-                    self._given_client, self._database, self._collection, timeout_s=self._timeout_s
-                )
-            else:
-                uri = self._uri or os.environ.get("STREAMQ_URI")
-                if not uri:
-                    raise UsageError(
-                        "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
-                        "or use StreamQ.embedded() for a mongod of its own"
-                    )
-                self._store = MongoStore.connect(uri, self._database, self._collection, timeout_s=self._timeout_s)
-        return self._store
+        with self._connecting:  # any thread may be the first to use it
+            if self._store is None:
+                self._store = self._connect()
+            return self._store
+
+    def _connect(self) -> Store:
+        if self._given_client is not None:
+            return MongoStore(self._given_client, self._database, self._collection, timeout_s=self._timeout_s)
+        uri = self._uri or os.environ.get("STREAMQ_URI")
+        if not uri:
+            raise UsageError(
+                "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
+                "or use StreamQ.embedded() for a mongod of its own"
+            )
+        return MongoStore.connect(uri, self._database, self._collection, timeout_s=self._timeout_s)
 
     @property
     def client(self) -> Client:

@@ -18,20 +18,19 @@ from typing import Any, Final, Self, Unpack
 import msgspec
 
 from streamq.core.claim import Ask, Claim
-from streamq.core.codec import from_stored, require_size, to_stored
-from streamq.core.handling import PAYLOAD_LIMIT_BYTES
+from streamq.core.codec import from_stored
+from streamq.core.handling import BareSettings
 from streamq.core.member import Member
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions, require_delay_s, require_lease_s
-from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
-from streamq.core.retry import Retry
+from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
 from streamq.core.settlement import settlement_of
+from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.wakes import Interest
 from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable
 from streamq.queue import Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
-from streamq.runtime.runner import failure_of, signal_of
 from streamq.store.contract import Feed, Store
 
 SLICE_S: Final = 0.25
@@ -41,18 +40,16 @@ SLICE_S: Final = 0.25
 class Blocking:
     """The door of an app without trio: `app.blocking`. Any thread may use it."""
 
-    def __init__(self, store: Callable[[], Store], queue: Callable[[str], Queue], retry: Retry, lease_s: float) -> None:
+    def __init__(self, store: Callable[[], Store], queue: Callable[[str], Queue]) -> None:
         self._open = store
         self._queue = queue
-        self._retry = retry
-        self._lease_s = lease_s
         self._prepared: Store | None = None
 
     def queue(self, name: str) -> BlockingQueue:
         """Return the queue of that name. Prepares the server at the first call: doing so later, inside a transaction,
         would make indexes that the transaction's snapshot does not know."""
         self.store()
-        return BlockingQueue(self._queue(name), self, self._retry, self._lease_s)
+        return BlockingQueue(self._queue(name), self)
 
     def put(self, new: NewTask, *, session: Any = None) -> PutReply:
         """Put a task made by `handler.new(...)` or `queue.new(...)`; return once it is stored with majority.
@@ -83,12 +80,11 @@ class Blocking:
 class BlockingQueue:
     """One queue without trio."""
 
-    def __init__(self, queue: Queue, door: Blocking, retry: Retry, lease_s: float) -> None:
+    def __init__(self, queue: Queue, door: Blocking) -> None:
         self.name = queue.name
         self._queue = queue
         self._door = door
-        self._retry = retry
-        self._lease_s = lease_s
+        self._settings = queue.settings
 
     def __repr__(self) -> str:
         return f"<BlockingQueue {self.name!r}>"
@@ -111,7 +107,7 @@ class BlockingQueue:
         """
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s < math.inf:
             raise OptionInvalid("wait_s", wait_s, "seconds, 0 or more")
-        lease_s = self._lease_s if lease_s is None else require_lease_s(lease_s)
+        lease_s = self._settings.lease_s if lease_s is None else require_lease_s(lease_s)
         store = self._door.store()
         task = self._claim(store, lease_s)
         if task is None and wait_s > 0:
@@ -126,10 +122,10 @@ class BlockingQueue:
             if claim is None:
                 return None
             try:
-                return BlockingTask(claim, store, self._retry)
+                return BlockingTask(claim, store, self._settings)
             except PayloadUndecodable as error:
                 outcome = raised("PayloadUndecodable", str(error), final=True)
-                store.settle([settlement_of(outcome, claim, self._retry, 0.0)])
+                store.settle([settlement_of(outcome, claim, self._settings.retry, 0.0)])
 
     def _claim_one(self, store: Store, lease_s: float) -> Claim | None:
         ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, f"{socket.gethostname()}:{os.getpid()}")
@@ -172,10 +168,10 @@ def _read(feed: Feed) -> Feed | None:
 class BlockingTask:
     """A claimed task. Settle it once: by a method, or by leaving `with task:`."""
 
-    def __init__(self, claim: Claim, store: Store, retry: Retry) -> None:
+    def __init__(self, claim: Claim, store: Store, settings: BareSettings) -> None:
         self._claim = claim
         self._store = store
-        self._retry = retry
+        self._settings = settings
         self._ended = False
         self.info: TaskInfo = info_of(claim)
         self.payload: Any = from_stored(claim.payload)
@@ -185,15 +181,11 @@ class BlockingTask:
 
     def succeed(self, result: Any = None) -> None:
         """Settle as succeeded. Raises `LeaseLost`: the task is not yours any more, nothing was changed."""
-        stored = None if result is None else to_stored(result, where="result")
-        if stored is not None:
-            require_size(stored, PAYLOAD_LIMIT_BYTES, "the result")
-        self._settle(Done(stored))
+        self._settle(done_with(result, self._settings.limit_bytes))
 
     def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
         """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False."""
-        told = failure_of(error) if isinstance(error, BaseException) else raised("Failed", error)
-        self._settle(Raised(told.type, told.message, told.traceback, final=not retry))
+        self._settle(failed_by(error, retry=retry))
 
     def release(self) -> None:
         """Give the task back at once; the attempt is not counted."""
@@ -223,7 +215,7 @@ class BlockingTask:
         if error is None:
             self.succeed()
         elif isinstance(error, Exception):
-            self._settle(signal_of(error) or failure_of(error))
+            self._settle(outcome_of(error))
         else:
             self._settle(Stopped(started=True))
         return isinstance(error, Exception)
@@ -231,7 +223,7 @@ class BlockingTask:
     def _settle(self, outcome: Outcome) -> None:
         if self._ended:
             raise LeaseLost(self._claim.id)
-        settlement = settlement_of(outcome, self._claim, self._retry, clock.chance())
+        settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
         (verdict,) = self._store.settle([settlement])
         self._ended = True
         if verdict == "lost":

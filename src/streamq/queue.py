@@ -9,9 +9,9 @@ from typing import Any, Unpack
 import msgspec
 
 from streamq.core.codec import from_stored
+from streamq.core.handling import BareSettings
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions, options_of, require_count, require_lease_s
-from streamq.core.retry import Retry
 from streamq.drafting import NO_OPTIONS, task_of_payload
 from streamq.handle import Handle
 from streamq.handler import Door
@@ -19,21 +19,12 @@ from streamq.runtime.consumer import Tasks, consuming
 from streamq.runtime.intake import Wants
 
 
-class QueueSettings(msgspec.Struct, frozen=True):
-    """What the app says for bare tasks of its queues."""
-
-    retry: Retry
-    lease_s: float
-    keep_s: float | None
-    limit_bytes: int
-
-
 class Queue:
     """One queue of an app. Made by `app.queue(name)`; costs nothing."""
 
-    def __init__(self, name: str, settings: QueueSettings, door: Door) -> None:
+    def __init__(self, name: str, settings: BareSettings, door: Door) -> None:
         self.name = name
-        self._settings = settings
+        self.settings = settings
         self._door = door
 
     def __repr__(self) -> str:
@@ -42,14 +33,14 @@ class Queue:
     def new(self, payload: Any, **options: Unpack[PutOptions]) -> NewTask:
         """Build a task without putting it. Raises `PayloadInvalid`, `PayloadTooLarge`, `OptionInvalid`."""
         chosen = options_of(options) if options else NO_OPTIONS
-        if chosen.keep_s is None and self._settings.keep_s is not None:
-            chosen = msgspec.structs.replace(chosen, keep_s=self._settings.keep_s)
+        if chosen.keep_s is None and self.settings.keep_s is not None:
+            chosen = msgspec.structs.replace(chosen, keep_s=self.settings.keep_s)
         return task_of_payload(
             self.name,
             payload,
             chosen,
-            max_attempts=self._settings.retry.max_attempts,
-            limit_bytes=self._settings.limit_bytes,
+            max_attempts=self.settings.retry.max_attempts,
+            limit_bytes=self.settings.limit_bytes,
             reply_to=self._door.reply_to,
         )
 
@@ -86,11 +77,11 @@ class Queue:
         never wait). Leases are extended while tasks are held. On leaving the block what was not settled is released,
         uncounted. Entering returns once no later put can be missed.
         """
-        lease_s = self._settings.lease_s if lease_s is None else require_lease_s(lease_s)
+        lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
         require_count(prefetch, "prefetch", least=0)
         services = self._door.services()
         wants = Wants(queue=self.name, worker=services.member.id, lease_s=lease_s, spare=prefetch)
-        return consuming(services, wants, self._settings.retry)
+        return consuming(services, wants, self.settings)
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
         return Handle(reply.id, self._door.services, from_stored, created=reply.created, keeps=new.keep_s != 0)

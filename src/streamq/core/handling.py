@@ -15,6 +15,15 @@ LARGEST_LIMIT_BYTES: Final = 15 * 1024 * 1024
 """The server's own limit is 16 MB a document; the rest is for the fields around the payload and for errors."""
 
 
+class BareSettings(msgspec.Struct, frozen=True):
+    """How an app treats tasks without a handler: those put with a bare payload, and those in the user's own loop."""
+
+    retry: Retry
+    lease_s: float
+    keep_s: float | None
+    limit_bytes: int
+
+
 class Handling(msgspec.Struct, frozen=True):
     """One declared handler. `keep_s` None: as the app has it."""
 

@@ -11,18 +11,17 @@ import msgspec
 import trio
 
 from streamq.core.claim import Claim
-from streamq.core.codec import from_stored, require_size, to_stored
-from streamq.core.handling import PAYLOAD_LIMIT_BYTES
+from streamq.core.codec import from_stored
+from streamq.core.handling import BareSettings
 from streamq.core.options import require_delay_s, require_lease_s
-from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
-from streamq.core.retry import Retry
+from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
 from streamq.core.settlement import settlement_of
+from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.errors import LeaseLost, PayloadUndecodable
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake, Wants
-from streamq.runtime.runner import failure_of, signal_of
 from streamq.runtime.services import Services
 
 
@@ -33,10 +32,10 @@ class Task:
     `async with task:` is cancelled and the block raises `LeaseLost`.
     """
 
-    def __init__(self, held: Held, services: Services, retry: Retry) -> None:
+    def __init__(self, held: Held, services: Services, settings: BareSettings) -> None:
         self._held = held
         self._services = services
-        self._retry = retry
+        self._settings = settings
         self._scope = trio.CancelScope()
         self.info: TaskInfo = info_of(held.claim)
         self.payload: Any = from_stored(held.claim.payload)
@@ -55,18 +54,14 @@ class Task:
 
     async def succeed(self, result: Any = None) -> None:
         """Settle as succeeded. Raises `LeaseLost`: the task is not yours any more, nothing was changed."""
-        stored = None if result is None else to_stored(result, where="result")
-        if stored is not None:
-            require_size(stored, PAYLOAD_LIMIT_BYTES, "the result")
-        await self._settle(Done(stored))
+        await self._settle(done_with(result, self._settings.limit_bytes))
 
     async def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
         """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False.
 
         Raises `LeaseLost`: the task is not yours any more, nothing was changed.
         """
-        told = failure_of(error) if isinstance(error, BaseException) else raised("Failed", error)
-        await self._settle(Raised(told.type, told.message, told.traceback, final=not retry))
+        await self._settle(failed_by(error, retry=retry))
 
     async def release(self) -> None:
         """Give the task back at once; the attempt is not counted. Raises `LeaseLost`."""
@@ -119,22 +114,21 @@ class Task:
             if error is None:
                 await self.succeed()
                 return False
-            outcome = signal_of(error) if isinstance(error, Exception) else Stopped(started=True)
-            await self._settle(outcome or failure_of(error))
+            await self._settle(outcome_of(error) if isinstance(error, Exception) else Stopped(started=True))
         return isinstance(error, Exception)
 
     async def _settle(self, outcome: Outcome) -> None:
-        settlement = settlement_of(outcome, self._claim, self._retry, clock.chance())
+        settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
         await self._services.settler.settle(self._held, settlement)
 
 
 class Tasks:
     """The tasks of a `consume`, one after the other: `async for task in tasks`. Several trio tasks may iterate."""
 
-    def __init__(self, intake: Intake, services: Services, retry: Retry) -> None:
+    def __init__(self, intake: Intake, services: Services, settings: BareSettings) -> None:
         self._intake = intake
         self._services = services
-        self._retry = retry
+        self._settings = settings
 
     def __aiter__(self) -> Self:
         return self
@@ -146,21 +140,21 @@ class Tasks:
             if held.lost:
                 continue
             try:
-                return Task(held, self._services, self._retry)
+                return Task(held, self._services, self._settings)
             except PayloadUndecodable as error:
                 # It would fail so every time: it fails for good, and the loop goes on.
                 outcome = raised("PayloadUndecodable", str(error), final=True)
-                self._services.settler.push(held, settlement_of(outcome, held.claim, self._retry, 0.0))
+                self._services.settler.push(held, settlement_of(outcome, held.claim, self._settings.retry, 0.0))
 
 
 @asynccontextmanager
-async def consuming(services: Services, wants: Wants, retry: Retry) -> AsyncIterator[Tasks]:
+async def consuming(services: Services, wants: Wants, settings: BareSettings) -> AsyncIterator[Tasks]:
     """Claim for the body of the block. On leaving it, what was not settled is released, uncounted."""
     intake = services.intake(wants)
     try:
         await services.watcher.subscribe([intake])
         services.start(intake.run)
-        yield Tasks(intake, services, retry)
+        yield Tasks(intake, services, settings)
     finally:
         services.watcher.unsubscribe([intake])
         with trio.CancelScope(shield=True):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import traceback
 
 import trio
 
 from streamq.core.codec import require_size
 from streamq.core.handling import Handling
-from streamq.core.outcome import Done, Outcome, Raised, Snoozed, raised
-from streamq.core.signals import Snooze
+from streamq.core.outcome import Done, Outcome, Raised, raised
+from streamq.core.telling import outcome_of
 from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable
 from streamq.runtime import clock
 from streamq.runtime.current import RUNNING
@@ -65,7 +64,7 @@ class Runner:
         except BaseException as error:  # the one place: whatever the user's code raises
             if ends_more_than_the_handler(error):
                 raise
-            return signal_of(error) or failure_of(error)
+            return outcome_of(error)
         finally:
             RUNNING.reset(token)
         return _returned(result, handling)
@@ -95,30 +94,3 @@ def ends_more_than_the_handler(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(ends_more_than_the_handler(one) for one in error.exceptions)
     return isinstance(error, trio.Cancelled | KeyboardInterrupt | GeneratorExit)
-
-
-def signal_of(error: BaseException) -> Snoozed | None:
-    """Read what the handler said by raising, also out of a nursery of its own."""
-    if isinstance(error, Snooze):
-        return Snoozed(error.delay_s)
-    if isinstance(error, BaseExceptionGroup):
-        said = [signal_of(one) for one in error.exceptions]
-        asked = [one.delay_s for one in said if one is not None]
-        return Snoozed(max(asked)) if len(asked) == len(said) else None
-    return None
-
-
-def failure_of(error: BaseException) -> Raised:
-    """Read what is kept of an exception: its type, text and traceback, bounded."""
-    kind = type(error)
-    name = (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    return raised(name, _text(error), "".join(traceback.format_exception(error)))
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an error whose own __str__ raises must not take the worker with it
-        return f"<{type(error).__name__} whose text cannot be shown>"
