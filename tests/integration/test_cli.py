@@ -394,9 +394,10 @@ def test_a_worker_works_on_the_queues_named_only(shell: Shell) -> None:
 def test_a_worker_logs_failures_on_one_line_that_cannot_steer_the_terminal(shell: Shell) -> None:
     shell.run("put", "images", '{"path": "bad"}', "--task", "resize", "--max-attempts", "1")
     with shell.running("worker", "shop:app") as process:
-        assert eventually(lambda: shell.statuses() == {"failed": 1})
+        failed = eventually(lambda: shell.statuses() == {"failed": 1})
         process.terminate()
-        _, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=30)
+    assert failed, (shell.document(), out, err)
     (line,) = [line for line in err.splitlines() if "task failed" in line]
     assert line.endswith(r"error=ValueError: \x1b[31mred [bold]news[/bold]\nand a second line")
 

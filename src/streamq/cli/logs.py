@@ -6,6 +6,7 @@ import logging
 import sys
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from streamq.cli.safe import plain, redacted
@@ -32,7 +33,13 @@ def log_to_stderr(level: str) -> None:
         return
     handler: logging.Handler
     if sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False, omit_repeated_times=False)
+        handler = RichHandler(
+            console=Console(stderr=True),
+            show_path=False,
+            markup=False,
+            highlighter=NullHighlighter(),
+            log_time_format="%X",
+        )
         handler.setFormatter(OneLine("%(message)s"))
     else:
         handler = logging.StreamHandler()

@@ -35,7 +35,9 @@ def put(
     priority: Annotated[int | None, Parameter(group=HOW, help="Higher is claimed first; default 0.")] = None,
     max_attempts: Annotated[int | None, Parameter(group=HOW, help="How often it may be tried.")] = None,
     keep: Annotated[float | None, Parameter(group=HOW, help="Seconds to keep it once it has succeeded.")] = None,
-    header: Annotated[tuple[str, ...], Parameter(group=HOW, negative=(), help="NAME=TEXT; may be repeated.")] = (),
+    header: Annotated[
+        tuple[str, ...], Parameter(group=HOW, negative=(), show_default=False, help="NAME=TEXT; may be repeated.")
+    ] = (),
     id: Annotated[str | None, Parameter(group=HOW, help="Its id: putting it twice stores one task.")] = None,
     place: Place = HERE,
 ) -> None:

@@ -23,12 +23,17 @@ def console() -> Console:
     return there
 
 
-def table(*columns: str, right: tuple[str, ...] = (), **options: Any) -> Table:
-    """Return an empty table; columns named in `right` are aligned to the right."""
+def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] = (), **options: Any) -> Table:
+    """Return an empty table; columns in `right` are aligned to the right, those in `folding` give way to the others
+    where the terminal is narrow."""
     made = Table(box=None, pad_edge=False, header_style="bold", **options)
     for column in columns:
-        justify = "right" if column in right else "left"
-        made.add_column(column, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column not in folding,
+            overflow="fold" if column in folding else "ellipsis",
+        )
     return made
 
 

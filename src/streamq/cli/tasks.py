@@ -50,7 +50,8 @@ def _print_lines(found: list[TaskDocument]) -> None:
 
 
 def _print_table(found: list[TaskDocument], now: datetime) -> None:
-    made = table("id", "queue", "task", "status", "tries", "put", "payload", "note", right=("tries", "put"))
+    columns = ("id", "queue", "task", "status", "tries", "age", "payload", "note")
+    made = table(*columns, right=("tries", "age"), folding=("payload", "note"))
     for document in found:
         status = document["status"]
         made.add_row(
@@ -59,7 +60,7 @@ def _print_table(found: list[TaskDocument], now: datetime) -> None:
             cell(document.get("task") or "-"),
             cell(status, STYLES.get(status, "")),
             cell(f"{document.get('attempt', 0)}/{document.get('max_attempts', '?')}"),
-            cell(_ago(document.get("created_at"), now)),
+            cell(_age(document.get("created_at"), now)),
             cell(_payload(document)),
             cell(_note(document, now)),
         )
@@ -88,8 +89,8 @@ def _span(until: datetime | None, now: datetime) -> str:
     return "?" if until is None else _seconds(max((until - now).total_seconds(), 0.0))
 
 
-def _ago(at: datetime | None, now: datetime) -> str:
-    return "?" if at is None else f"{_seconds(max((now - at).total_seconds(), 0.0))} ago"
+def _age(at: datetime | None, now: datetime) -> str:
+    return "?" if at is None else _seconds(max((now - at).total_seconds(), 0.0))
 
 
 def _seconds(seconds: float) -> str:

@@ -22,7 +22,11 @@ def worker(
     *,
     queue: Annotated[
         tuple[str, ...],
-        Parameter(negative=(), help="Work on this queue only: NAME, or NAME=N for N tasks at once. May be repeated."),
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="Work on this queue only: NAME, or NAME=N for N tasks at once. May be repeated.",
+        ),
     ] = (),
     concurrency: Annotated[int, Parameter(help="Tasks that run at once, of each queue.")] = CONCURRENCY,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Parameter(help="What to log.")] = "info",
