@@ -1,0 +1,376 @@
+"""The real store beside the one in memory: hypothesis acts on both and compares every document after every step.
+
+Time. Both stores live in one time, the server's, plus what `time_passes` adds: on the clock in memory as an offset, on
+the real documents by moving their instants back. Every duration is a half-integer number of thousands of seconds and
+time passes by whole thousands, so no instant ever falls near "now", however slow the machine: the two stores, which
+execute a step at slightly different moments, cannot come to different answers for that reason. For the same reason
+two dates are equal when they differ by less than `TOLERANCE_S`: it is far more than a run takes, and five times less
+than the smallest difference that a wrong duration could make.
+
+`seq` differs in value; its order is what counts, and shows in the order of claims.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, get_args
+
+import pytest
+from bson import ObjectId
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from streamq.core.claim import Ask, Claim
+from streamq.core.document import RUNNING, TERMINAL, Status
+from streamq.core.moves import fence, take_back
+from streamq.core.moves import settle as settle_move
+from streamq.core.new_task import NewTask
+from streamq.core.options import Options
+from streamq.core.outcome import Raised
+from streamq.core.settlement import Settlement, SettleMove
+from streamq.core.transitions import TABLE
+from streamq.errors import ClaimUnknown
+from streamq.store import claiming, settling
+from streamq.store.memory import MemoryStore
+from streamq.store.mongo import MongoStore
+
+EXAMPLES, STEPS = 60, 50
+TOLERANCE_S = 100.0
+LONG_S = (500.0, 1_500.0, 2_500.0)
+INSTANTS = ("due_at", "lease_until", "remove_at", "started_at", "finished_at", "created_at")
+
+# Skewed on purpose: a step that finds nothing to do tests nothing.
+queues = st.sampled_from(["a", "a", "a", "b"])
+handlers = st.sampled_from(["t", "t", "u", None])
+only = st.one_of(st.none(), st.none(), st.none(), st.sets(handlers).map(tuple))
+durations = st.sampled_from(LONG_S)
+picks = st.integers(0, 7)  # counted from the newest
+moves = st.sampled_from([move for move in get_args(SettleMove) if move != "succeed"])
+
+
+class Model(RuleBasedStateMachine):
+    """Every rule does the same to both stores and compares what they answer."""
+
+    real: MongoStore  # given by the subclass that a test makes
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = timedelta(0)
+        self.memory = MemoryStore(lambda: self.real.now() + self.offset)
+        self.claims: list[Claim] = []  # all that were ever given, the live and the stale
+        self.statuses: dict[ObjectId, Status] = {}
+        self.answered: set[tuple[ObjectId, bytes]] = set()  # settled or abandoned
+
+    @initialize()
+    def begin(self) -> None:
+        self.real._tasks.quick.delete_many({})
+        for max_attempts in (3, 1, 2, 1):
+            self.put(1, None, "a", task="t", priority=0, max_attempts=max_attempts, keep_s=None, reply_to="m1")
+
+    # --- rules ------------------------------------------------------------------------------------------------
+
+    @rule(
+        queue=queues,
+        task=handlers,
+        priority=st.integers(-1, 1),
+        max_attempts=st.sampled_from([1, 1, 2, 3]),
+        delay_s=st.one_of(st.none(), st.none(), durations),
+        keep_s=st.sampled_from([None, 0.0, 1_500.0]),
+        reply_to=st.sampled_from([None, "m1"]),
+        count=st.integers(1, 3),
+    )
+    def put(self, count: int, delay_s: float | None, queue: str, **more: Any) -> None:
+        options = Options(delay_s=delay_s)
+        new = [NewTask(ObjectId(), queue, payload={"n": n}, options=options, **more) for n in range(count)]
+        assert self.real.put(new) == self.memory.put(new)
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(pick=picks, fresh=st.booleans())
+    def put_again(self, pick: int, fresh: bool) -> None:
+        id = self._one_of(list(self.memory.documents), pick)
+        new = [NewTask(id, "a", "t", {"again": True}, Options(), 3)]
+        if fresh:
+            new += [NewTask(ObjectId(), "a", "t", None, Options(), 3)] * 2
+        assert self.real.put(new) == self.memory.put(new)
+
+    @rule(
+        queue=queues,
+        limit=st.sampled_from([1, 2, 3, 4, 4]),
+        spare=st.sampled_from([0, 0, 1, 2, 4]),
+        only=only,
+        lease_s=durations,
+        durable=st.booleans(),
+    )
+    def claim(self, limit: int, spare: int, queue: str, **more: Any) -> None:
+        ask = Ask(queue, limit, os.urandom(16), worker="w", spare=min(limit, spare), **more)
+        self._claim(ask)
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(queue=queues, chosen=st.lists(picks, min_size=1, max_size=3), lease_s=durations, durable=st.booleans())
+    def claim_ids(self, queue: str, chosen: list[int], lease_s: float, durable: bool) -> None:
+        ids = tuple({self._one_of(list(self.memory.documents), pick) for pick in chosen})
+        ask = Ask(queue, len(ids), os.urandom(16), lease_s, "w", ids=ids, durable=durable)
+        self._claim(ask)
+
+    def _claim(self, ask: Ask) -> None:
+        real, memory = self.real.claim(ask), self.memory.claim(ask)
+        assert real.more == memory.more
+        assert [self._plain(claim) for claim in real.claims] == [self._plain(claim) for claim in memory.claims]
+        self.claims += real.claims
+
+    @staticmethod
+    def _plain(claim: Claim) -> dict[str, Any]:
+        return {name: getattr(claim, name) for name in claim.__struct_fields__ if name != "created_at"}
+
+    @precondition(lambda self: self.claims)
+    @rule(chosen=st.lists(picks, min_size=1, max_size=4))
+    def extend(self, chosen: list[int]) -> None:
+        """Live and stale claims in one batch, as after a freeze."""
+        claims = self._some_claims(chosen)
+        assert self.real.extend(claims) == self.memory.extend(claims)
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=picks, result=st.sampled_from([None, "$payload", {"n": 1}]), keep_s=st.sampled_from([0.0, 2_500.0]))
+    def succeed(self, pick: int, result: Any, keep_s: float) -> None:
+        claim = self._one_of(self.claims, pick)
+        self._settle([self._settlement(claim, "succeed", result=result, keep_s=keep_s)])
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=picks, move=moves)
+    def settle(self, pick: int, move: SettleMove) -> None:
+        self._settle([self._settlement(self._one_of(self.claims, pick), move)])
+
+    @precondition(lambda self: self.claims)
+    @rule(chosen=st.lists(picks, min_size=2, max_size=5), kinds=st.lists(moves, min_size=5, max_size=5))
+    def settle_many(self, chosen: list[int], kinds: list[SettleMove]) -> None:
+        """Live and stale claims in one batch, and claims of one task under several claim ids.
+
+        Not a claim that was settled before beside another of its task: the second answer to the first is "settled" as
+        long as nobody has settled since, so it would depend on the order within the batch, which is free.
+        """
+        claims = self._some_claims(chosen)
+        ids = [claim.id for claim in claims]
+        claims = [one for one in claims if ids.count(one.id) == 1 or (one.id, one.claim_id) not in self.answered]
+        self._settle([self._settlement(claim, move) for claim, move in zip(claims, kinds, strict=False)])
+
+    def _settlement(self, claim: Claim, move: SettleMove, **more: Any) -> Settlement:
+        if move in ("retry", "retry_later", "fail"):
+            more["error"] = Raised(type="E", message="$attempt", traceback="")
+        if move in ("retry_later", "snooze"):
+            more["delay_s"] = 1_500.0
+        if move == "fail":
+            more["keep_s"] = 2_500.0
+        return Settlement(claim.id, claim.queue, claim.claim_id, move, **more)
+
+    def _settle(self, settlements: list[Settlement]) -> None:
+        held = [self._is_held(one.id, one.claim_id) for one in settlements]
+        before = {one.id: self._real(one.id) for one in settlements}
+        verdicts = self.real.settle(settlements)
+        assert verdicts == self.memory.settle(settlements)
+        self.answered |= {(one.id, one.claim_id) for one in settlements}
+        touched = {one.id for one, was_held in zip(settlements, held, strict=True) if was_held}
+        for one, verdict, was_held in zip(settlements, verdicts, held, strict=True):
+            assert not was_held or verdict == "settled"
+            if one.id not in touched:
+                assert self._real(one.id) == before[one.id], "a stale claim has changed its task"
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=picks, every=st.booleans())
+    def abandon(self, pick: int, every: bool) -> None:
+        claim = self._one_of(self.claims, pick)
+        ids = tuple(self.memory.documents) if every else (claim.id,)
+        if ids:
+            unknown = ClaimUnknown(claim.queue, claim.claim_id, ids, 0.0, "model")
+            assert self.real.abandon(unknown) == self.memory.abandon(unknown)
+            self.answered |= {(id, claim.claim_id) for id in ids}
+
+    @rule()
+    def tick(self) -> None:
+        real, memory = self.real.tick(), self.memory.tick()
+        assert sorted(real.released) == sorted(memory.released)
+        assert real.failed == memory.failed
+        assert (real.next_s is None) == (memory.next_s is None)
+        if real.next_s is not None and memory.next_s is not None:
+            assert abs(real.next_s - memory.next_s) < TOLERANCE_S
+
+    @rule(thousands=st.integers(1, 3))
+    def time_passes(self, thousands: int) -> None:
+        self.offset += timedelta(seconds=1_000 * thousands)
+        moved = {
+            name: {"$cond": [{"$eq": [{"$type": f"${name}"}, "date"]}, {"$subtract": [f"${name}", ms]}, "$$REMOVE"]}
+            for name in INSTANTS
+            for ms in [1_000_000 * thousands]
+        }
+        self.real._tasks.durable.update_many({}, [{"$set": moved}])
+
+    @precondition(lambda self: self.claims)
+    @rule(queue=queues)
+    def others_take_over(self, queue: str) -> None:
+        """All holders freeze past their leases; others claim what they held."""
+        self.time_passes(3)
+        self.tick()
+        self.the_documents_are_the_same()
+        self._claim(Ask(queue, 4, os.urandom(16), 1_500.0, "other"))
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(pick=picks, member=st.sampled_from(["m1", "m2"]))
+    def wait_for(self, pick: int, member: str) -> None:
+        id = self._one_of(list(self.memory.documents), pick)
+        real, memory = self.real.wait_for(id, member), self.memory.wait_for(id, member)
+        assert real is not None
+        assert memory is not None
+        assert real["reply_to"] == memory["reply_to"] if "reply_to" in memory else "reply_to" not in real
+
+    @staticmethod
+    def _one_of(items: list[Any], pick: int) -> Any:
+        return items[-1 - pick % len(items)]
+
+    def _some_claims(self, chosen: list[int]) -> list[Claim]:
+        """Without repetition: nobody settles one claim twice in a batch."""
+        claims = {(claim.id, claim.claim_id): claim for claim in (self._one_of(self.claims, pick) for pick in chosen)}
+        return list(claims.values())
+
+    # --- comparing --------------------------------------------------------------------------------------------
+
+    def _real(self, id: ObjectId) -> dict[str, Any] | None:
+        return self.real._tasks.quick.find_one({"_id": id})
+
+    def _is_held(self, id: ObjectId, claim_id: bytes) -> bool:
+        document = self._real(id)
+        return document is not None and document["status"] == RUNNING and document["claim_id"] == claim_id
+
+    @invariant()
+    def the_documents_are_the_same(self) -> None:
+        real = {document["_id"]: document for document in self.real._tasks.quick.find()}
+        assert real.keys() == self.memory.documents.keys()
+        for id, document in real.items():
+            self._compare(document, dict(self.memory.documents[id]))
+        by_seq = sorted(real.values(), key=lambda one: one["seq"])
+        in_memory = sorted(self.memory.documents.values(), key=lambda one: one["seq"])
+        assert [one["_id"] for one in by_seq] == [one["_id"] for one in in_memory]
+        self._check(real)
+
+    def _compare(self, real: dict[str, Any], memory: dict[str, Any]) -> None:
+        assert real.keys() == memory.keys()
+        for name, value in real.items():
+            if name == "errors":
+                self._compare_errors(value, memory[name])
+            elif isinstance(value, datetime):
+                self._compare_instants(name, value, memory[name])
+            elif name != "seq":
+                assert value == memory[name], name
+
+    def _compare_errors(self, real: list[dict[str, Any]], memory: list[dict[str, Any]]) -> None:
+        # Their own instants are not moved when time passes, so they are compared without.
+        assert [{**one, "at": None} for one in real] == [{**one, "at": None} for one in memory]
+
+    def _compare_instants(self, name: str, real: datetime, memory: datetime) -> None:
+        difference_s = ((real + self.offset) - memory).total_seconds()
+        assert abs(difference_s) < TOLERANCE_S, f"{name} differs by {difference_s:g} s"
+
+    # --- what holds always ------------------------------------------------------------------------------------
+
+    def _check(self, real: dict[ObjectId, dict[str, Any]]) -> None:
+        for id, document in real.items():
+            status: Status = document["status"]
+            assert (status == RUNNING) == ("claim_id" in document) == ("lease_until" in document)
+            assert 0 <= document["attempt"] <= document["max_attempts"] or self._was_retried_past_its_last(document)
+            before = self.statuses.get(id, status)
+            if before in TERMINAL:
+                assert status == before, "an ended task has moved"
+            assert status == before or status in TABLE[before].values(), f"{before} to {status}"
+            held = [claim for claim in self.claims if claim.id == id and claim.claim_id == document.get("claim_id")]
+            assert len(held) == (status == RUNNING), "one live claim a running task, none else"
+        self.statuses = {id: document["status"] for id, document in real.items()}
+
+    @staticmethod
+    def _was_retried_past_its_last(document: dict[str, Any]) -> bool:
+        """A holder may retry whatever the attempt (the runtime asks `settlement_of` first, the stores do not)."""
+        return bool(document.get("errors")) and document["attempt"] > document["max_attempts"]
+
+
+def run(real: MongoStore, *, examples: int, phases: tuple[Phase, ...]) -> None:
+    machine = type("Machine", (Model,), {"real": real})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=phases,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.fixture
+def real(uri: str, database: str) -> Iterator[MongoStore]:
+    store = MongoStore.connect(uri, database)
+    store.prepare()
+    yield store
+    store.close()
+
+
+def test_the_real_store_does_what_the_one_in_memory_does(real: MongoStore) -> None:
+    """Set STREAMQ_MODEL_EXAMPLES for a longer run; a failure is shrunk, which takes minutes."""
+    run(real, examples=int(os.environ.get("STREAMQ_MODEL_EXAMPLES", EXAMPLES)), phases=(Phase.generate, Phase.shrink))
+
+
+# --- the model can fail -------------------------------------------------------------------------------------------
+
+
+def fence_without_claim(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:
+    found = real_fence(queue, claim_id, ids)
+    del found["claim_id"]
+    return found
+
+
+def counted_release(settlement: Settlement) -> list[dict[str, Any]]:
+    fields, unset = real_update(settlement)
+    return [{"$set": {name: value for name, value in fields["$set"].items() if name != "attempt"}}, unset]
+
+
+def claim_left_at_take_back(*, last: bool) -> list[dict[str, Any]]:
+    return real_take_back(last=last)[:1]
+
+
+def waits_for_single_attempts(found: list[dict[str, Any]], ask: Ask) -> list[dict[str, Any]]:
+    return found
+
+
+def later_is_now(delay_s: float) -> dict[str, Any]:
+    return {"$add": ["$$NOW", 0]}
+
+
+real_fence = fence.fence
+real_update = settle_move.update
+real_take_back = take_back.update
+
+PLANTED: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
+    "fence without claim": [(claiming, "fence", fence_without_claim), (settling, "fence", fence_without_claim)],
+    "release is counted": [(settle_move, "update", counted_release)],
+    "claim left at take-back": [(take_back, "update", claim_left_at_take_back)],
+    "single attempts wait": [(claiming, "_startable", waits_for_single_attempts)],
+    "snooze without delay": [(settle_move, "after_ms", later_is_now)],
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_model_sees_a_planted_bug(real: MongoStore, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for module, attribute, broken in PLANTED[name]:
+        monkeypatch.setattr(module, attribute, broken)
+    with pytest.raises(AssertionError):
+        run(real, examples=EXAMPLES, phases=(Phase.generate,))
