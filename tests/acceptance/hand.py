@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from streamq import LeaseLost, StreamQ, current_task
+from streamq import LeaseLost, StreamQ, Tasks, current_task
 
 MODE, URI, DATABASE, LOG = sys.argv[1:5]
 
@@ -58,19 +58,23 @@ async def stuck_at_first(lease_s: float) -> None:
 
 
 async def consume() -> None:
-    """Two consumers that take what they can get."""
+    """Two consumers that take what they can get, with four hands each."""
     app = StreamQ(URI, database=DATABASE, safety_scan_s=None)
 
-    async def loop(prefetch: int, *, task_status: trio.TaskStatus[None]) -> None:
-        async with app.queue("race").consume(prefetch=prefetch) as tasks:
+    async def run(tasks: Tasks) -> None:
+        async for task in tasks:
+            async with task:
+                note("ran", task.payload)
+
+    async def consumer(prefetch: int, *, task_status: trio.TaskStatus[None]) -> None:
+        async with app.queue("race").consume(prefetch=prefetch) as tasks, trio.open_nursery() as hands:
             task_status.started()
-            async for task in tasks:
-                async with task:
-                    note("ran", task.payload)
+            for _ in range(4):
+                hands.start_soon(run, tasks)
 
     async with app, trio.open_nursery() as nursery:
         for prefetch in (4, 32):
-            await nursery.start(loop, prefetch)
+            await nursery.start(consumer, prefetch)
         ready()
 
 

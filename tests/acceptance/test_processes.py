@@ -86,7 +86,7 @@ def until(condition: Callable[[], Any], within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def lines(log: Path) -> list[list[str]]:
@@ -150,7 +150,8 @@ def test_eight_consumers_in_four_processes_run_each_task_once(hire: Hire, app: S
         hand.wait_ready()
     for start in range(1_000, 5_000, 500):
         queue.put_many(range(start, start + 500))
-    until(lambda: counts(app, "race") == {"succeeded": 5_000}, 60)
+    until(lambda: len(lines(tmp_path / "log")) >= 5_000, 60)
+    until(lambda: counts(app, "race") == {"succeeded": 5_000}, 10)
     for hand in hands:
         hand.send(signal.SIGTERM)
     for hand in hands:

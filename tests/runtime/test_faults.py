@@ -76,7 +76,10 @@ class Script:
     def __init__(self, store: FaultyStore) -> None:
         self.store = store
         self.runs: Counter[str] = Counter()
-        self.app = StreamQ.on(store, InlineBridge(), lease_s=30, retry=Retry(max_attempts=20, first_s=1, cap_s=1))
+        # Without the safety scan, which would hide what was forgotten.
+        self.app = StreamQ.on(
+            store, InlineBridge(), lease_s=30, safety_scan_s=None, retry=Retry(max_attempts=20, first_s=1, cap_s=1)
+        )
         self._declare()
 
     def _declare(self) -> None:
