@@ -105,8 +105,23 @@ def test_every_task_that_has_not_ended_can_end() -> None:
         assert reached & set(TERMINAL), start
 
 
-def test_only_a_running_task_can_succeed() -> None:
-    assert [status for status, row in TABLE.items() if "succeed" in row] == [RUNNING]
+def test_each_move_starts_from_the_statuses_it_is_meant_for() -> None:
+    """Said a second time on purpose: a row that gains a move by mistake must be noticed."""
+    starts = {move: {status for status, row in TABLE.items() if move in row} for row in TABLE.values() for move in row}
+    waiting = {"blocked", "delayed", "ready"}
+    assert starts == {
+        "unblock": {"blocked"},
+        "unblock_later": {"blocked"},
+        "release_due": {"delayed"},
+        "claim": {"ready"},
+        "delay": {"ready"},
+        **{move: {"running"} for move in ("extend", "take_back", "take_back_last", *get_args(SettleMove))},
+        "fail": {"blocked", "running"},
+        "expire": waiting,
+        "cancel": waiting | {"running"},
+        "requeue": set(TERMINAL),
+        "requeue_later": set(TERMINAL),
+    }
 
 
 def test_tasks_are_born_in_statuses_that_are_not_terminal() -> None:
