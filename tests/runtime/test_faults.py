@@ -14,6 +14,7 @@ from bson import ObjectId
 from streamq import ClaimError, OutcomeUnknown, PutUnknown, Retry, Snooze, StoreError, StreamQ, TaskGone
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask
+from streamq.core.wake import Wake
 from streamq.errors import ClaimUnknown, FeedEnded, StoreUnavailable
 from streamq.store.memory import MemoryFeed, MemoryStore
 from streamq.testing import trio_time
@@ -289,6 +290,47 @@ async def test_stream_that_keeps_ending_is_opened_again_and_loses_no_put() -> No
     assert store.opened >= 5
     assert here.journal.counts["stream reopened"] >= 5
     assert not store._feeds
+
+
+class StoreOfGaps(StoreOfEndingFeeds):
+    """Between two streams there is a while in which none can be opened."""
+
+    refusals = 0
+
+    def feed(self, interest: Any, await_s: float | None = None) -> MemoryFeed:
+        if self.refusals > 0:
+            self.refusals -= 1
+            raise StoreUnavailable("no primary")
+        self.refusals = 5
+        return super().feed(interest, await_s)
+
+    def disturb(self) -> None:
+        """Let the open stream be read until it ends."""
+        for feed in self._feeds:
+            feed.tell(Wake("delayed", due_in_s=10**6))
+
+
+async def test_put_while_no_stream_is_open_is_found_when_one_is() -> None:
+    """Nothing tells of it: only the look that follows every opening finds it."""
+    store = StoreOfGaps(trio_time)
+    here = StreamQ.on(store, InlineBridge(), safety_scan_s=None, lease_s=86_400)
+
+    @here.task
+    async def note(number: int) -> int:
+        return number
+
+    async with here, trio.open_nursery() as nursery:
+        await nursery.start(here.work)
+        for number in range(5):
+            with trio.fail_after(600):
+                while store._feeds:
+                    store.disturb()
+                    await trio.sleep(1)
+            new = note.new(number)
+            store.put([new])
+            await trio.sleep(60)
+            assert store.documents[new.id]["status"] == "succeeded"
+        nursery.cancel_scope.cancel()
 
 
 async def test_task_of_unknown_outcome_that_is_gone_is_told_so() -> None:
