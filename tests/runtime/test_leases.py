@@ -287,6 +287,7 @@ async def test_short_lease_of_a_process_that_came_later_is_taken_back_in_time() 
         return trio.current_time()
 
     async with working(app):
+        await (await note.put()).result()  # or waiting for a result would open the stream anew, and look
         await trio.sleep(1_051)  # just after its own beat, the next of which would tell it too
         memory(app).beat(Member("late", "host", 1, ("default",), 1, 5.0))
         new = note.new()
