@@ -28,7 +28,7 @@ from streamq.core.codec import MAX_DEPTH, from_stored, require_size, size_bytes,
 from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable
 
 OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
-quick = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def trip(value: Any, options: CodecOptions[dict[str, Any]] = OPTIONS) -> Any:
@@ -114,7 +114,7 @@ values = st.recursive(
 )
 
 
-@settings(quick, max_examples=30)
+@settings(quick, max_examples=15)
 @given(values)
 @example({"~int": "0x1"})
 @example({"~~int": "0x1"})

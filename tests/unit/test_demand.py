@@ -26,7 +26,7 @@ demands = st.builds(
     hints=st.integers(0, 25).map(lambda n: IDS[:n]) | st.integers(0, 1_000).map(lambda n: IDS[:n]),
     durable=st.booleans(),
 )
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=20, deadline=None)
 
 
 @few

@@ -147,7 +147,7 @@ anything = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(DOORS), anything)
 def test_anything_at_all_is_taken_or_refused_as_an_option(door: Callable[[Any], object], value: Any) -> None:
     try:
