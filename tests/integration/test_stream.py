@@ -135,6 +135,8 @@ async def test_three_hundred_starts_miss_no_put_around_them(make_app: MakeApp) -
 
     async with here, elsewhere:
         for number in range(300):
+            if len(missed) > 2:
+                break
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(start, f"q{number}", chance.uniform(0, 0.025))
                 nursery.start_soon(put, f"q{number}", chance.uniform(0, 0.050))
