@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -36,19 +36,21 @@ def echoing(app: StreamQ) -> Echo:
 
 
 @contextmanager
-def fail_point(mongo: Mongo, name: str, **data: Any) -> Iterator[None]:
-    """Hold a fail point of the server for the body of the block."""
+def fail_point(mongo: Mongo, name: str, **data: Any) -> Iterator[Callable[[int], None]]:
+    """Hold a fail point of the server for the body of the block; yield what waits until it was come to so often.
+
+    The server counts from its own start, hence the count before.
+    """
     mode = data.pop("mode", "alwaysOn")
-    mongo.admin.command("configureFailPoint", name, mode=mode, data=data)
+    before = mongo.admin.command("configureFailPoint", name, mode=mode, data=data)["count"]
+
+    def wait(times: int) -> None:
+        mongo.admin.command("waitForFailPoint", name, timesEntered=before + times, maxTimeMS=10_000)
+
     try:
-        yield
+        yield wait
     finally:
         mongo.admin.command("configureFailPoint", name, mode="off")
-
-
-def wait_for_fail_point(mongo: Mongo, name: str, times: int = 1) -> None:
-    """Return once the server has come to the fail point."""
-    mongo.admin.command("waitForFailPoint", name, timesEntered=times, maxTimeMS=10_000)
 
 
 # --- around the start ------------------------------------------------------------------------------------------
@@ -89,9 +91,9 @@ async def test_put_in_an_oplog_hole_while_a_worker_starts_is_run_thanks_to_the_b
             monkeypatch.setattr(here.store, "beat", no_barrier)
         # Only inserts of tasks are held: a member's row has a string for its id. (The fail point compares ids as
         # strings, and an ObjectId is the empty one to it.)
-        with fail_point(mongo, "hangAfterCollectionInserts", collectionNS=f"{database}.tasks", first_id=""):
+        with fail_point(mongo, "hangAfterCollectionInserts", collectionNS=f"{database}.tasks", first_id="") as wait:
             nursery.start_soon(elsewhere.put_many, [hole])
-            await trio.to_thread.run_sync(wait_for_fail_point, mongo, "hangAfterCollectionInserts")
+            await trio.to_thread.run_sync(wait, 1)
             mongo[database].get_collection("other", write_concern=WriteConcern(w=1)).insert_one({"later": "committed"})
             nursery.start_soon(work, here)
             await opened.wait()
@@ -101,6 +103,9 @@ async def test_put_in_an_oplog_hole_while_a_worker_starts_is_run_thanks_to_the_b
                 assert not started.is_set(), "the barrier waits for the hole to close"
             else:
                 await started.wait()
+                with trio.fail_after(SOON_S):  # the scan must be over before the hole closes, or it would see it
+                    while not here.journal.counts["claim calls"]:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
         with trio.fail_after(SOON_S):
             await started.wait()
         await elsewhere.put_many([after])
@@ -223,10 +228,12 @@ async def test_put_after_an_error_of_the_stream_is_run_soon(
     how = {"closeConnection": True} if code == "closeConnection" else {"errorCode": code}
     async with here, elsewhere, trio.open_nursery() as nursery:
         await nursery.start(here.work)
-        with fail_point(mongo, "failCommand", mode={"times": 1}, failCommands=["getMore"], appName="disturbed", **how):
+        with fail_point(
+            mongo, "failCommand", mode={"times": 1}, failCommands=["getMore"], appName="disturbed", **how
+        ) as wait:
             (first,) = await elsewhere.put_many([echo.new("first")])
             await _succeeded(elsewhere, first.id)
-            await trio.to_thread.run_sync(wait_for_fail_point, mongo, "failCommand")
+            await trio.to_thread.run_sync(wait, 1)
             (second,) = await elsewhere.put_many([echo.new("second")])
             await _succeeded(elsewhere, second.id)
         nursery.cancel_scope.cancel()
@@ -246,9 +253,9 @@ async def test_stream_that_cannot_be_opened_for_a_while_is_opened_in_the_end(
             failCommands=["getMore", "aggregate"],
             appName="disturbed",
             errorCode=11_601,
-        ):
+        ) as wait:
             (first,) = await elsewhere.put_many([echo.new("first")])
-            await trio.to_thread.run_sync(wait_for_fail_point, mongo, "failCommand", 4)
+            await trio.to_thread.run_sync(wait, 4)
             (second,) = await elsewhere.put_many([echo.new("second")])
             await _succeeded(elsewhere, first.id)
             await _succeeded(elsewhere, second.id)
