@@ -7,6 +7,7 @@ gets stuck nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -27,7 +28,7 @@ from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
 from streamq.core.settlement import settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.wakes import Interest
-from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable
+from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable, StoreError
 from streamq.queue import Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
@@ -151,7 +152,8 @@ class BlockingQueue:
         finally:
             if feed is not None:
                 feed.close()
-            store.leave(me)
+            with contextlib.suppress(StoreError):  # it has beaten once; without a good-bye it is forgotten by itself
+                store.leave(me)
         return task
 
 

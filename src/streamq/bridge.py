@@ -66,7 +66,9 @@ class ThreadBridge:
         async def run() -> None:
             nonlocal ended, caught
             try:
-                await trio.to_thread.run_sync(pump.run, limiter=self._feeds)
+                # Shielded, so that it begins in any case: the pump is what closes the feed.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(pump.run, limiter=self._feeds)
             except StoreError as error:
                 caught = error
             ended = True
@@ -112,7 +114,9 @@ class _Pump:
                     continue
                 if wake.kind == "bell":
                     return
-                self._inbox.append(self._swift(wake) or wake)
+                # Behind a wake that is still to be told nothing is claimed ahead of it: it came first.
+                early = None if self._inbox else self._swift(wake)
+                self._inbox.append(early or wake)
                 if not self._poked:
                     self._poked = True
                     self._token.run_sync_soon(self._drain)

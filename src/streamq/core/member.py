@@ -74,8 +74,8 @@ def beat_update(member: Member) -> list[dict[str, Any]]:
 
 
 def roster_of(rows: Iterable[Mapping[str, Any]], me: Member, now: datetime) -> Roster:
-    """Work out this member's rank and the shortest lease among the live workers; `now` is the server's."""
-    alive = [row for row in rows if row.get("queues") and (now - row["beat_at"]).total_seconds() < ALIVE_S]
-    ids = sorted(row["_id"] for row in alive)
+    """Work out this member's rank and the shortest lease of any live member; `now` is the server's."""
+    alive = [row for row in rows if "beat_at" in row and (now - row["beat_at"]).total_seconds() < ALIVE_S]
+    ids = sorted(row["_id"] for row in alive if row.get("queues"))
     rank = ids.index(me.row_id) if me.row_id in ids else len(ids)
     return Roster(rank=rank, lease_s=min([me.lease_s, *(row["lease_s"] for row in alive)]))

@@ -22,11 +22,12 @@ class Held:
     server may have given the task to somebody else. `lost` is set once, by whoever finds out.
     """
 
-    __slots__ = ("claim", "ending", "lost", "owner", "scope", "settled", "started", "trusted_until")
+    __slots__ = ("claim", "ending", "lost", "owner", "scope", "settled", "since", "started", "trusted_until")
 
     def __init__(self, claim: Claim, sent_at: float, owner: object) -> None:
         self.claim = claim
         self.owner = owner  # who claimed it, and gives it back when stopped
+        self.since = sent_at
         self.lost = False
         self.ending = False  # its settlement is on the way
         self.started = False
@@ -87,6 +88,10 @@ class Holdings:
         self.drop(held)
         if held.scope is not None:
             held.scope.cancel()
+
+    def has(self, id: ObjectId) -> bool:
+        """Say whether task `id` is held."""
+        return id in self._held
 
     def of(self, owner: object) -> list[Held]:
         """Return what `owner` holds."""

@@ -11,7 +11,7 @@ makes another one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -25,15 +25,15 @@ from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.held import Held, Holdings
+from streamq.runtime.hints import Hints
 from streamq.runtime.journal import Journal
 from streamq.runtime.offer import Offer
+from streamq.runtime.sole import sole_error
 from streamq.store.contract import Claimed, Store
 
-MOST_HINTS: Final = 1_000
-"""Ids remembered from wakes; past it the intake is simply behind, and a claim from the head finds them."""
-
-MOST_SEEN: Final = 4_000
-"""Ids remembered as heard of. Forgetting one too early costs a claim that finds nothing."""
+HOARD_S: Final = 1.0
+"""A task that was claimed ahead and is not taken for this long goes back. Its claim was sized for takers that take it
+within a few claims, so they have become slow."""
 
 TAKES_A_TURN: Final = 16
 """Handlers that never wait would keep everything else from its turn (the next claim above all, which is to overlap
@@ -61,7 +61,7 @@ class Early(msgspec.Struct, frozen=True):
     intake: Intake
     id: ObjectId
     claimed: Claimed | None
-    error: StreamQError | None
+    error: Exception | None
     sent_at: float
 
 
@@ -76,9 +76,12 @@ class Intake:
         holdings: Holdings,
         journal: Journal,
         unknown: Callable[[ClaimUnknown], None],
+        release: Callable[[Held], None],
     ) -> None:
         self.wants = wants
         self._unknown = unknown
+        self._release = release
+        self._hoard = trio.lowlevel.ParkingLot()
         self.last_scan_at = -float("inf")
         self._store = store
         self._bridge = bridge
@@ -92,20 +95,19 @@ class Intake:
         self._claimer = trio.lowlevel.ParkingLot()
         self._behind = True
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
-        self._hints: dict[ObjectId, Wake] = {}
-        self._seen: set[ObjectId] = set()
-        self._seen_before: set[ObjectId] = set()
+        self._hints = Hints(holdings.has)
         self._taken = 0
         self._pace = Pace()
         self._scope = trio.CancelScope()
         self._started = False
         self._stopped = trio.Event()
-        self._refused: AccessRefused | None = None
+        self._refused: StreamQError | None = None
+        self._broken: Exception | None = None
 
     # --- for the takers ---------------------------------------------------------------------------------------
 
     async def take(self) -> Held:
-        """Wait for a claimed task. Raises `AccessRefused`. Cancellation: safe, nothing is taken."""
+        """Wait for a claimed task. Raises what there will be no more for. Cancellation: safe, nothing is taken."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._waiting += 1
         self._look()
@@ -116,12 +118,17 @@ class Intake:
                 await self._takers.park()
         finally:
             self._waiting -= 1
+            self._look()
         held = self._ready.popleft()
         self._taken += 1
-        self._look()
         if self._taken % TAKES_A_TURN == 0:
             await trio.lowlevel.cancel_shielded_checkpoint()
         return held
+
+    def refuse(self, error: StreamQError) -> None:
+        """Tell the takers that there will be no more."""
+        self._refused = error
+        self._takers.unpark_all()
 
     def _look(self) -> None:
         if self._claimer:
@@ -133,6 +140,7 @@ class Intake:
         """Look at the queue itself at the next chance: something may be ready that no wake will tell."""
         self._behind = True
         self._only_startable = False
+        self._offer.withdraw()
         self._look()
 
     def hint(self, wake: Wake) -> None:
@@ -141,31 +149,14 @@ class Intake:
             return
         if self._behind:
             return  # the next claim from the head finds it
-        if wake.id is None or not wake.is_new or len(self._hints) >= MOST_HINTS:
-            # Of a task that was there before it is not known how it must be claimed: the claim from the head knows.
+        self._offer.withdraw()  # what comes after it must not be claimed ahead of it
+        if self._hints.hear(wake):
+            self._look()
+        else:
             self.scan()
-            return
-        if self._see(wake.id):
-            return
-        self._hints[wake.id] = wake
-        self._look()
 
     def _knows(self, wake: Wake) -> bool:
         return not wake.is_new or self.wants.only is None or wake.task in self.wants.only
-
-    def _see(self, id: ObjectId) -> bool:
-        """Say whether a new task was heard of (or claimed) before: a put of this process is told twice, by the put
-        and by the stream. Tasks that become ready again are not new: they come as a scan."""
-        if id in self._seen or id in self._seen_before:
-            return True
-        self._remember((id,))
-        return False
-
-    def _remember(self, ids: Iterable[ObjectId]) -> None:
-        # Two generations: forgetting the older at once costs nothing an id.
-        self._seen.update(ids)
-        if len(self._seen) > MOST_SEEN:
-            self._seen_before, self._seen = self._seen, set()
 
     # --- in the feed's thread ---------------------------------------------------------------------------------
 
@@ -174,7 +165,7 @@ class Intake:
         if (
             wake.id is None
             or not wake.is_new
-            or wake.id in self._seen
+            or self._hints.was_heard(wake.id)
             or not self._knows(wake)
             or not self._offer.take()
         ):
@@ -183,7 +174,7 @@ class Intake:
         ask = self._ask(demand.ClaimIds((wake.id,), wake.durable))
         try:
             return Early(self, wake.id, self._store.claim(ask), None, sent_at)
-        except StreamQError as error:
+        except Exception as error:  # noqa: BLE001 - the slot must come back whatever happens; the claimer raises it
             return Early(self, wake.id, None, error, sent_at)
 
     def take_early(self, early: Early) -> None:
@@ -192,11 +183,13 @@ class Intake:
         self._early_back.unpark_all()
         sent_at = clock.now() - (clock.thread_now() - early.sent_at)
         if early.claimed is not None:
-            self._remember((early.id,))
+            self._hints.remember((early.id,))
             self._take_in(early.claimed, sent_at)
         elif isinstance(early.error, StoreError):
             self._note(early.error)
             self.scan()
+        else:
+            self._broken = early.error
         self._look()
 
     # --- the claimer ------------------------------------------------------------------------------------------
@@ -205,8 +198,11 @@ class Intake:
         """Claim until `stop`, or until the server refuses for good: then the takers are told. Cancellation: a claim in
         flight is waited for; what it obtained is held and can be given back."""
         try:
-            with self._scope:
-                await self._claim_on()
+            with self._scope, sole_error():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._let_go)
+                    await self._claim_on()
+                    nursery.cancel_scope.cancel()
         finally:
             self._offer.withdraw()
             self._stopped.set()
@@ -223,6 +219,8 @@ class Intake:
         self._started = True
         pause_s = PAUSE_S[0]
         while True:
+            if self._broken is not None:
+                raise self._broken
             action = demand.next_action(self._demand())
             if isinstance(action, demand.Sleep):
                 self._offer.give(0 if self._behind else self._free())
@@ -233,8 +231,7 @@ class Intake:
                 await self._claim(action)
                 pause_s = PAUSE_S[0]
             except AccessRefused as error:
-                self._refused = error
-                self._takers.unpark_all()
+                self.refuse(error)
                 return
             except StoreError as error:
                 self._note(error)
@@ -254,25 +251,24 @@ class Intake:
             spare = demand.wanted_spare(self._pace.taken_per_s, self._pace.claim_s, cap=self.wants.most_spare)
         if self._only_startable and free <= 0:
             spare = 0
-        durable = any(wake.durable for wake in self._hints.values())
-        return demand.Demand(free, spare, self._behind, tuple(self._hints), durable)
+        return demand.Demand(free, spare, self._behind, self._hints.ids, self._hints.durable)
 
     async def _claim(self, action: demand.ClaimIds | demand.ClaimHead) -> None:
         ask = self._ask(action)
-        hints = self._hints
-        self._hints = {}
+        self._hints.take()
         self._behind = False
         sent_at = clock.now()
         if isinstance(action, demand.ClaimHead):
             self.last_scan_at = sent_at
-        claimed = await self._bridge.call(self._store.claim, ask)
+        try:
+            claimed = await self._bridge.call(self._store.claim, ask)
+        finally:
+            self._hints.asked()
         self._pace.note(clock.now(), clock.now() - sent_at, self._taken)
         self._take_in(claimed, sent_at)
         self._behind = self._behind or claimed.more
         if isinstance(action, demand.ClaimHead) and not claimed.more:
-            # Tasks that were named before this look were seen by it; those that may not wait here were left out.
-            for id in hints:
-                self._hints.pop(id, None)
+            # It has seen whatever was named before it; tasks that may not wait here were left out.
             self._only_startable = ask.slots <= 0
             self._behind = self._behind or self._only_startable
 
@@ -294,17 +290,31 @@ class Intake:
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:
-        self._remember([claim.id for claim in claimed.claims])
+        self._hints.remember([claim.id for claim in claimed.claims])
         for claim in claimed.claims:
             held = Held(claim, sent_at, self)
-            if self._hints:
-                self._hints.pop(claim.id, None)
             self._holdings.add(held)
-            self._ready.append(held)
+            if claim.max_attempts == 1 and self._waiting <= len(self._ready):
+                self._release(held)  # its taker has left meanwhile, and it must not wait here
+            else:
+                self._ready.append(held)
         self._journal.add("claimed", len(claimed.claims))
         self._journal.add("claim calls", 1)
         if claimed.claims:
             self._takers.unpark(count=len(claimed.claims))
+            self._hoard.unpark_all()
+
+    async def _let_go(self) -> None:
+        """Give back what was claimed ahead when its takers turn out slow: others may be idle."""
+        while True:
+            if not self._ready or self.wants.spare is not None:
+                await self._hoard.park()
+                continue
+            await trio.sleep_until(self._ready[0].since + HOARD_S)
+            before = clock.now() - HOARD_S
+            while self._ready and self._ready[0].since <= before:
+                self._release(self._ready.popleft())
+                self._pace.slow()
 
     def _note(self, error: StoreError) -> None:
         if isinstance(error, ClaimUnknown):
@@ -322,6 +332,10 @@ class Pace:
         self.claim_s = 0.0
         self._at = 0.0
         self._taken = 0
+
+    def slow(self) -> None:
+        """Takers turned out slow: claim nothing ahead until they show otherwise."""
+        self.taken_per_s = 0.0
 
     def note(self, now: float, claim_s: float, taken: int) -> None:
         """Note the end of a claim that took `claim_s`; `taken` is a running total."""

@@ -62,10 +62,10 @@ class Keeper:
             await trio.sleep(clock.jittered(PAUSE_S))
             return
         for held, claim in sent:
-            if claim.id in lost:
-                self._holdings.lose(held, "taken over")
-            else:
+            if claim.id not in lost:
                 held.trust(sent_at, claim)
+            elif not held.ending:  # its settlement may just have been applied: the settler will hear what became of it
+                self._holdings.lose(held, "taken over")
 
     async def watch(self) -> None:
         """Lose claims that cannot be trusted any more. Cancellation: safe."""

@@ -8,7 +8,7 @@ import trio
 
 from streamq.bridge import Bridge
 from streamq.core.new_task import NewTask, PutReply
-from streamq.errors import PutUnknown, StreamQError, UsageError
+from streamq.errors import AccessRefused, PutUnknown, StoreError, StoreUnavailable, StreamQError
 from streamq.runtime.batcher import Batcher
 from streamq.store.contract import Store
 
@@ -37,6 +37,11 @@ class Putter:
                 replies += await self._bridge.call(self._store.put, chunk)
             except PutUnknown as error:
                 raise PutUnknown([one.id for one in tasks[start:]], error.reason) from error
+            except StoreError as error:
+                if not start:
+                    raise
+                # With parts of the put stored, "nothing has changed" would be false.
+                raise PutUnknown([one.id for one in tasks[start:]], str(error)) from error
             self._stored(chunk)
         return replies
 
@@ -47,14 +52,14 @@ class Putter:
                 replies = await self._bridge.call(self._store.put, tasks)
         except PutUnknown as error:
             return [_unknown(one, error) for one in tasks]
-        except UsageError as error:
+        except (StoreUnavailable, AccessRefused) as error:
+            return [error] * len(tasks)
+        except StreamQError as error:
             if len(tasks) == 1:
                 return [error]
-            # One of them is at fault (too large for the server, say): ask for each, so that it alone hears of it.
+            # One of them is at fault (a document the server refuses, say): ask for each, so that it alone hears of it.
             # Those stored already are recognised by their ids.
             return [answer for one in tasks for answer in await self._write([one])]
-        except StreamQError as error:
-            return [error] * len(tasks)
         self._stored(tasks)
         return replies
 

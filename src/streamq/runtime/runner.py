@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import trio
 
@@ -16,13 +17,14 @@ from streamq.runtime.current import RUNNING
 from streamq.runtime.held import Held
 from streamq.runtime.journal import Journal
 
+STOPS: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+
 
 class Runner:
-    """Runs handlers: async ones in the caller's task, others in threads with a limiter of their own."""
+    """Runs handlers: async ones in the caller's task, others in threads."""
 
-    def __init__(self, journal: Journal, threads: int) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._threads = trio.CapacityLimiter(threads)
 
     async def run(self, held: Held, handling: Handling) -> Outcome | None:
         """Run the handler; None when the lease was lost meanwhile.
@@ -33,13 +35,8 @@ class Runner:
         timeout_s = math.inf if handling.timeout_s is None else handling.timeout_s
         outcome: Outcome | None = None
         scope = held.scope = trio.CancelScope(deadline=clock.now() + timeout_s, shield=not handling.is_async)
-        try:
-            with scope:
-                outcome = await self.run_unlimited(held, handling)
-        except BaseException as error:
-            # Besides its cancellation the handler raised something of its own.
-            if not scope.cancel_called or ends_more_than_the_handler(error):
-                raise
+        with scope:
+            outcome = await self.run_unlimited(held, handling)
         if held.lost:
             return None
         if outcome is not None and not (scope.cancel_called and isinstance(outcome, Raised)):
@@ -61,9 +58,10 @@ class Runner:
                 result = await handling.function(*args, **kwargs)
             else:
                 result = await self._in_thread(handling, args, kwargs)
-        except BaseException as error:  # the one place: whatever the user's code raises
-            if ends_more_than_the_handler(error):
-                raise
+        except BaseException as error:  # noqa: BLE001 - the one place: whatever the user's code raises
+            stop = stopping_part(error)
+            if stop is not None:
+                raise stop from None
             return outcome_of(error)
         finally:
             RUNNING.reset(token)
@@ -73,8 +71,9 @@ class Runner:
         def call() -> object:
             return handling.function(*args, **kwargs)
 
-        # Abandoned only by our own scope: at a timeout, or when the lease is lost.
-        return await trio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+        # Abandoned only by our own scope: at a timeout, or when the lease is lost. The slots bound how many run at
+        # once; a shared limiter would let threads that were left behind starve the tasks after them.
+        return await trio.to_thread.run_sync(call, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
 
 
 def _returned(result: object, handling: Handling) -> Done | Raised:
@@ -88,9 +87,13 @@ def _returned(result: object, handling: Handling) -> Done | Raised:
     return Done(stored)
 
 
-def ends_more_than_the_handler(error: BaseException) -> bool:
-    """Say whether an exception ends more than the handler. Any other fails its attempt, also those past `Exception`
-    (asyncio's CancelledError, say): a task that could take its worker down would do so again at the next one."""
+def stopping_part(error: BaseException) -> BaseException | None:
+    """Return what of an exception ends more than the handler, None when nothing does.
+
+    Any other fails the attempt, also those past `Exception` (asyncio's CancelledError, say): a task that could take
+    its worker down would do so again at the next one. What a handler raises besides its cancellation, out of a nursery
+    of its own, has nobody left to hear it.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return any(ends_more_than_the_handler(one) for one in error.exceptions)
-    return isinstance(error, trio.Cancelled | KeyboardInterrupt | GeneratorExit)
+        return error.split(STOPS)[0]
+    return error if isinstance(error, STOPS) else None

@@ -47,6 +47,7 @@ class Scheduler:
         """Learn this worker's rank and the shortest lease in use."""
         self._rank = roster.rank
         self._hear_lease(roster.lease_s)
+        self._lease_s = roster.lease_s  # only the whole list can tell that the shortest has left
 
     def hear(self, wake: Wake) -> None:
         """Learn from the stream that a task was delayed or a member came."""
@@ -95,7 +96,7 @@ class Scheduler:
     def _hear_lease(self, lease_s: float) -> None:
         if lease_s < self._lease_s:
             self._sooner(clock.now() + lease_s)
-        self._lease_s = lease_s
+            self._lease_s = lease_s
 
     def _stand_by_s(self) -> float:
         return min(self._rank * STAND_BY_S, MOST_STAND_BY_S)

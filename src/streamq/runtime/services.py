@@ -16,6 +16,7 @@ from streamq.bridge import Bridge
 from streamq.core.member import Member
 from streamq.core.new_task import NewTask
 from streamq.core.wake import Wake
+from streamq.errors import UsageError
 from streamq.runtime import clock
 from streamq.runtime.abandoner import Abandoner
 from streamq.runtime.held import Holdings
@@ -59,7 +60,9 @@ class Services:
         if not self._scheduling:
             self._scheduling = True
             self.start(self._scheduler.run)
-        return Intake(wants, self.store, self.bridge, self.holdings, self.journal, self._abandoner.add)
+        return Intake(
+            wants, self.store, self.bridge, self.holdings, self.journal, self._abandoner.add, self.settler.release
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`. Cancellation: shielded; the caller must call `stop`."""
@@ -87,7 +90,8 @@ class Services:
         self._nursery.start_soon(service)
 
     def stop(self) -> None:
-        """End the services."""
+        """End the services; a worker or loop that outlives the app is told."""
+        self.watcher.refuse(UsageError("the app was left: work and consume inside `async with app`"))
         self._stop.set()
 
     def _stored(self, tasks: Sequence[NewTask]) -> None:

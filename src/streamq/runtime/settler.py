@@ -16,7 +16,7 @@ from streamq.bridge import Bridge
 from streamq.core.outcome import Stopped
 from streamq.core.retry import Retry
 from streamq.core.settlement import Settlement, Verdict, settlement_of
-from streamq.errors import LeaseLost, StoreError
+from streamq.errors import LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.runtime import clock
 from streamq.runtime.batcher import Batcher, Entry
 from streamq.runtime.held import Held, Holdings
@@ -36,6 +36,9 @@ GIVE_BACK_S: Final = 5.0
 NO_RETRY: Final = Retry()
 
 PAUSE_S: Final = 0.1
+
+PASSING: Final = (StoreUnavailable, OutcomeUnknown)
+"""Errors after which settling again may help."""
 
 
 class Ending(NamedTuple):
@@ -75,6 +78,10 @@ class Settler:
         if verdict == "lost":
             raise LeaseLost(held.claim.id)
 
+    def release(self, held: Held) -> None:
+        """Give a claim back that its owner has no use for; one that was not started is not counted."""
+        self.push(held, settlement_of(Stopped(held.started), held.claim, NO_RETRY, 0.0))
+
     async def give_back(self, owner: object) -> None:
         """Release what `owner` still holds, and wait until all of its settlements are known.
 
@@ -82,7 +89,7 @@ class Settler:
         themselves.
         """
         for held in self._holdings.of(owner):
-            self.push(held, settlement_of(Stopped(held.started), held.claim, NO_RETRY, 0.0))
+            self.release(held)
         with trio.move_on_after(GIVE_BACK_S):
             await self._holdings.wait_empty(owner)
 
@@ -90,14 +97,17 @@ class Settler:
         """Wait until little enough is unsettled to go on. Cancellation: safe."""
         await self.batcher.has_room(MOST_UNSETTLED)
 
-    async def _write(self, endings: Sequence[Ending]) -> Sequence[Verdict]:
-        verdicts: dict[Held, Verdict] = {ending.held: "lost" for ending in endings}
+    async def _write(self, endings: Sequence[Ending]) -> Sequence[Verdict | StoreError]:
+        verdicts: dict[Held, Verdict | StoreError] = {ending.held: "lost" for ending in endings}
         pending = [ending for ending in endings if not ending.held.lost]
         while pending:
             try:
                 answers = await self._bridge.call(self._store.settle, [ending.settlement for ending in pending])
             except StoreError as error:
                 self._journal.write("store error", doing="settle", error=error)
+                if not isinstance(error, PASSING):
+                    self._let_go(pending, error, verdicts)
+                    break
                 await trio.sleep(clock.jittered(PAUSE_S))
                 pending = self._still_trusted(pending, verdicts)
                 continue
@@ -107,7 +117,13 @@ class Settler:
             break
         return [verdicts[ending.held] for ending in endings]
 
-    def _still_trusted(self, pending: Sequence[Ending], verdicts: dict[Held, Verdict]) -> list[Ending]:
+    def _let_go(self, pending: Sequence[Ending], error: StoreError, verdicts: dict[Held, Verdict | StoreError]) -> None:
+        """Trying again cannot help: the tasks are left to their leases' ends, and whoever waits is told why."""
+        for ending in pending:
+            verdicts[ending.held] = error
+            self._holdings.drop(ending.held)
+
+    def _still_trusted(self, pending: Sequence[Ending], verdicts: dict[Held, Verdict | StoreError]) -> list[Ending]:
         """Give up on what the keeper has given up meanwhile: written or not, nobody here can know."""
         now = clock.now()
         given_up = {ending.held for ending in pending if ending.held.lost or ending.held.trusted_until <= now}

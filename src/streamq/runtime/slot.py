@@ -17,7 +17,7 @@ from streamq.core.settlement import settlement_of
 from streamq.runtime import clock
 from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake
-from streamq.runtime.runner import Runner, ends_more_than_the_handler
+from streamq.runtime.runner import Runner
 from streamq.runtime.settler import Settler
 
 
@@ -33,14 +33,8 @@ class Slot:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            scope = trio.CancelScope()
-            try:
-                with scope:
-                    await self._serve(scope)
-            except BaseException as error:
-                # A handler may answer the loss of its lease with an error of its own. Nobody is left to hear it.
-                if not scope.cancel_called or ends_more_than_the_handler(error):
-                    raise
+            with trio.CancelScope() as scope:
+                await self._serve(scope)
 
     async def _serve(self, scope: trio.CancelScope) -> None:
         while True:

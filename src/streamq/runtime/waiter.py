@@ -10,11 +10,15 @@ from bson import ObjectId
 from streamq.bridge import Bridge
 from streamq.core.document import TaskDocument
 from streamq.core.transitions import is_terminal
-from streamq.errors import TaskGone
+from streamq.errors import TaskGone, UsageError
+from streamq.runtime import clock
 from streamq.store.contract import Store
 
 RECHECK_S = 30.0
 """A waiter looks again after this long without a word, so that a stream that hangs costs latency only."""
+
+
+LOOKS_AT_ONCE = 2
 
 
 class Waiters:
@@ -25,6 +29,7 @@ class Waiters:
         self._store = store
         self._bridge = bridge
         self._member_id = member_id
+        self._looks = trio.CapacityLimiter(LOOKS_AT_ONCE)
         self._waiting: dict[ObjectId, set[trio.Event]] = defaultdict(set)
 
     def tell(self, id: ObjectId | None) -> None:
@@ -39,6 +44,14 @@ class Waiters:
             for event in events:
                 event.set()
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def _look(self, id: ObjectId) -> TaskDocument | None:
+        # A few at a time: thousands may wait, and leases, claims and settlements go through the same threads.
+        async with self._looks:
+            return await self._bridge.call(self._store.wait_for, id, self._member_id)
+
     async def end_of(self, id: ObjectId) -> TaskDocument:
         """Wait for the end of task `id` and return its document. The stream must be open.
 
@@ -48,12 +61,14 @@ class Waiters:
             event = trio.Event()
             self._waiting[id].add(event)  # before the look: an end in between is told to it
             try:
-                document = await self._bridge.call(self._store.wait_for, id, self._member_id)
+                document = await self._look(id)
                 if document is None:
                     raise TaskGone(f"task {id} is not stored (any more)")
                 if is_terminal(document["status"]):
                     return document
-                with trio.move_on_after(RECHECK_S):
+                if document.get("keep_s") == 0:
+                    raise UsageError(f"task {id} is deleted at its success (keep_s=0): there is no end to wait for")
+                with trio.move_on_after(clock.jittered(RECHECK_S)):
                     await event.wait()
             finally:
                 self._waiting[id].discard(event)

@@ -22,7 +22,7 @@ from streamq.bridge import Bridge
 from streamq.core.member import BEAT_S, Member
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
-from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable
+from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.intake import Early, Intake
 from streamq.runtime.journal import Journal
@@ -66,6 +66,7 @@ class Watcher:
         self._safety_scan_s = safety_scan_s
         self._intakes: list[Intake] = []
         self._open: Interest | None = None
+        self._coming: Interest | None = None  # what the stream that is being opened will tell
         self._opened = trio.Condition()
         self._opening = 0  # how many wait for the stream to tell all they want
         self._refused: StoreError | None = None
@@ -90,10 +91,19 @@ class Watcher:
         """Serve `intakes` no more. The stream is narrowed at its next opening."""
         self._intakes = [one for one in self._intakes if one not in intakes]
 
+    def refuse(self, error: StreamQError) -> None:
+        """Tell everybody who takes tasks that there will be no more."""
+        for intake in self._intakes:
+            intake.refuse(error)
+
     async def hear_results(self) -> None:
         """Make sure that ends of tasks this process waits for are told. Cancellation: safe."""
         self._waiters.wanted = True
-        await self._covered()
+        try:
+            await self._covered()
+        except StoreError:
+            self._waiters.wanted = bool(len(self._waiters))
+            raise
 
     def swift(self, wake: Wake) -> Early | None:
         """Claim at once for an idle intake, in the thread that reads the stream; None: the wake is to be told.
@@ -135,7 +145,7 @@ class Watcher:
     async def run(self) -> None:
         """Keep the stream open and fitting. Cancellation: rings the bell and waits for the thread, then removes
         the member's row; bounded by the store's deadline."""
-        pause_s = PAUSE_S[0]
+        pause_s = 0.0  # the first reopening is free: most often a single event has ended the stream
         try:
             while True:
                 if not self._is_wanted():
@@ -144,20 +154,20 @@ class Watcher:
                 began_at = clock.now()
                 try:
                     await self._follow_once()
-                    pause_s = PAUSE_S[0]
+                    pause_s = 0.0
+                    continue
                 except AccessRefused as error:
                     if not self._opening:
                         raise  # a right was taken away while workers ran: fail loudly, trying again cannot help
                     await self._refuse(error)
                 except StoreError as error:
-                    if self._opening and not isinstance(error, PASSING):
-                        await self._refuse(error)
-                        continue
                     self._journal.write("stream reopened", error=error)
-                    if clock.now() - began_at > QUIET_S:
-                        pause_s = PAUSE_S[0]
-                    await trio.sleep(clock.jittered(pause_s) if not isinstance(error, FeedEnded) else 0)
-                    pause_s = min(pause_s * 2, PAUSE_S[1])
+                    if not isinstance(error, PASSING):
+                        await self._refuse(error)
+                if clock.now() - began_at > QUIET_S:
+                    pause_s = 0.0
+                await trio.sleep(clock.jittered(pause_s))
+                pause_s = min(max(pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
         finally:
             with trio.CancelScope(shield=True):
                 await self._leave()
@@ -190,17 +200,16 @@ class Watcher:
             for intake in self._intakes:
                 if intake.wants.queue in behind:
                     intake.scan()
-            self._waiters.recheck()
 
     # --- one stream -------------------------------------------------------------------------------------------
 
     async def _follow_once(self) -> None:
-        interest = self._interest()
+        interest = self._coming = self._interest()
         feed = await self._bridge.call(self._store.feed, interest)
         with trio.CancelScope() as self._following:
             try:
                 await self._cover(interest)
-                fits = self._covers()  # more may have been wanted since the interest was worked out
+                fits = self._fits(self._open)  # more may have been wanted since the interest was worked out
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._bridge.call(feed.close)
@@ -231,33 +240,34 @@ class Watcher:
         try:
             await self._bridge.follow(feed, self.swift, self.told, ring)
         finally:
-            self._open = None
+            self._open = self._coming = None
 
     async def _covered(self) -> None:
         """Wait until an open stream tells all that is wanted."""
         self._refused = None
         self._wanted.unpark_all()
-        if not self._covers() and self._following is not None:
+        if not self._fits(self._open) and not self._fits(self._coming) and self._following is not None:
             self._following.cancel()  # reopen, wider
         self._opening += 1
         try:
             async with self._opened:
-                while not self._covers():
+                while not self._fits(self._open):
                     await self._opened.wait()
                     if self._refused is not None:
                         raise self._refused
         finally:
             self._opening -= 1
 
-    def _covers(self) -> bool:
-        if self._open is None:
+    def _fits(self, interest: Interest | None) -> bool:
+        """Say whether a stream of that interest tells all that is wanted."""
+        if interest is None:
             return False
         queues = {intake.wants.queue for intake in self._intakes}
-        replies = self._open.reply_to is not None or not self._waiters.wanted
-        return replies and queues <= set(self._open.queues)
+        replies = interest.reply_to is not None or not self._waiters.wanted
+        return replies and queues <= set(interest.queues)
 
     def _is_wanted(self) -> bool:
-        return self._refused is None and bool(self._intakes or self._waiters.wanted)
+        return bool(self._intakes or self._waiters.wanted)
 
     def _interest(self) -> Interest:
         queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
@@ -270,7 +280,7 @@ class Watcher:
         return msgspec.structs.replace(self._member, queues=queues, lease_s=lease_s)
 
     async def _refuse(self, error: StoreError) -> None:
-        """Trying again cannot help: tell those who wait."""
+        """Tell those who wait for an opening why it did not come. For those served before it is tried again."""
         self._refused = error
         self._journal.write("store error", doing="watch", error=error)
         async with self._opened:

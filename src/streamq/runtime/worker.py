@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from streamq.core.handling import Handling
-from streamq.runtime.intake import Wants
+from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.runner import Runner
 from streamq.runtime.services import Services
 from streamq.runtime.slot import Slot
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(self, services: Services, lanes: list[Lane], lease_s: float) -> None:
         self._services = services
-        self._runner = Runner(services.journal, threads=sum(lane.slots for lane in lanes))
+        self._runner = Runner(services.journal)
         self._intakes = [(lane, services.intake(_wants(lane, services, lease_s))) for lane in lanes]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -53,8 +53,12 @@ class Worker:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
                     for intake in intakes:
-                        nursery.start_soon(self._services.settler.give_back, intake)
+                        nursery.start_soon(self._give_back, intake)
             self._services.journal.write("worker stopped", queues=[lane.queue for lane, _ in self._intakes])
+
+    async def _give_back(self, intake: Intake) -> None:
+        await intake.stop()  # a claim may still be in flight, in the feed's thread too
+        await self._services.settler.give_back(intake)
 
     async def _work(self) -> None:
         with sole_error():
