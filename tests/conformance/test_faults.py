@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from bson import ObjectId
+from bson.errors import InvalidBSON, InvalidDocument
 from pymongo import DeleteMany, MongoClient
 from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
 
@@ -20,9 +21,11 @@ from streamq.core.outcome import Raised
 from streamq.embedded.ports import free_port
 from streamq.errors import (
     ClaimUnknown,
+    FeedEnded,
     OutcomeUnknown,
     PayloadTooLarge,
     PutUnknown,
+    StoreError,
     StoreUnavailable,
 )
 from streamq.store import putting
@@ -342,6 +345,64 @@ def test_extending_again_after_a_lost_reply_keeps_the_claim(mongo: MongoLab) -> 
     with lost_replies(mongo.mongo._tasks.durable, "bulk_write"), pytest.raises(StoreUnavailable):
         mongo.store.extend([claim])
     assert mongo.store.extend([claim]) == []
+
+
+def undecoded_replies(collection: Any, method: str) -> AbstractContextManager[None]:
+    """Let the next call of a collection's method be executed and its answer be undecodable."""
+
+    def instead(real: Any, args: Any, more: Any) -> None:
+        real(*args, **more)
+        raise InvalidBSON("bad")
+
+    return replaced(collection, method, 1, instead)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_claim_whose_answer_cannot_be_decoded_is_read_back(mongo: MongoLab, single: bool) -> None:
+    """The claim is applied: silence would leave the task held by nobody until its lease ends."""
+    id = mongo.put()
+    method = "find_one_and_update" if single else "update_many"
+    with undecoded_replies(mongo.mongo._tasks.quick, method):
+        (claim,) = mongo.claim(ids=(id,)) if single else mongo.claim()
+    assert mongo.settle(claim, "release") == "settled"
+
+
+def test_a_claim_that_cannot_be_decoded_at_all_is_unknown_and_goes_back(mongo: MongoLab) -> None:
+    id = mongo.put()
+    tasks = mongo.mongo._tasks.quick
+    with (
+        undecoded_replies(tasks, "find_one_and_update"),
+        not_sent(tasks, "find", error=InvalidBSON("bad")),
+        pytest.raises(ClaimUnknown, match="bad") as caught,
+    ):
+        mongo.claim(ids=(id,))
+    assert mongo.store.abandon(caught.value) == 1
+    assert mongo.stored(id)["attempt"] == 0
+
+
+@pytest.mark.parametrize("error", [InvalidBSON("bad"), InvalidDocument("bad")])
+def test_no_error_of_encoding_or_decoding_leaves_the_store(mongo: MongoLab, error: Exception) -> None:
+    claim = mongo.claimed()
+    unknown = ClaimUnknown("q", claim.claim_id, (claim.id,), 0.0, "test")
+    tasks = mongo.mongo._tasks
+    for collection, method, call in (
+        (tasks.quick, "find", mongo.claim),
+        (tasks.quick, "aggregate", mongo.store.tick),
+        (tasks.durable, "insert_one", mongo.put),
+        (tasks.durable, "update_many", lambda: mongo.store.abandon(unknown)),
+        (tasks.committed, "watch", mongo.hear),
+    ):
+        with not_sent(collection, method, error=error), pytest.raises(StoreError, match="bad"):
+            call()
+
+
+def test_a_feed_whose_events_cannot_be_decoded_is_to_be_opened_anew(mongo: MongoLab) -> None:
+    """The events of that answer are lost: read on, the same feed would never tell them."""
+    ear = mongo.hear("q")
+    stream = ear.feed._stream  # type: ignore[attr-defined]
+    with not_sent(stream, "try_next", error=InvalidBSON("bad")), pytest.raises(FeedEnded, match="bad"):
+        ear.feed.read()
+    ear.feed.close()
 
 
 # --- settling -----------------------------------------------------------------------------------------------------

@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import bson
 import msgspec
 import pytest
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
+from bson.decimal128 import Decimal128
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 
 from streamq.core import queries
 from streamq.core.claim import Ask
+from streamq.core.codec import from_stored
 from streamq.core.indexes import INDEXES
 from streamq.core.member import FORGOTTEN_S
 from streamq.core.outcome import Raised
 from streamq.core.wakes import Interest
-from streamq.errors import ClaimUnknown, FeedEnded, OptionInvalid, StoreError
+from streamq.errors import ClaimUnknown, FeedEnded, OptionInvalid, PayloadUndecodable, StoreError
 from streamq.store import claiming
 from streamq.store.contract import Feed
 from streamq.store.mongo import MongoStore
@@ -219,18 +223,170 @@ def test_a_lease_of_a_task_with_broken_fields_is_taken_back_all_the_same(
     assert mongo.stored(good)["status"] == "ready"
 
 
-def test_a_task_whose_counters_are_no_numbers_does_not_stop_its_queue(mongo: MongoLab) -> None:
-    for change in (
-        {"$unset": {"attempt": 1}},
-        {"$set": {"attempt": "1"}},
-        {"$unset": {"max_attempts": 1}},
-        {"$set": {"max_attempts": "3"}},
-    ):
-        mongo.edit(mongo.put(), change)
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("attempt", [None, "1", [1], ["1"], {}, Decimal128("1"), float("nan"), float("inf"), -1, 1e300, "missing"]),
+        ("max_attempts", [None, "3", [3], {}, Decimal128("3"), True, "missing"]),
+        ("queue", [["q"], "missing"]),
+        ("task", [["t"]]),
+    ],
+)
+@pytest.mark.parametrize("how", ["batch", "single", "durable", "spare"])
+def test_a_task_that_cannot_be_counted_or_named_stays_where_it_is_and_stops_nobody(
+    mongo: MongoLab, field: str, values: list[Any], how: str
+) -> None:
+    """The server compares an array element by element: `[1]` is a number to it, and `["q"]` is in queue q."""
+    bad = [mongo.put() for _ in values]
+    for id, value in zip(bad, values, strict=True):
+        mongo.edit(id, {"$unset": {field: 1}} if value == "missing" else {"$set": {field: value}})
+    before = [str(mongo.stored(id)) for id in bad]  # as text: a NaN is not equal to itself
     good = mongo.put()
-    claimed = mongo.store.claim(mongo.ask())
-    assert [claim.id for claim in claimed.claims] == [good]
-    assert not claimed.more
+    for id in [*bad, good] if how in ("single", "durable") else [good]:
+        more: dict[str, Any] = {"ids": (id,), "durable": how == "durable"} if how in ("single", "durable") else {}
+        claimed = mongo.store.claim(mongo.ask(only=("t",), spare=10 if how == "spare" else 0, **more))
+        assert [claim.id for claim in claimed.claims] == ([good] if id == good else [])
+        assert not claimed.more
+    assert [str(mongo.stored(id)) for id in bad] == before
+    assert mongo.store.queues_behind(["q"]) in ([], ["q"])
+    counts = mongo.store.counts()
+    assert sum(of_queue.get("ready", 0) for of_queue in counts.values()) == len(bad)
+
+
+def test_a_task_whose_id_is_a_document_stays_where_it_is(mongo: MongoLab) -> None:
+    ear = mongo.hear("q", timers=True)
+    bad = put_raw(mongo, _id={"a": 1})
+    due = put_raw(mongo, _id={"a": 2}, status="delayed", due_at=datetime(2020, 1, 1, tzinfo=UTC))
+    good = mongo.put()
+    mongo.store.tick()
+    assert [claim.id for claim in mongo.claim()] == [good]
+    assert [mongo.stored(id)["status"] for id in (bad, due)] == ["ready", "ready"]
+    assert [wake.id for wake in ear.rest() if wake.kind != "member"] == [good]
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_claim_reads_broken_fields_as_if_they_were_not_there(mongo: MongoLab, single: bool) -> None:
+    broken: dict[str, list[Any]] = {
+        "keep_s": [None, "1 day", float("inf"), float("nan"), 1e300, -1, True, [1], {}, Decimal128("1")],
+        "headers": ["a", 1, ["a"]],
+        "created_at": ["now", 1, FAR, Timestamp(1, 1)],
+        "priority": ["1", [1], {}, float("nan"), True],
+        "task": [1, {"a": 1}],
+    }
+    defaults = {"keep_s": None, "headers": None, "created_at": None, "priority": 0, "task": None}
+    for field, values in broken.items():
+        for value in values:
+            id = put_raw(mongo, **{field: value})
+            (claim,) = mongo.claim(ids=(id,)) if single else mongo.claim()
+            assert getattr(claim, field) == defaults[field], (field, value)
+            assert mongo.settle(claim, "succeed", result=1) == "settled"
+
+
+def test_a_claim_reads_odd_numbers_as_far_as_they_can_be_counted(mongo: MongoLab) -> None:
+    put_raw(mongo, attempt=1.0, max_attempts=float("inf"), priority=2.0, keep_s=60, headers={"a": "b", "c": 1})
+    (claim,) = mongo.claim()
+    assert (claim.attempt, type(claim.attempt), claim.max_attempts) == (2, int, 2**31 - 1)
+    assert (claim.priority, claim.keep_s, claim.headers) == (2, 60.0, {"a": "b"})
+    mongo.settle(claim, "succeed")
+    put_raw(mongo, max_attempts=float("nan"))
+    (claim,) = mongo.claim()
+    assert claim.is_last_attempt
+
+
+@pytest.mark.parametrize("queue", [None, ["q"], {"a": 1}, 5, "missing"])
+def test_a_task_without_a_queue_is_moved_and_wakes_nobody(mongo: MongoLab, queue: Any) -> None:
+    delayed, running, good = mongo.put(options={"delay_s": 5}), mongo.claimed().id, mongo.claimed().id
+    ear = mongo.hear("q", timers=True)
+    for id in (delayed, running):
+        mongo.edit(id, {"$unset": {"queue": 1}} if queue == "missing" else {"$set": {"queue": queue}})
+    mongo.pass_time(31)
+    assert [id for id, _ in mongo.store.tick().released] == [good]
+    assert [mongo.stored(id)["status"] for id in (delayed, running)] == ["ready", "ready"]
+    assert mongo.store.counts()["?"] == {"ready": 2}
+    assert [wake.id for wake in ear.rest() if wake.kind == "ready"] == [good]
+
+
+def test_an_array_of_dates_is_no_instant(mongo: MongoLab) -> None:
+    """Subtracting from it fails, and with it the look for all that is due."""
+    bad, good = put_raw(mongo, status="delayed", due_at=[datetime(2020, 1, 1, tzinfo=UTC)]), mongo.claimed().id
+    put_raw(mongo, status="running", lease_until=[datetime(2020, 1, 1, tzinfo=UTC)])
+    mongo.pass_time(31)
+    assert [id for id, _ in mongo.store.tick().released] == [good]
+    assert mongo.stored(bad)["status"] == "delayed"
+
+
+# --- values that only other producers store -----------------------------------------------------------------------
+
+FAR = DatetimeMS(2**55)
+"""A BSON date of about the year 1,143,000."""
+
+
+def put_raw(mongo: MongoLab, **fields: Any) -> Any:
+    """Store a ready task as another producer may: each 0x01 in its text becomes a byte that is no UTF-8."""
+    task: dict[str, Any] = {
+        "_id": ObjectId(),
+        "queue": "q",
+        "task": "t",
+        "status": "ready",
+        "priority": 0,
+        "seq": Timestamp(1, 1),
+    }
+    task |= {"payload": None, "attempt": 0, "max_attempts": 5} | fields
+    raw = bson.encode(task).replace(b"\x01\x01", b"\xff\xfe")
+    mongo.mongo._tasks.durable.insert_one(RawBSONDocument(raw))
+    return task["_id"]
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize(
+    ("payload", "read"), [({"when": FAR}, {"when": FAR}), ({"text": "a\1\1b"}, {"text": "a\ufffd\ufffdb"})]
+)
+def test_a_payload_that_python_cannot_hold_is_claimed_like_any_other(
+    mongo: MongoLab, single: bool, payload: Any, read: Any
+) -> None:
+    """Were the answer of a claim not decoded, the task would be held by nobody until its lease ends, and then again."""
+    bad, good = put_raw(mongo, payload=payload), mongo.put()
+    if single:
+        (claim,) = mongo.claim(1, ids=(bad,), durable=True)
+    else:
+        claim, other = mongo.claim()
+        assert other.id == good
+    assert (claim.id, claim.payload) == (bad, read)
+    assert mongo.settle(claim, "fail", error=Raised(type="E", message="m"), keep_s=60.0) == "settled"
+    assert mongo.store.find(queue="q", status=None, limit=10)
+
+
+def test_a_date_outside_of_pythons_years_is_refused_by_its_path() -> None:
+    with pytest.raises(PayloadUndecodable, match=r"payload\.items\[0\].*outside of the years"):
+        from_stored({"items": [FAR]})
+
+
+def test_normal_values_are_read_exactly(mongo: MongoLab) -> None:
+    payload = {
+        "first": datetime(1, 1, 1, tzinfo=UTC),
+        "last": datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC),
+        "text": "\ufffd \U0001f600 \0 é",
+        "bytes": b"\xff\xfe",
+    }
+    mongo.put(payload=payload)
+    (claim,) = mongo.claim()
+    assert claim.payload == payload
+    assert claim.payload["last"].utcoffset() == timedelta(0)
+
+
+def test_instants_that_python_cannot_hold_stop_nobody(mongo: MongoLab) -> None:
+    good = mongo.put(options={"delay_s": 5})
+    ear = mongo.hear("q", timers=True)
+    far = put_raw(mongo, status="delayed", due_at=FAR, created_at=FAR)
+    past = put_raw(mongo, status="delayed", due_at=DatetimeMS(-(2**62)), created_at=FAR)
+    assert {wake.id for wake in ear.rest() if wake.kind == "delayed"} == {far, past}
+    mongo.pass_time(6)
+    assert {id for id, _ in mongo.store.tick().released} == {good, past}
+    assert {claim.id: claim.created_at is None for claim in mongo.claim()} == {good: False, past: True}
+    stored = mongo.store.get(far)
+    assert stored is not None
+    assert stored["status"] == "delayed"
+    assert "due_at" not in stored
 
 
 # --- members and streams ------------------------------------------------------------------------------------------

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from bson import ObjectId
+
+from streamq.core.retry import MAX_DELAY_S
+
+INT32: Final = 2**31
+"""The end of what a counter or a priority of ours can be."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -64,18 +70,44 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, attempt: int) -> Claim:
-    """Read a claim out of a stored task. `attempt` is the one the claim began."""
+    """Read a claim out of a stored task. `attempt` is the one the claim began.
+
+    Another producer, or a person, may have stored anything. A field that cannot be what it should is read as if it
+    were not there: the task runs by the defaults, and nothing later meets a value it does not expect. What no
+    default can stand in for (`_id`, `queue`, the counters) `queries.ready` has sorted out.
+    """
+    task = document.get("task")
+    created_at = document.get("created_at")
     return Claim(
         id=document["_id"],
         queue=document["queue"],
-        task=document.get("task"),
+        task=task if isinstance(task, str) else None,
         payload=document.get("payload"),
-        attempt=attempt,
-        max_attempts=document.get("max_attempts", 1),
-        priority=document.get("priority", 0),
+        attempt=int(attempt),
+        max_attempts=_whole(document.get("max_attempts"), 1),
+        priority=_whole(document.get("priority"), 0),
         claim_id=claim_id,
         lease_s=lease_s,
-        keep_s=document.get("keep_s"),
-        headers=document.get("headers"),
-        created_at=document.get("created_at"),
+        keep_s=_keep_s(document.get("keep_s")),
+        headers=_headers(document.get("headers")),
+        created_at=created_at if isinstance(created_at, datetime) else None,
     )
+
+
+def is_number(value: object) -> bool:
+    """Say whether `value` is a number to count with: no bool, no NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _whole(value: Any, default: int) -> int:
+    return int(max(-INT32, min(value, INT32 - 1))) if is_number(value) else default
+
+
+def _keep_s(value: Any) -> float | None:
+    return float(value) if is_number(value) and 0 <= value <= MAX_DELAY_S else None
+
+
+def _headers(value: Any) -> dict[str, str] | None:
+    if not isinstance(value, Mapping):
+        return None
+    return {name: text for name, text in value.items() if isinstance(name, str) and isinstance(text, str)}

@@ -44,7 +44,7 @@ from typing import Any, Final
 
 import bson
 import msgspec
-from bson import Binary, Int64, ObjectId
+from bson import Binary, DatetimeMS, Int64, ObjectId
 from bson.decimal128 import Decimal128
 from bson.son import SON
 
@@ -440,6 +440,7 @@ _READERS: Final[dict[type, _Reader]] = {
     list: _read_list,
     Int64: int,
     datetime.datetime: tags.loaded_datetime,
+    DatetimeMS: tags.refuse_date,
     Decimal128: Decimal128.to_decimal,
     Binary: tags.loaded_binary,
 }

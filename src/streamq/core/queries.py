@@ -5,28 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from streamq.core.claim import Ask
+from streamq.core.claim import INT32, Ask
 from streamq.core.document import DELAYED, READY, RUNNING
 
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
 """Higher priority first, then the order of storing. Served by the index `streamq_claim`."""
 
-NUMBER: Final = {"$type": "number"}
+NO_ARRAY: Final = {"$not": {"$type": "array"}}
+"""The server compares an array element by element: `{"queue": "q"}` and `{"$type": "date"}` match arrays too."""
+
+NUMBER: Final = {"$type": ["int", "long", "double"]} | NO_ARRAY
+"""What both the server and Python can count with."""
+
+DATE: Final = {"$type": "date"} | NO_ARRAY
 
 
 def ready(ask: Ask) -> dict[str, Any]:
     """Match what `ask` may claim.
 
-    A document whose counters somebody made no numbers is no task: claiming it would stop the whole queue.
+    A document whose counters somebody made no numbers is no task, nor is one whose id is a document, which no set can
+    hold: claiming it would stop the whole queue. It stays where it is, for people to see.
     """
-    found: dict[str, Any] = {"status": READY, "queue": ask.queue, "attempt": NUMBER, "max_attempts": NUMBER}
+    found: dict[str, Any] = {
+        "status": READY,
+        "queue": {"$eq": ask.queue} | NO_ARRAY,
+        "attempt": {"$gte": 0, "$lt": INT32 - 1} | NUMBER,
+        "max_attempts": NUMBER,
+        "_id": {"$not": {"$type": "object"}},
+    }
     if ask.only is not None:
-        found["task"] = {"$in": list(ask.only)}
+        found["task"] = {"$in": list(ask.only)} | NO_ARRAY
     if ask.ids is not None:
         found["_id"] = {"$in": list(ask.ids)}
     if ask.slots <= 0:
         # Nothing could start now: take only what may wait here without risk.
-        found["max_attempts"] = {"$gt": 1}
+        found["max_attempts"] = {"$gt": 1} | NUMBER
     return found
 
 
@@ -40,12 +53,12 @@ def due() -> dict[str, Any]:
 
     `$lte` inside `$expr` also matches missing and non-date values: hence the `$type`.
     """
-    return {"status": DELAYED, "due_at": {"$type": "date"}, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
+    return {"status": DELAYED, "due_at": DATE, "$expr": {"$lte": ["$due_at", "$$NOW"]}}
 
 
 def lease_ended() -> dict[str, Any]:
     """Match running tasks whose lease has ended, by the server's clock."""
-    return {"status": RUNNING, "lease_until": {"$type": "date"}, "$expr": {"$lte": ["$lease_until", "$$NOW"]}}
+    return {"status": RUNNING, "lease_until": DATE, "$expr": {"$lte": ["$lease_until", "$$NOW"]}}
 
 
 def next_instant(status: str, field: str) -> list[dict[str, Any]]:
@@ -54,7 +67,7 @@ def next_instant(status: str, field: str) -> list[dict[str, Any]]:
     The server subtracts: a client never compares its clock with a stored date.
     """
     return [
-        {"$match": {"status": status, field: {"$type": "date"}}},
+        {"$match": {"status": status, field: DATE}},
         {"$sort": {field: 1}},
         {"$limit": 1},
         {"$project": {"_id": 0, "in_ms": {"$subtract": [f"${field}", "$$NOW"]}}},

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bson.binary import UUID_SUBTYPE, Binary
+from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 
 from streamq.core.misfit import Misfit
@@ -119,6 +120,11 @@ def stored_timedelta(value: datetime.timedelta) -> Any:
 def loaded_datetime(value: datetime.datetime) -> datetime.datetime:
     """A BSON date is an instant: UTC, whether or not the client's codec options made it aware."""
     return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+def refuse_date(value: DatetimeMS) -> Any:
+    """The driver gives a BSON date that no `datetime` can hold as milliseconds: another producer stored it."""
+    raise Misfit(f"a date outside of the years 1 to 9999 ({int(value)} ms since 1970)")
 
 
 def loaded_binary(value: Binary) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from streamq.core.claim import is_number
 from streamq.core.document import DELAYED, READY
 from streamq.core.member import MEMBER
 from streamq.core.wake import Wake
@@ -62,35 +63,39 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
 
 
 def wake_of(event: Mapping[str, Any], interest: Interest) -> Wake | None:
-    """Read one event; None when it says nothing to this stream (the end of a stream shows by itself)."""
+    """Read one event; None when it says nothing to this stream (the end of a stream shows by itself), and when it
+    tells of a document whose id or queue is none (the server's filter matches arrays element by element)."""
     operation = event["operationType"]
-    if operation == "insert":
-        return _of_insert(event, interest)
-    if operation == "update":
-        return _of_update(event, interest)
-    return None
+    if isinstance(event.get("documentKey", {}).get("_id"), dict):
+        return None
+    if operation not in ("insert", "update"):
+        return None
+    wake = _of_insert(event, interest) if operation == "insert" else _of_update(event, interest)
+    return wake if wake.kind != "ready" or isinstance(wake.queue, str) else None
 
 
-def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake | None:
+def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     stored = event["fullDocument"]
     if stored.get("bell") == interest.bell:
         return Wake("bell")
     if stored.get("kind") == MEMBER:
-        return Wake("member", lease_s=stored.get("lease_s", 0.0))
+        lease_s = stored.get("lease_s")
+        return Wake("member", lease_s=lease_s if is_number(lease_s) else 0.0)
     id = event["documentKey"]["_id"]
     if stored["status"] == DELAYED:
         return Wake("delayed", id, due_in_s=_due_in_s(stored, event))
+    task = stored.get("task")
     return Wake(
         "ready",
         id,
         queue=stored["queue"],
-        task=stored.get("task"),
+        task=task if isinstance(task, str) else None,
         is_new=True,
         durable=stored.get("max_attempts", 1) == 1,
     )
 
 
-def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake | None:
+def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
     changed = event["updateDescription"]["updatedFields"]
     id = event["documentKey"]["_id"]
     if changed.get("bell") == interest.bell:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateMany
-from pymongo.errors import PyMongoError
 
 from streamq.core import queries
 from streamq.core.claim import Ask, Claim, claim_of
@@ -24,7 +23,7 @@ from streamq.core.settlement import Settlement
 from streamq.errors import ClaimUnknown, OutcomeUnknown, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Claimed
-from streamq.store.faults import is_unknown, reading, short, translated, writing
+from streamq.store.faults import DRIVER_ERRORS, DriverError, is_unknown, reading, short, translated, writing
 
 
 def claim(tasks: Tasks, ask: Ask) -> Claimed:
@@ -42,14 +41,14 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
 
 def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
-    once = {} if ask.durable else {"max_attempts": {"$gt": 1}}
+    once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER}
     into = tasks.durable if ask.durable else tasks.quick
     try:
         with tasks.deadline():
             taken = into.find_one_and_update(
                 queries.ready(ask) | {"_id": id} | once, move.update(ask), return_document=ReturnDocument.AFTER
             )
-    except PyMongoError as error:
+    except DRIVER_ERRORS as error:
         if not is_unknown(error):
             raise translated(error, "claim a task", writing=True) from error
         taken = _own(tasks, ask, [id], error, durable=ask.durable).get(id)
@@ -65,7 +64,7 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
 
 def _startable(found: list[Document], ask: Ask) -> list[Document]:
     """Leave out what could not start at once and must not wait here."""
-    return [one for place, one in enumerate(found) if place < ask.slots or one.get("max_attempts", 1) > 1]
+    return [one for place, one in enumerate(found) if place < ask.slots or one["max_attempts"] > 1]
 
 
 def _claim(document: Document, ask: Ask) -> Claim:
@@ -77,7 +76,7 @@ def _take(tasks: Tasks, ask: Ask, wanted: list[Document]) -> set[ObjectId]:
     """Claim what is still as it was read; return the ids obtained."""
     alike: dict[tuple[int, bool], list[ObjectId]] = defaultdict(list)
     for document in wanted:
-        alike[document["attempt"], ask.durable or document.get("max_attempts", 1) == 1].append(document["_id"])
+        alike[document["attempt"], ask.durable or not document["max_attempts"] > 1].append(document["_id"])
     mine: set[ObjectId] = set()
     for (attempt, durable), ids in alike.items():
         try:
@@ -98,7 +97,7 @@ def _take_alike(tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], *, du
         with tasks.deadline():
             if into.update_many(guarded, move.update(ask)).matched_count == len(ids):
                 return ids
-    except PyMongoError as error:
+    except DRIVER_ERRORS as error:
         if not is_unknown(error):
             raise translated(error, "claim tasks", writing=True) from error
         own = _own(tasks, ask, ids, error, durable=durable)
@@ -108,14 +107,12 @@ def _take_alike(tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], *, du
     try:
         with tasks.deadline():
             return [document["_id"] for document in tasks.quick.find(fence(ask.queue, ask.claim_id, ids), {"_id": 1})]
-    except PyMongoError as error:
+    except DRIVER_ERRORS as error:
         # Some are ours, and which cannot be learnt.
         raise OutcomeUnknown(short(error)) from error
 
 
-def _own(
-    tasks: Tasks, ask: Ask, ids: list[ObjectId], error: PyMongoError, *, durable: bool
-) -> dict[ObjectId, Document]:
+def _own(tasks: Tasks, ask: Ask, ids: list[ObjectId], error: DriverError, *, durable: bool) -> dict[ObjectId, Document]:
     """After a lost reply: what of `ids` is held under this claim. Raises `ClaimUnknown` when that cannot be read.
 
     A durable claim is read from what the majority has: one that may still be rolled back must not start.
@@ -124,7 +121,7 @@ def _own(
     try:
         with tasks.deadline():
             return {document["_id"]: document for document in held.find(fence(ask.queue, ask.claim_id, ids))}
-    except PyMongoError:
+    except DRIVER_ERRORS:
         raise _unknown(tasks, ask, ids, error) from error
 
 

@@ -1,8 +1,8 @@
-"""From the driver's errors to ours: the only place that catches `PyMongoError`.
+"""From the driver's errors to ours: what of them is caught, and what it means.
 
 A write that failed on the wire, timed out or got no majority may have been applied: it becomes `OutcomeUnknown`.
 Only when no server could be selected for the first try is it known that nothing was sent (the driver raises the
-first try's own error when the selection for a retry fails).
+first try's own error when the selection for a retry fails). An answer that cannot be decoded is an answer lost.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from bson.errors import BSONError, InvalidBSON
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -33,6 +34,10 @@ from streamq.errors import (
     StoreUnavailable,
     UsageError,
 )
+
+DriverError = PyMongoError | BSONError
+DRIVER_ERRORS: Final = (PyMongoError, BSONError)
+"""What the driver raises: errors of encoding and decoding stand in a tree of their own."""
 
 ACCESS: Final = frozenset({13, 18, 33, 8000})
 """Unauthorized, AuthenticationFailed, UnsupportedMechanism, AtlasError (wrong credentials)."""
@@ -60,8 +65,10 @@ def short(error: BaseException) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
-def is_unknown(error: PyMongoError) -> bool:
+def is_unknown(error: DriverError) -> bool:
     """Say whether a write that raised `error` may have been applied."""
+    if isinstance(error, BSONError):
+        return isinstance(error, InvalidBSON)
     if isinstance(error, ServerSelectionTimeoutError):
         return False
     if isinstance(error, AutoReconnect | NetworkTimeout | ConnectionFailure | ExecutionTimeout | WriteConcernError):
@@ -71,9 +78,11 @@ def is_unknown(error: PyMongoError) -> bool:
     return getattr(error, "code", None) in MAYBE_APPLIED
 
 
-def translated(error: PyMongoError, what: str, *, writing: bool) -> StoreError | UsageError:
+def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | UsageError:
     """Choose our error for the driver's; `what` names the action for people ("claim tasks")."""
     said = short(error)
+    if isinstance(error, BSONError):
+        return _of_bson(error, what, said, writing=writing)
     if isinstance(error, OperationFailure) and error.code in ACCESS:
         return AccessRefused(f"the server refused to {what}: {said} (check user, password, authSource and roles)")
     if "belongs to a set named 'None'" in said:
@@ -91,12 +100,20 @@ def translated(error: PyMongoError, what: str, *, writing: bool) -> StoreError |
     return StoreError(f"cannot {what}: {said}")
 
 
+def _of_bson(error: BSONError, what: str, said: str, *, writing: bool) -> StoreError:
+    if not isinstance(error, InvalidBSON):
+        return StoreError(f"cannot {what}: it cannot be encoded: {said}")
+    if writing:
+        return OutcomeUnknown(f"{what}: the outcome is unknown, the server's answer cannot be decoded: {said}")
+    return StoreError(f"cannot {what}: the server's answer cannot be decoded: {said}")
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Translate the errors of a read, or of a write whose repetition is harmless to its caller."""
     try:
         yield
-    except PyMongoError as error:
+    except DRIVER_ERRORS as error:
         raise translated(error, what, writing=False) from error
 
 
@@ -105,5 +122,5 @@ def writing(what: str) -> Iterator[None]:
     """Translate the errors of a write: what may have been applied becomes `OutcomeUnknown`."""
     try:
         yield
-    except PyMongoError as error:
+    except DRIVER_ERRORS as error:
         raise translated(error, what, writing=True) from error

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bson.errors import BSONError
 from pymongo.collection import Collection
-from pymongo.errors import InvalidOperation, PyMongoError
+from pymongo.errors import InvalidOperation
 
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, pipeline, wake_of
 from streamq.errors import AccessRefused, FeedEnded
-from streamq.store.faults import reading, short, translated
+from streamq.store.faults import DRIVER_ERRORS, DriverError, reading, short, translated
 
 AWAIT_MS: Final = 10_000
 """How long one getMore waits on the server: an idle worker then sends one every 10 s. Stopping does not wait for it
@@ -35,7 +36,7 @@ class MongoFeed:
         """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS`."""
         try:
             event = self._stream.try_next()
-        except PyMongoError as error:
+        except DRIVER_ERRORS as error:
             raise self._said(error) from error
         if event is not None:
             return wake_of(event, self._interest)
@@ -48,13 +49,14 @@ class MongoFeed:
         """See `Feed.close`. A server that is away cannot be told: its cursor times out there."""
         try:
             self._stream.close()
-        except PyMongoError:
+        except DRIVER_ERRORS:
             return
 
-    def _said(self, error: PyMongoError) -> Exception:
+    def _said(self, error: DriverError) -> Exception:
         known = translated(error, "read the change stream", writing=False)
         if isinstance(known, AccessRefused):
             return known
-        if not self._stream.alive or isinstance(error, InvalidOperation):
+        # The events of an answer that could not be decoded are lost: only a new stream and a look make up for them.
+        if not self._stream.alive or isinstance(error, InvalidOperation | BSONError):
             return FeedEnded(f"the change stream ended: {short(error)}")
         return known

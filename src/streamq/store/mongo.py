@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pymongo
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 
 from streamq.core import queries
 from streamq.core.claim import Ask, Claim
@@ -29,6 +29,9 @@ from streamq.store.setup import check_server, connect, make_indexes
 TIMEOUT_S: Final = 10.0
 """How long one call may take, retries of the driver included: an election (about 12 s by default) is mostly survived
 inside a call or two, and a caller is never left waiting for long without an answer."""
+
+NAMELESS: Final = "?"
+"""Stands in counts for the queue of documents that name none. No queue can be called so."""
 
 
 class MongoStore:
@@ -125,7 +128,8 @@ class MongoStore:
         if not queues:
             return []
         with reading("scan for ready tasks"), self._tasks.deadline():
-            return list(self._tasks.quick.distinct("queue", queries.behind(queues)))
+            found = self._tasks.quick.distinct("queue", queries.behind(queues))
+            return [queue for queue in queues if queue in found]
 
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`. Trips: 1."""
@@ -159,7 +163,9 @@ class MongoStore:
         counted: dict[str, dict[str, int]] = {}
         with reading("count tasks"), self._tasks.deadline():
             for row in self._tasks.quick.aggregate(queries.counts()):
-                counted.setdefault(row["_id"]["queue"], {})[row["_id"]["status"]] = row["count"]
+                queue, status = row["_id"].get("queue"), row["_id"]["status"]
+                of_queue = counted.setdefault(queue if isinstance(queue, str) else NAMELESS, {})
+                of_queue[str(status)] = of_queue.get(str(status), 0) + row["count"]
         return counted
 
     def now(self) -> datetime:
@@ -180,4 +186,7 @@ class MongoStore:
 
 
 def _as_task(document: Document | None) -> TaskDocument | None:
-    return document  # type: ignore[return-value]
+    """Read a stored task. An instant that no `datetime` can hold is none."""
+    if document is None:
+        return None
+    return {name: value for name, value in document.items() if not isinstance(value, DatetimeMS)}  # type: ignore[return-value]

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import pymongo
 from bson import ObjectId
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTimeoutError
 
 from streamq.core.codec import size_bytes
 from streamq.core.moves.put import document_of
 from streamq.core.new_task import NewTask, PutReply
 from streamq.errors import OptionInvalid, PayloadTooLarge, PutUnknown, StoreError
 from streamq.store.collections import Document, Tasks
-from streamq.store.faults import MAYBE_APPLIED, is_unknown, short, translated
+from streamq.store.faults import DRIVER_ERRORS, MAYBE_APPLIED, is_unknown, short, translated
 
 MOST_AN_INSERT: Final = 1_000
 """Tasks in one insert: 120,000 per second were stored so (DESIGN section 3); more only delays the first ack."""
@@ -36,7 +36,7 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> li
             continue
         try:
             replies += _insert(tasks, documents)
-        except PyMongoError as error:
+        except DRIVER_ERRORS as error:
             rest = [one.id for one in new[start:]]
             if is_unknown(error) or (start and isinstance(error, ServerSelectionTimeoutError)):
                 # With parts of the put stored already, "nothing has changed" would be false.

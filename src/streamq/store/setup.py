@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pymongo
 from bson import CodecOptions
+from bson.codec_options import DatetimeConversion
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect, OperationFailure
@@ -30,7 +31,11 @@ CLIENT_DEFAULTS: Final[dict[str, Any]] = {
     "serverSelectionTimeoutMS": 10_000,
 }
 
-CODEC: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True)
+CODEC: Final[CodecOptions[Document]] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
+)
+"""What other producers may store and Python cannot hold must not stop the reading of all else: a date outside of
+Python's years becomes a `DatetimeMS`, invalid UTF-8 the replacement character. Other values are read as before."""
 
 INDEX_CONFLICTS: Final = frozenset({85, 86})
 """IndexOptionsConflict, IndexKeySpecsConflict."""

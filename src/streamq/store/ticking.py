@@ -71,4 +71,9 @@ def _apply(tasks: Tasks, documents: list[Document], *, last: bool) -> int:
 
 
 def _named(documents: list[Document]) -> list[tuple[ObjectId, str]]:
-    return [(document["_id"], document["queue"]) for document in documents]
+    """Say which queues to wake. A queue that has no name has nobody to wake; its task stays there to be seen."""
+    return [
+        (document["_id"], document["queue"])
+        for document in documents
+        if isinstance(document.get("queue"), str) and not isinstance(document["_id"], dict)
+    ]
