@@ -105,6 +105,9 @@ class BlockingQueue:
 
         The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 2; while waiting,
         four a second besides. A payload that does not decode fails its task, and the next one is claimed.
+
+        Workers learn of leases shorter than their own only from each other: should this program die, the end of a
+        shorter lease given here is noticed after their own lease at the latest.
         """
         if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s < math.inf:
             raise OptionInvalid("wait_s", wait_s, "seconds, 0 or more")
