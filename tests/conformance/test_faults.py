@@ -15,7 +15,7 @@ import pytest
 from bson import ObjectId
 from bson.errors import InvalidBSON, InvalidDocument
 from pymongo import DeleteMany, MongoClient
-from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
+from pymongo.errors import AutoReconnect, BulkWriteError, ServerSelectionTimeoutError
 
 from streamq.core.outcome import Raised
 from streamq.embedded.ports import free_port
@@ -553,6 +553,112 @@ def test_a_task_that_would_outgrow_the_servers_limit_fails_and_leaves_the_rest_o
     assert stored["errors"][-1]["type"] == "PayloadTooLarge"
     assert mongo.stored(other.id)["status"] == "succeeded"
     assert mongo.store.get(deleted.id) is None
+
+
+@contextmanager
+def validator(mongo: MongoLab, rule: Any) -> Iterator[None]:
+    """Let the collection take only documents that fit `rule`, as a user may have configured it."""
+    database = mongo.mongo._database
+    database.command("collMod", "tasks", validator=rule)
+    yield
+    database.command("collMod", "tasks", validator={})
+
+
+def test_a_result_that_a_validator_refuses_fails_its_task_and_leaves_the_rest_of_its_batch_alone(
+    mongo: MongoLab,
+) -> None:
+    claims = [mongo.claimed() for _ in range(4)]
+    with validator(mongo, {"result": {"$ne": "bad"}}):
+        assert (
+            mongo.store.settle(
+                [
+                    mongo.settlement(claims[0], "succeed", result=1),
+                    mongo.settlement(claims[1], "succeed", result="bad"),
+                    mongo.settlement(claims[2], "succeed", keep_s=0.0),
+                    mongo.settlement(claims[3], "retry", error=BOOM),
+                ]
+            )
+            == ["settled"] * 4
+        )
+    stored = mongo.stored(claims[1].id)
+    assert (stored["status"], "result" in stored) == ("failed", False)
+    assert stored["errors"][-1]["type"] == "SettlementRefused"
+    assert "Document failed validation (code 121)" in stored["errors"][-1]["message"]
+    assert mongo.stored(claims[0].id)["status"] == "succeeded"
+    assert mongo.stored(claims[3].id)["status"] == "ready"
+    assert mongo.store.get(claims[2].id) is None
+
+
+def test_of_settlements_that_share_a_statement_only_the_refused_one_fails(mongo: MongoLab) -> None:
+    """The counter of one is no number any more, so an attempt cannot be taken off it."""
+    ids = [mongo.put() for _ in range(5)]
+    claims = mongo.claim()
+    mongo.edit(ids[2], {"$set": {"attempt": "one"}})
+    assert mongo.store.settle([mongo.settlement(one, "release") for one in claims]) == ["settled"] * 5
+    assert [mongo.stored(id)["status"] for id in ids] == ["ready", "ready", "failed", "ready", "ready"]
+    assert [mongo.stored(id)["attempt"] for id in ids] == [0, 0, "one", 0, 0]
+
+
+def test_a_settlement_of_which_the_server_takes_no_form_is_refused_and_the_others_settle(mongo: MongoLab) -> None:
+    ids = [mongo.put(payload=place) for place in range(3)]
+    claims = mongo.claim()
+    with validator(mongo, {"$or": [{"payload": {"$ne": 1}}, {"status": "running"}]}):
+        batch = [mongo.settlement(one, "succeed", result=1) for one in claims]
+        assert mongo.store.settle(batch) == ["settled", "refused", "settled"]
+        assert mongo.store.settle(batch) == ["settled", "refused", "settled"]
+        batch = [mongo.settlement(claims[1], "fail", error=BOOM, keep_s=60.0)]
+        assert mongo.store.settle(batch) == ["refused"]
+    assert [mongo.stored(id)["status"] for id in ids] == ["succeeded", "running", "succeeded"]
+    assert mongo.settle(claims[1], "release") == "settled"
+
+
+@pytest.mark.parametrize("size_bytes", [16_800_000, 49_000_000])
+def test_a_result_that_cannot_even_be_sent_fails_its_task_alone(mongo: MongoLab, size_bytes: int) -> None:
+    """The server refuses the whole command, or the driver to encode it: nothing tells which of the batch it is."""
+    claims = [mongo.claimed() for _ in range(5)]
+    batch = [mongo.settlement(one, "succeed", result="r" * size_bytes if one is claims[3] else 1) for one in claims]
+    batch[0] = mongo.settlement(claims[0], "succeed", keep_s=0.0)
+    assert mongo.store.settle(batch)[1:] == ["settled"] * 4
+    assert mongo.stored(claims[3].id)["errors"][-1]["type"] == "PayloadTooLarge"
+    assert [mongo.stored(one.id)["status"] for one in claims[1:]] == ["succeeded", "succeeded", "failed", "succeeded"]
+
+
+def test_a_settlement_that_fails_by_the_servers_state_is_no_refusal(mongo: MongoLab) -> None:
+    claim = mongo.claimed()
+    error = BulkWriteError({"writeErrors": [{"index": 0, "code": 14031, "errmsg": "no space"}]})
+    with not_sent(mongo.mongo._tasks.durable, "bulk_write", error=error), pytest.raises(StoreError):
+        mongo.settle(claim, "succeed", result=1)
+    assert mongo.settle(claim, "succeed", result=1) == "settled"
+
+
+@pytest.mark.parametrize("keep_s", [0.0, 60.0])
+def test_a_majority_that_lags_behind_does_not_make_a_settlement_lost(mongo: MongoLab, keep_s: float) -> None:
+    """Claim and settlement are on the primary, the majority still has the task as it was before the claim."""
+    id = mongo.put()
+    tasks = mongo.mongo._tasks
+    before = Found([mongo.stored(id)])
+    (claim,) = mongo.claim()
+
+    def lagging(real: Any, args: Any, more: Any) -> Any:
+        return before
+
+    with lost_replies(tasks.durable, "bulk_write"), replaced(tasks.committed, "find", 1, lagging):
+        assert mongo.settle(claim, "succeed", keep_s=keep_s) == ("settled" if keep_s else "unknown")
+
+
+def test_a_majority_that_lags_behind_for_too_long_makes_the_outcome_unknown(
+    hasty: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = hasty.put()
+    tasks = hasty.mongo._tasks
+    before = Found([hasty.stored(id)])
+    (claim,) = hasty.claim()
+
+    monkeypatch.setattr(tasks.committed, "find", lambda *_: before)
+    with lost_replies(tasks.durable, "bulk_write"), pytest.raises(OutcomeUnknown):
+        hasty.settle(claim, "succeed")
+    monkeypatch.undo()
+    assert hasty.settle(claim, "succeed") == "settled"
 
 
 # --- putting ------------------------------------------------------------------------------------------------------

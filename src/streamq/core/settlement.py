@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from streamq.core.claim import Claim
 from streamq.core.options import KEEP_DEFAULT_S, KEEP_FAILED_S
-from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped
+from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
 from streamq.core.retry import Retry, backoff_s
 
 SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snooze"]
@@ -36,8 +36,10 @@ class Settlement(msgspec.Struct, frozen=True):
         return self.move == "succeed" and self.keep_s == 0
 
 
-Verdict = Literal["settled", "lost", "unknown"]
-"""What became of a settlement. `unknown`: the task is gone, deleted by this settlement or after a take-over."""
+Verdict = Literal["settled", "lost", "unknown", "refused"]
+"""What became of a settlement. `unknown`: the task is gone, deleted by this settlement or after a take-over. `refused`:
+the server takes neither it nor the failure that would tell of that (a validator of the user's own, no room left); the
+task is still held, and repeating cannot help: let go of the claim, its lease ends by itself."""
 
 
 def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Settlement:
@@ -70,5 +72,16 @@ def outgrown(settlement: Settlement) -> Settlement:
     for good that says so. Doing the work again would give the same result."""
     what = "error" if settlement.result is None else "result"
     message = f"with its {what} the task would be larger than the 16 MB that the server takes in one document"
-    why = Raised(type="PayloadTooLarge", message=message)
+    return _failed(settlement, Raised(type="PayloadTooLarge", message=message))
+
+
+def refused(settlement: Settlement, said: str) -> Settlement:
+    """Return what is written instead when the server refuses the task as it would be then: a failure for good with what
+    the server `said`."""
+    return _failed(
+        settlement, raised("SettlementRefused", f"the server refused to store its {settlement.move}: {said}")
+    )
+
+
+def _failed(settlement: Settlement, why: Raised) -> Settlement:
     return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why, keep_s=KEEP_FAILED_S)

@@ -50,6 +50,13 @@ Interrupted… family: the write may have been applied."""
 TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """BSONObjectTooLarge, KeyTooLong, and the two for a document that an update would make too large."""
 
+PASSING: Final = frozenset(
+    {1, 8, 13, 24, 26, 39, 46, 63, 112, 133, 134, 146, 150, 175, 202, 246, 279, 365, 371, 384, 462, 13388, 14031}
+)
+"""InternalError, UnknownError, Unauthorized, busy locks, killed plans, stale shards and snapshots, no memory, no space
+left, writes blocked by an operator, too many requests: what a statement of a batch may fail with because of the
+server's state. It may pass; other codes tell of the document."""
+
 STANDALONE_HINT: Final = (
     "the server is a standalone, which has no change streams. Make a one-node replica set of it: stop mongod, "
     "start it with --replSet rs0, run once in mongosh: rs.initiate(), and connect with ?replicaSet=rs0"

@@ -1,26 +1,41 @@
 """Settling, on the real server: one statement for all that end alike, one each for what differs, one round trip.
 
-Fewer matched than sent means that somebody lost a lease, or that a reply was lost: then every task of the batch is
-read back. `settled_by` tells what this batch did from what others did; what is still held is written again.
+Fewer matched than sent means that somebody lost a lease, that a reply was lost, or that the server refused something:
+then every task of the batch is read back. `settled_by` tells what this batch did from what others did; what is still
+held is written again. What was refused because of its task is never sent again as it was, or it would hold up its
+batch for ever: a statement for many is written one by one, and one alone becomes a failure that says why.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 from bson import ObjectId
+from bson.errors import BSONError
 from pymongo import DeleteMany, UpdateMany, UpdateOne
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from streamq.core.moves import settle as move
 from streamq.core.moves.fence import fence, is_held
-from streamq.core.settlement import Settlement, Verdict, outgrown
+from streamq.core.settlement import Settlement, Verdict, outgrown, refused
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.store.collections import Document, Tasks
-from streamq.store.faults import MAYBE_APPLIED, TOO_LARGE, is_unknown, reading, short, translated
+from streamq.store.faults import (
+    DRIVER_ERRORS,
+    MAYBE_APPLIED,
+    PASSING,
+    SHOWN,
+    TOO_LARGE,
+    DriverError,
+    is_unknown,
+    reading,
+    short,
+    translated,
+)
 
 Statement = UpdateMany | UpdateOne | DeleteMany
 Key = tuple[ObjectId, bytes]
@@ -40,11 +55,13 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[Verdict]:
     """
     verdicts: dict[Key, Verdict] = {}
     pending = list(settlements)
+    alone: set[Key] = set()
+    instead: set[Key] = set()
     deadline = time.monotonic() + tasks.timeout_s
     sent = False
     while pending:
         try:
-            written = _write(tasks, pending)
+            written = _write(tasks, pending, alone)
             sent = True
             if written.matched == len(pending):
                 break
@@ -54,7 +71,11 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[Verdict]:
                 raise
             raise OutcomeUnknown(f"settle tasks: the outcome is unknown, it may have been applied: {error}") from error
         verdicts.update(known)
-        pending = [outgrown(one) if _key(one) in written.outgrown else one for one in pending if _key(one) not in known]
+        # One that was written in place of another and is refused too is the last that could be said.
+        verdicts.update({key: "refused" for key in written.refusals.keys() & instead if key not in known})
+        pending = [_next(one, written.refusals) for one in pending if _key(one) not in verdicts]
+        alone |= written.apart
+        instead |= written.refusals.keys()
         if pending and time.monotonic() > deadline:
             raise OutcomeUnknown(f"{len(pending)} settlement(s) got no answer in {tasks.timeout_s:g} s")
         if pending:
@@ -62,59 +83,107 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[Verdict]:
     return [verdicts.get(_key(one), "settled") for one in settlements]
 
 
+def _next(settlement: Settlement, refusals: Mapping[Key, Refusal]) -> Settlement:
+    """Return what is written in the next round."""
+    refusal = refusals.get(_key(settlement))
+    if refusal is None:
+        return settlement
+    if refusal.code in TOO_LARGE and not move.is_uniform(settlement):
+        return outgrown(settlement)
+    return refused(settlement, refusal.said)
+
+
 def _key(settlement: Settlement) -> Key:
     return settlement.id, settlement.claim_id
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """Why the server does not take one settlement, whatever the time."""
+
+    code: int
+    said: str
+
+
 class Written(msgspec.Struct, frozen=True):
-    """What a batch did: how many matched, how many of these were deleted; None when the reply was lost. `outgrown` are
-    those whose result or error the server has no room for."""
+    """What a batch did: how many matched, how many of these were deleted; None when the reply was lost. `refusals` are
+    of single settlements; those `apart` shared a statement of which one or more were refused."""
 
     matched: int | None
     deleted: int | None
-    outgrown: frozenset[Key] = frozenset()
+    refusals: Mapping[Key, Refusal] = {}
+    apart: frozenset[Key] = frozenset()
 
 
-def _write(tasks: Tasks, settlements: Sequence[Settlement]) -> Written:
-    groups = _groups(settlements)
+def _write(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]) -> Written:
+    groups = _groups(settlements, alone)
     try:
         with tasks.deadline():
             done = tasks.durable.bulk_write([_statement(group) for group in groups], ordered=False)
     except BulkWriteError as error:
         return _write_failed(error, groups)
-    except PyMongoError as error:
-        if not is_unknown(error):
+    except DRIVER_ERRORS as error:
+        if is_unknown(error):
+            return Written(None, None)
+        if not _is_of_one(error):
             raise translated(error, "settle tasks", writing=True) from error
-        return Written(None, None)
+        return _write_halves(tasks, settlements, alone, error)
     return Written(done.matched_count + done.deleted_count, done.deleted_count)
 
 
+def _is_of_one(error: DriverError) -> bool:
+    """Say whether a whole batch was refused because of one settlement that cannot even be sent."""
+    return isinstance(error, BSONError) or getattr(error, "code", None) in TOO_LARGE
+
+
+def _write_halves(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key], error: DriverError) -> Written:
+    """Find the one that cannot be sent: no index tells which it is."""
+    if len(settlements) == 1:
+        code = min(TOO_LARGE) if isinstance(error, DocumentTooLarge) else getattr(error, "code", None)
+        return Written(0, 0, {_key(settlements[0]): Refusal(code or 0, short(error))})
+    middle = len(settlements) // 2
+    first = _write(tasks, settlements[:middle], alone)
+    try:
+        second = _write(tasks, settlements[middle:], alone)
+    except StoreUnavailable:
+        second = Written(None, None)  # with the first half written, "nothing has changed" would be false
+    return Written(
+        None if first.matched is None or second.matched is None else first.matched + second.matched,
+        None if first.deleted is None or second.deleted is None else first.deleted + second.deleted,
+        {**first.refusals, **second.refusals},
+        first.apart | second.apart,
+    )
+
+
 def _write_failed(error: BulkWriteError, groups: Sequence[Sequence[Settlement]]) -> Written:
-    """Single statements failed inside a batch that was answered. What is too large is named; what may have been applied
-    makes the batch's outcome unknown; anything else is raised."""
+    """Single statements failed inside a batch that was answered. What was refused because of its task is named; what
+    may have been applied makes the batch's outcome unknown; what may pass is raised."""
     details = error.details or {}
-    too_large: set[Key] = set()
+    refusals: dict[Key, Refusal] = {}
+    apart: set[Key] = set()
     maybe_applied = bool(details.get("writeConcernErrors"))
     for one in details.get("writeErrors", ()):
-        group = groups[one["index"]]
-        if one.get("code") in TOO_LARGE and not move.is_uniform(group[0]):
-            too_large.add(_key(group[0]))
-        elif one.get("code") in MAYBE_APPLIED:
+        group, code = groups[one["index"]], one.get("code")
+        if code in MAYBE_APPLIED:
             maybe_applied = True
-        else:
+        elif code in PASSING:
             raise StoreError(f"cannot settle tasks: {short(error)}") from error
+        elif len(group) > 1:
+            apart.update(map(_key, group))
+        else:
+            refusals[_key(group[0])] = Refusal(code, f"{str(one.get('errmsg'))[:SHOWN]} (code {code})")
     if maybe_applied:
-        return Written(None, None, frozenset(too_large))
+        return Written(None, None, refusals, frozenset(apart))
     deleted = details["nRemoved"]
-    return Written(details["nMatched"] + deleted, deleted, frozenset(too_large))
+    return Written(details["nMatched"] + deleted, deleted, refusals, frozenset(apart))
 
 
-def _groups(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
-    """Group what is written alike. The fence takes one claim id a statement, so a claim's tasks go together."""
+def _groups(settlements: Sequence[Settlement], alone: Set[Key]) -> list[list[Settlement]]:
+    """Group what is written alike, but for those that are to stand alone. The fence takes one claim id a statement, so
+    a claim's tasks go together."""
     alike: dict[tuple[str, bytes, str, float, float], list[Settlement]] = defaultdict(list)
     single: list[list[Settlement]] = []
     for one in settlements:
-        if one.deletes or move.is_uniform(one):
+        if (one.deletes or move.is_uniform(one)) and _key(one) not in alone:
             alike[one.queue, one.claim_id, one.move, one.delay_s, one.keep_s].append(one)
         else:
             single.append([one])
@@ -131,11 +200,12 @@ def _statement(group: Sequence[Settlement]) -> Statement:
 
 
 def _read_back(tasks: Tasks, settlements: Sequence[Settlement], written: Written) -> dict[Key, Verdict]:
-    """Find out what became of each; those that are still held under their claim are left out."""
-    ids = [one.id for one in settlements]
-    with reading("read settlements back"), tasks.deadline():
-        found = tasks.committed.find({"_id": {"$in": ids}}, FENCED)
-        stored = {document["_id"]: document for document in found}
+    """Find out what became of each; those that are still held under their claim are left out.
+
+    A claim is written with w:1, so what the majority has may be older than it: then the task is not held yet, and
+    would look lost. Lost is only what the primary itself says is lost too; where they differ it is asked again.
+    """
+    stored = _look(tasks, tasks.committed, settlements)
     gone = sum(one.deletes and one.id not in stored for one in settlements)
     of_missing: Verdict = "settled" if written.deleted is not None and gone <= written.deleted else "unknown"
     verdicts: dict[Key, Verdict] = {}
@@ -143,7 +213,19 @@ def _read_back(tasks: Tasks, settlements: Sequence[Settlement], written: Written
         verdict = _verdict(one, stored.get(one.id), of_missing)
         if verdict is not None:
             verdicts[_key(one)] = verdict
+    lost = [one for one in settlements if verdicts.get(_key(one)) == "lost"]
+    if lost:
+        local = _look(tasks, tasks.quick, lost)
+        for one in lost:
+            if _verdict(one, local.get(one.id), of_missing) != "lost":
+                del verdicts[_key(one)]
     return verdicts
+
+
+def _look(tasks: Tasks, handle: Collection[Document], settlements: Sequence[Settlement]) -> dict[ObjectId, Document]:
+    with reading("read settlements back"), tasks.deadline():
+        found = handle.find({"_id": {"$in": [one.id for one in settlements]}}, FENCED)
+        return {document["_id"]: document for document in found}
 
 
 def _verdict(settlement: Settlement, document: Document | None, of_missing: Verdict) -> Verdict | None:
