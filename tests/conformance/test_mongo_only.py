@@ -405,6 +405,18 @@ def test_members_that_have_not_beaten_do_not_count_and_are_forgotten_after_a_day
     assert ids == {silent.row_id, me.row_id}
 
 
+def test_a_row_that_only_a_bell_made_is_forgotten_at_the_next_beat(mongo: MongoLab) -> None:
+    gone, me = mongo.member("a"), mongo.member("z")
+    mongo.store.beat(gone)
+    mongo.store.leave(gone)
+    mongo.store.ring(gone, "b")
+    assert mongo.store.beat(me).rank == 0
+    assert [row["_id"] for row in mongo.mongo._tasks.quick.find({"_id": {"$type": "string"}})] == [me.row_id]
+    mongo.store.ring(me, "b")
+    assert mongo.store.beat(me).rank == 0
+    assert mongo.mongo._tasks.quick.find_one({"_id": me.row_id, "bell": "b"})
+
+
 def read_on(feed: Feed) -> None:
     for _ in range(100):
         feed.read()

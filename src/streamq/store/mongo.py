@@ -104,10 +104,17 @@ class MongoStore:
             self._tasks.durable.update_one({"_id": member.row_id}, beat_update(member), upsert=True)
             rows = list(self._tasks.quick.find(ROWS))
             now = next((row["beat_at"] for row in rows if row["_id"] == member.row_id), None) or self.now()
-            old = [row["_id"] for row in rows if now - row.get("beat_at", now) > timedelta(seconds=FORGOTTEN_S)]
-            if old:
-                self._tasks.quick.delete_many({"_id": {"$in": old}})
-        return roster_of(rows, member, now)
+            # A row that has never beaten was made by a bell that rang after its member had left.
+            beaten = [row for row in rows if isinstance(row.get("beat_at"), datetime)]
+            recent = [row for row in beaten if now - row["beat_at"] <= timedelta(seconds=FORGOTTEN_S)]
+            if len(recent) < len(rows):
+                self._forget(now)
+        return roster_of(beaten, member, now)
+
+    def _forget(self, now: datetime) -> None:
+        """Remove the rows that have not beaten for long; one that beats meanwhile stays."""
+        lately = {"$gte": now - timedelta(seconds=FORGOTTEN_S)}
+        self._tasks.quick.delete_many(ROWS | {"beat_at": {"$not": lately}})
 
     def ring(self, member: Member, bell: str) -> None:
         """See `Store.ring`. Trips: 1."""
