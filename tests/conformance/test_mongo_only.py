@@ -164,11 +164,11 @@ def test_a_claim_is_guarded_by_the_attempt_it_read(mongo: MongoLab, monkeypatch:
     id, untouched = mongo.put(), mongo.put()
     take = claiming._take
 
-    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]]) -> set[ObjectId]:
+    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any) -> set[ObjectId]:
         monkeypatch.undo()
         (claim,) = mongo.claim(ids=(id,))
         mongo.settle(claim, "retry", error=Raised(type="E", message="m"))
-        return take(tasks, ask, wanted)
+        return take(tasks, ask, wanted, refused)
 
     monkeypatch.setattr(claiming, "_take", slowly)
     first = mongo.store.claim(mongo.ask(2))
@@ -387,6 +387,60 @@ def test_instants_that_python_cannot_hold_stop_nobody(mongo: MongoLab) -> None:
     assert stored is not None
     assert stored["status"] == "delayed"
     assert "due_at" not in stored
+
+
+FULL_BYTES = 16 * 1024 * 1024
+
+
+def put_full(mongo: MongoLab, **fields: Any) -> Any:
+    """Store a task that has no room for one more field."""
+    id = ObjectId()
+    spare = FULL_BYTES - 160 - sum(len(bson.encode({name: value})) for name, value in fields.items())
+    put_raw(mongo, _id=id, payload="p" * spare, **fields)
+    mongo.edit(id, {"$set": {"filler": ""}})
+    room = FULL_BYTES - len(bson.encode(mongo.stored(id)))
+    mongo.edit(id, {"$set": {"filler": "f" * room}})
+    return id
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+def test_a_task_without_room_for_a_claim_is_passed_over(mongo: MongoLab, limit: int) -> None:
+    """It stands at the head of its queue; whoever claims the head would never see what is behind."""
+    first = put_raw(mongo, max_attempts=1)
+    bad = [put_full(mongo), put_full(mongo)]
+    behind = [mongo.put(max_attempts=3) for _ in range(5)]
+    got: list[ObjectId] = []
+    for _ in range(7):
+        claimed = mongo.store.claim(mongo.ask(limit))
+        got += [claim.id for claim in claimed.claims]
+    assert got == [first, *behind]
+    assert not claimed.more
+    assert [one.id for one in claimed.refused] == bad
+    assert "larger than" in claimed.refused[0].said
+    single = mongo.store.claim(mongo.ask(ids=(bad[0],)))
+    assert (single.claims, [one.id for one in single.refused]) == ((), bad[:1])
+    assert [mongo.stored(id)["status"] for id in bad] == ["ready", "ready"]
+    assert all(mongo.stored(id)["attempt"] == 1 for id in got)
+
+
+@pytest.mark.parametrize("move", ["release", "take back"])
+def test_a_task_without_room_is_passed_over_by_the_scheduler_and_does_not_let_it_spin(
+    mongo: MongoLab, move: str
+) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=60)
+    state = {"release": {"status": "delayed", "due_at": past}, "take back": {"status": "running", "lease_until": past}}
+    good = [put_raw(mongo, **state[move])]
+    bad = put_full(mongo, **state[move], **({"attempt": 1} if move == "take back" else {}))
+    good += [put_raw(mongo, **state[move]) for _ in range(3)]
+    tick = mongo.store.tick()
+    assert [id for id, _ in tick.released] == good
+    assert [one.id for one in tick.refused] == [bad]
+    tick = mongo.store.tick()
+    assert (tick.released, tick.failed, [one.id for one in tick.refused]) == ((), 0, [bad])
+    assert tick.next_s is not None
+    assert tick.next_s >= 1
+    assert [mongo.stored(id)["status"] for id in good] == ["ready"] * 4
+    assert mongo.stored(bad)["status"] == state[move]["status"]
 
 
 # --- members and streams ------------------------------------------------------------------------------------------

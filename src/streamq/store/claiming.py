@@ -8,7 +8,8 @@ was applied; what may still be applied later is left to `abandon`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateMany
@@ -22,21 +23,40 @@ from streamq.core.moves.fence import fence
 from streamq.core.settlement import Settlement
 from streamq.errors import ClaimUnknown, OutcomeUnknown, StoreError
 from streamq.store.collections import Document, Tasks
-from streamq.store.contract import Claimed
-from streamq.store.faults import DRIVER_ERRORS, DriverError, is_unknown, reading, short, translated, writing
+from streamq.store.contract import Claimed, Refused
+from streamq.store.faults import DRIVER_ERRORS, DriverError, is_refusal, is_unknown, reading, short, translated, writing
+
+MOST_LOOKS: Final = 10
+"""How often one call looks past tasks that cannot be claimed. Each look passes over as many as were asked for."""
 
 
 def claim(tasks: Tasks, ask: Ask) -> Claimed:
     """See `Store.claim`. Trips: 1 for a single id, else 2, or 3 after a lost race."""
     if ask.ids is not None and len(ask.ids) == 1:
         return _claim_one(tasks, ask, ask.ids[0])
-    with reading("find ready tasks"), tasks.deadline():
-        found = list(tasks.quick.find(queries.ready(ask)).sort(queries.CLAIM_ORDER).limit(ask.limit))
-    wanted = _startable(found, ask)
-    mine = _take(tasks, ask, wanted)
+    refused: dict[ObjectId, str] = {}
+    for _ in range(MOST_LOOKS):
+        before = len(refused)
+        with reading("find ready tasks"), tasks.deadline():
+            ready = _ready_but(ask, refused)
+            found = list(tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(ask.limit))
+        wanted = _startable(found, ask)
+        mine = _take(tasks, ask, wanted, refused)
+        # A head of the queue that the server lets nobody claim must not hide what waits behind it.
+        if mine or len(refused) == before:
+            break
     claims = [_claim(document, ask) for document in wanted if document["_id"] in mine]
     full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
-    return Claimed(tuple(claims), more=full)
+    return Claimed(tuple(claims), more=full, refused=_told(refused))
+
+
+def _ready_but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:
+    ready = queries.ready(ask)
+    return ready | {"_id": ready["_id"] | {"$nin": list(refused)}} if refused else ready
+
+
+def _told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:
+    return tuple(Refused(id, said) for id, said in refused.items())
 
 
 def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
@@ -49,6 +69,8 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
                 queries.ready(ask) | {"_id": id} | once, move.update(ask), return_document=ReturnDocument.AFTER
             )
     except DRIVER_ERRORS as error:
+        if is_refusal(error):
+            return Claimed((), more=False, refused=(Refused(id, short(error)),))
         if not is_unknown(error):
             raise translated(error, "claim a task", writing=True) from error
         taken = _own(tasks, ask, [id], error, durable=ask.durable).get(id)
@@ -72,15 +94,15 @@ def _claim(document: Document, ask: Ask) -> Claim:
     return claim_of(document, claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=document["attempt"] + 1)
 
 
-def _take(tasks: Tasks, ask: Ask, wanted: list[Document]) -> set[ObjectId]:
-    """Claim what is still as it was read; return the ids obtained."""
+def _take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:
+    """Claim what is still as it was read; return the ids obtained. What the server refuses is added to `refused`."""
     alike: dict[tuple[int, bool], list[ObjectId]] = defaultdict(list)
     for document in wanted:
         alike[document["attempt"], ask.durable or not document["max_attempts"] > 1].append(document["_id"])
     mine: set[ObjectId] = set()
     for (attempt, durable), ids in alike.items():
         try:
-            mine.update(_take_alike(tasks, ask, attempt, ids, durable=durable))
+            mine.update(_take_alike(tasks, ask, attempt, ids, refused, durable=durable))
         except StoreError as error:
             if not mine and not isinstance(error, OutcomeUnknown):
                 raise
@@ -90,7 +112,9 @@ def _take(tasks: Tasks, ask: Ask, wanted: list[Document]) -> set[ObjectId]:
     return mine
 
 
-def _take_alike(tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], *, durable: bool) -> Sequence[ObjectId]:
+def _take_alike(
+    tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
+) -> Sequence[ObjectId]:
     guarded = move.guard(ask, attempt) | {"_id": {"$in": ids}}
     into = tasks.durable if durable else tasks.quick
     try:
@@ -98,12 +122,41 @@ def _take_alike(tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], *, du
             if into.update_many(guarded, move.update(ask)).matched_count == len(ids):
                 return ids
     except DRIVER_ERRORS as error:
+        if is_refusal(error) and len(ids) == 1:
+            refused[ids[0]] = short(error)
+            return ()
+        if is_refusal(error):
+            return _take_halves(tasks, ask, attempt, ids, refused, durable=durable)
         if not is_unknown(error):
             raise translated(error, "claim tasks", writing=True) from error
         own = _own(tasks, ask, ids, error, durable=durable)
         if len(own) < len(ids):
             raise OutcomeUnknown(short(error)) from error
         return list(own)
+    return _held(tasks, ask, ids)
+
+
+def _take_halves(
+    tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
+) -> list[ObjectId]:
+    """One of `ids` is refused, which ended the statement before the rest of it: claim by halves until it is alone."""
+    mine = _held(tasks, ask, ids)
+    rest = [id for id in ids if id not in mine]
+    middle = max(1, len(rest) // 2)
+    try:
+        for half in (rest[:middle], rest[middle:]):
+            if half:
+                mine += _take_alike(tasks, ask, attempt, half, refused, durable=durable)
+    except StoreError as error:
+        if not mine:
+            raise
+        # What was obtained before must go back, whatever kind of error this is.
+        raise OutcomeUnknown(short(error)) from error
+    return mine
+
+
+def _held(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[ObjectId]:
+    """Read which of `ids` are ours by now."""
     try:
         with tasks.deadline():
             return [document["_id"] for document in tasks.quick.find(fence(ask.queue, ask.claim_id, ids), {"_id": 1})]

@@ -24,11 +24,22 @@ from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """A task that a move passed over: the server does not take what would be written on it (no room left in 16 MB, a
+    validator of the user's own)."""
+
+    id: Any  # an ObjectId, if nobody else stores tasks
+    said: str
+
+
 class Claimed(msgspec.Struct, frozen=True):
-    """What a claim obtained, in claim order. `more` says whether the queue may hold more than was asked for."""
+    """What a claim obtained, in claim order. `more` says whether the queue may hold more than was asked for. `refused`
+    names the tasks that were passed over because the server does not take their claim, with its words: they stay
+    ready, for people to see to."""
 
     claims: tuple[Claim, ...]
     more: bool
+    refused: tuple[Refused, ...] = ()
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -36,12 +47,14 @@ class Tick(msgspec.Struct, frozen=True):
 
     `released` names the tasks made ready (id and queue), by time or by an ended lease; `failed` counts tasks whose
     lease ended on their last attempt. `next_s` is the time until the earliest known instant, 0.0 when more is
-    due already, None when nothing is ahead.
+    due already, None when nothing is ahead. `refused` names the tasks that the server let nobody move, with its words:
+    they stay as they are and are tried again at each look.
     """
 
     released: tuple[tuple[ObjectId, str], ...]
     failed: int
     next_s: float | None
+    refused: tuple[Refused, ...] = ()
 
 
 class Feed(Protocol):

@@ -24,6 +24,7 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
     WriteConcernError,
+    WriteError,
 )
 
 from streamq.errors import (
@@ -57,6 +58,8 @@ PASSING: Final = frozenset(
 left, writes blocked by an operator, too many requests: what a statement of a batch may fail with because of the
 server's state. It may pass; other codes tell of the document."""
 
+VALIDATION_FAILED: Final = 121
+
 STANDALONE_HINT: Final = (
     "the server is a standalone, which has no change streams. Make a one-node replica set of it: stop mongod, "
     "start it with --replSet rs0, run once in mongosh: rs.initiate(), and connect with ?replicaSet=rs0"
@@ -83,6 +86,15 @@ def is_unknown(error: DriverError) -> bool:
     if getattr(error, "timeout", False):
         return True
     return getattr(error, "code", None) in MAYBE_APPLIED
+
+
+def is_refusal(error: DriverError) -> bool:
+    """Say whether a write failed because of one document, which cannot take what would be written, whatever the time:
+    it has no room left, or a validator of the user's own forbids it. Others of the same statement could be written."""
+    code = getattr(error, "code", None)
+    if isinstance(error, WriteError):
+        return code not in MAYBE_APPLIED | PASSING | ACCESS
+    return code in TOO_LARGE or code == VALIDATION_FAILED
 
 
 def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | UsageError:

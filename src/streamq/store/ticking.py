@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bson import ObjectId
+from pymongo.errors import WriteError
 
 from streamq.core import queries
 from streamq.core.moves import release_due, take_back
 from streamq.store.collections import Document, Tasks
-from streamq.store.contract import Tick
-from streamq.store.faults import reading
+from streamq.store.contract import Refused, Tick
+from streamq.store.faults import is_refusal, reading, short
 
 MOST_A_TICK: Final = 1_000
 """Tasks moved in one step: many enough to keep up with a flood, few enough to let other writes through."""
+
+STUCK_S: Final = 1.0
+"""The pause when all that is due was refused: it stays due, and without a pause it would be tried without end."""
 
 
 def tick(tasks: Tasks) -> Tick:
@@ -25,14 +29,16 @@ def tick(tasks: Tasks) -> Tick:
         next_due = _in_s(tasks, queries.next_due())
         next_end = _in_s(tasks, queries.next_lease_end())
         released: list[tuple[ObjectId, str]] = []
+        refused: list[Refused] = []
         failed = 0
         if next_due is not None and next_due <= 0:
-            released += _release(tasks)
+            released += _release(tasks, refused)
         if next_end is not None and next_end <= 0:
-            back, failed = _take_back(tasks)
+            back, failed = _take_back(tasks, refused)
             released += back
     ahead = [instant for instant in (next_due, next_end) if instant is not None]
-    return Tick(tuple(released), failed, max(0.0, min(ahead)) if ahead else None)
+    soonest = STUCK_S if refused and not released and not failed else 0.0
+    return Tick(tuple(released), failed, max(soonest, min(ahead)) if ahead else None, tuple(refused))
 
 
 def _in_s(tasks: Tasks, stages: list[dict[str, Any]]) -> float | None:
@@ -42,15 +48,14 @@ def _in_s(tasks: Tasks, stages: list[dict[str, Any]]) -> float | None:
     return None
 
 
-def _release(tasks: Tasks) -> list[tuple[ObjectId, str]]:
+def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]:
     with tasks.deadline():
         due = list(tasks.quick.find(queries.due(), {"queue": 1}).sort("due_at", 1).limit(MOST_A_TICK))
-        mine = queries.due() | {"_id": {"$in": [document["_id"] for document in due]}}
-        tasks.durable.update_many(mine, release_due.update())
-    return _named(due)
+        _move(tasks, queries.due(), release_due.update(), [document["_id"] for document in due], refused)
+    return _named(due, refused)
 
 
-def _take_back(tasks: Tasks) -> tuple[list[tuple[ObjectId, str]], int]:
+def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:
     with tasks.deadline():
         ended = list(
             tasks.quick.find(queries.lease_ended(), {"queue": 1, "is_last": take_back.IS_LAST})
@@ -60,20 +65,40 @@ def _take_back(tasks: Tasks) -> tuple[list[tuple[ObjectId, str]], int]:
         last = [document for document in ended if document["is_last"]]
         again = [document for document in ended if not document["is_last"]]
         if again:
-            _apply(tasks, again, last=False)
-        failed = _apply(tasks, last, last=True) if last else 0
-    return _named(again), failed
+            _apply(tasks, again, refused, last=False)
+        failed = _apply(tasks, last, refused, last=True) if last else 0
+    return _named(again, refused), failed
 
 
-def _apply(tasks: Tasks, documents: list[Document], *, last: bool) -> int:
-    mine = take_back.guard(last=last) | {"_id": {"$in": [document["_id"] for document in documents]}}
-    return tasks.durable.update_many(mine, take_back.update(last=last)).modified_count
+def _apply(tasks: Tasks, documents: list[Document], refused: list[Refused], *, last: bool) -> int:
+    ids = [document["_id"] for document in documents]
+    return _move(tasks, take_back.guard(last=last), take_back.update(last=last), ids, refused)
 
 
-def _named(documents: list[Document]) -> list[tuple[ObjectId, str]]:
-    """Say which queues to wake. A queue that has no name has nobody to wake; its task stays there to be seen."""
+def _move(
+    tasks: Tasks, guard: dict[str, Any], update: list[dict[str, Any]], ids: list[Any], refused: list[Refused]
+) -> int:
+    """Move those of `ids` that still match; return how many did. One that the server refuses ends a statement before
+    the rest of it: the halves are tried, until that one is alone and is put among `refused`."""
+    try:
+        return tasks.durable.update_many(guard | {"_id": {"$in": ids}}, update).modified_count
+    except WriteError as error:
+        if not is_refusal(error):
+            raise
+        if len(ids) == 1:
+            refused.append(Refused(ids[0], short(error)))
+            return 0
+    middle = len(ids) // 2
+    return sum(_move(tasks, guard, update, half, refused) for half in (ids[:middle], ids[middle:]))
+
+
+def _named(documents: list[Document], refused: list[Refused]) -> list[tuple[ObjectId, str]]:
+    """Say what came back, and to which queue. Without a queue's name there is nobody to wake."""
+    stuck = [one.id for one in refused]
     return [
         (document["_id"], document["queue"])
         for document in documents
-        if isinstance(document.get("queue"), str) and not isinstance(document["_id"], dict)
+        if isinstance(document.get("queue"), str)
+        and not isinstance(document["_id"], dict)
+        and document["_id"] not in stuck
     ]
