@@ -32,6 +32,7 @@ from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodab
 from streamq.queue import Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
+from streamq.runtime.settler import require_settled
 from streamq.store.contract import Feed, Store
 
 SLICE_S: Final = 0.25
@@ -231,5 +232,4 @@ class BlockingTask:
         settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
         (verdict,) = self._store.settle([settlement])
         self._ended = True
-        if verdict == "lost":
-            raise LeaseLost(self._claim.id)
+        require_settled(self._claim.id, verdict)

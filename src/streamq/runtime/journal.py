@@ -16,6 +16,7 @@ LEVELS: Final = {
     "lease lost": logging.WARNING,
     "leases no longer trusted": logging.WARNING,
     "settlements unknown": logging.ERROR,
+    "settlement refused": logging.ERROR,
     "claim unknown": logging.WARNING,
     "thread left behind": logging.WARNING,
     "stream reopened": logging.WARNING,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import trio
+from bson import ObjectId
 
 from streamq.bridge import Bridge
 from streamq.core.outcome import Stopped
@@ -41,6 +42,17 @@ PASSING: Final = (StoreUnavailable, OutcomeUnknown)
 """Errors after which settling again may help."""
 
 
+def require_settled(task_id: ObjectId, verdict: Verdict) -> None:
+    """Raise what a holder must hear of its settlement."""
+    if verdict == "lost":
+        raise LeaseLost(task_id)
+    if verdict == "refused":
+        raise StoreError(
+            f"task {task_id}: the server refuses to store how it ended, and that it does (a validator of the "
+            "collection?); the task runs again once its lease has ended"
+        )
+
+
 class Ending(NamedTuple):
     """A settlement with the claim it ends."""
 
@@ -66,7 +78,8 @@ class Settler:
         return self.batcher.push(Ending(held, settlement))
 
     async def settle(self, held: Held, settlement: Settlement) -> None:
-        """Settle and wait. Raises `LeaseLost`. Cancellation: withdrawn before it is sent, else waited for."""
+        """Settle and wait. Raises `LeaseLost`; `StoreError` when the server refuses it for good: the task runs again once
+        its lease has ended. Cancellation: withdrawn before it is sent, else waited for."""
         if held.lost or held.ending:
             raise LeaseLost(held.claim.id)
         held.ending = True
@@ -75,8 +88,7 @@ class Settler:
         except trio.Cancelled:
             held.ending = False
             raise
-        if verdict == "lost":
-            raise LeaseLost(held.claim.id)
+        require_settled(held.claim.id, verdict)
 
     def release(self, held: Held) -> None:
         """Give a claim back that its owner has no use for; one that was not started is not counted."""
@@ -138,6 +150,9 @@ class Settler:
             return
         self._holdings.drop(ending.held)
         settlement = ending.settlement
+        if verdict == "refused":
+            self._journal.write("settlement refused", task=settlement.id, move=settlement.move)
+            return
         self._journal.add(settlement.move, 1)
         if verdict == "unknown":
             self._journal.write("settlements unknown", tasks=1, first=settlement.id)
