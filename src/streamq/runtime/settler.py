@@ -78,8 +78,8 @@ class Settler:
         return self.batcher.push(Ending(held, settlement))
 
     async def settle(self, held: Held, settlement: Settlement) -> None:
-        """Settle and wait. Raises `LeaseLost`; `StoreError` when the server refuses it for good: the task runs again once
-        its lease has ended. Cancellation: withdrawn before it is sent, else waited for."""
+        """Settle and wait. Raises `LeaseLost`; `StoreError` when the server refuses it for good: the task runs again
+        once its lease has ended. Cancellation: withdrawn before it is sent, else waited for."""
         if held.lost or held.ending:
             raise LeaseLost(held.claim.id)
         held.ending = True
