@@ -561,10 +561,16 @@ def test_members_are_ranked_alike_by_all_and_know_the_shortest_lease(lab: Lab) -
 
 
 def test_who_only_waits_for_results_stands_behind_every_worker(lab: Lab) -> None:
-    worker, waiter = lab.member("z"), lab.member("a", queues=(), lease_s=5.0)
+    worker, waiter = lab.member("z"), lab.member("a", queues=())
     lab.store.beat(waiter)
-    assert (lab.store.beat(worker).rank, lab.store.beat(worker).lease_s) == (0, 30.0)
+    assert lab.store.beat(worker).rank == 0
     assert lab.store.beat(waiter).rank == 1
+
+
+def test_the_lease_of_who_has_no_queues_counts_because_it_may_claim_too(lab: Lab) -> None:
+    worker, other = lab.member("z"), lab.member("a", queues=(), lease_s=5.0)
+    lab.store.beat(other)
+    assert lab.store.beat(worker).lease_s == 5.0
 
 
 def test_members_are_in_no_listing_and_no_count(lab: Lab) -> None:

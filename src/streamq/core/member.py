@@ -47,7 +47,7 @@ class Roster(msgspec.Struct, frozen=True):
     """Who else is there, as of the last beat.
 
     `rank` is this member's place among the live workers (0 acts at once, the k-th stands by); `lease_s` the
-    shortest lease any of them uses.
+    shortest lease any live member uses: who has no queues may claim too.
     """
 
     rank: int

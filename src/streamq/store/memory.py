@@ -174,9 +174,9 @@ class MemoryStore:
                 if feed.interest.timers:
                     feed.tell(Wake("member", lease_s=member.lease_s))
         self.members[member.row_id] = member
-        workers = {id: one for id, one in self.members.items() if one.queues}
-        rank = sorted(workers).index(member.row_id) if member.row_id in workers else len(workers)
-        return Roster(rank, min([member.lease_s, *(one.lease_s for one in workers.values())]))
+        workers = sorted(id for id, one in self.members.items() if one.queues)
+        rank = workers.index(member.row_id) if member.row_id in workers else len(workers)
+        return Roster(rank, min(one.lease_s for one in self.members.values()))
 
     def ring(self, member: Member, bell: str) -> None:
         """See `Store.ring`."""
