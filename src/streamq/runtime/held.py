@@ -22,7 +22,7 @@ class Held:
     server may have given the task to somebody else. `lost` is set once, by whoever finds out.
     """
 
-    __slots__ = ("claim", "ending", "lost", "owner", "scope", "settled", "since", "started", "trusted_until")
+    __slots__ = ("claim", "ending", "gone", "lost", "owner", "scope", "settled", "since", "started", "trusted_until")
 
     def __init__(self, claim: Claim, sent_at: float, owner: object) -> None:
         self.claim = claim
@@ -30,6 +30,7 @@ class Held:
         self.since = sent_at
         self.lost = False
         self.ending = False  # its settlement is on the way
+        self.gone = False  # a beat did not find it; its settlement, which is on the way, will tell why
         self.started = False
         self.settled = False  # by its settlement, or by having been lost
         self.scope: trio.CancelScope | None = None

@@ -41,10 +41,10 @@ class Keeper:
     async def extend(self) -> None:
         """Extend for ever. Cancellation: safe."""
         while True:
-            if not len(self._holdings):
+            due_at = min((_beat_at(held) for held in self._kept()), default=None)
+            if due_at is None:
                 await self._lot.park()
                 continue
-            due_at = min(_beat_at(held) for held in self._holdings)
             if due_at > clock.now():
                 # A claim with a shorter lease may come meanwhile: it wakes this sleep.
                 with trio.move_on_at(due_at):
@@ -54,7 +54,7 @@ class Keeper:
 
     async def _beat(self) -> None:
         sent_at = clock.now()
-        sent = [(held, held.claim) for held in self._holdings]
+        sent = [(held, held.claim) for held in self._kept()]
         try:
             lost = set(await self._bridge.call(self._store.extend, [claim for _, claim in sent]))
         except StoreError as error:
@@ -64,8 +64,13 @@ class Keeper:
         for held, claim in sent:
             if claim.id not in lost:
                 held.trust(sent_at, claim)
-            elif not held.ending:  # its settlement may just have been applied: the settler will hear what became of it
+            elif held.ending:
+                held.gone = True  # its settlement may just have been applied: the settler hears what became of it
+            else:
                 self._holdings.lose(held, "taken over")
+
+    def _kept(self) -> list[Held]:
+        return [held for held in self._holdings if not held.gone]
 
     async def watch(self) -> None:
         """Lose claims that cannot be trusted any more. Cancellation: safe."""
