@@ -118,7 +118,12 @@ class Settler:
             except StoreError as error:
                 self._journal.write("store error", doing="settle", error=error)
                 if not isinstance(error, PASSING):
-                    self._let_go(pending, error, verdicts)
+                    if len(pending) == 1:
+                        self._let_go(pending[0], error, verdicts)
+                        break
+                    # One of them is at fault: ask for each, so that it alone is given up.
+                    for ending in pending:
+                        (verdicts[ending.held],) = await self._write([ending])
                     break
                 await trio.sleep(clock.jittered(PAUSE_S))
                 pending = self._still_trusted(pending, verdicts)
@@ -129,11 +134,10 @@ class Settler:
             break
         return [verdicts[ending.held] for ending in endings]
 
-    def _let_go(self, pending: Sequence[Ending], error: StoreError, verdicts: dict[Held, Verdict | StoreError]) -> None:
-        """Trying again cannot help: the tasks are left to their leases' ends, and whoever waits is told why."""
-        for ending in pending:
-            verdicts[ending.held] = error
-            self._holdings.drop(ending.held)
+    def _let_go(self, ending: Ending, error: StoreError, verdicts: dict[Held, Verdict | StoreError]) -> None:
+        """Trying again cannot help: the task is left to its lease's end, and whoever waits is told why."""
+        verdicts[ending.held] = error
+        self._holdings.drop(ending.held)
 
     def _still_trusted(self, pending: Sequence[Ending], verdicts: dict[Held, Verdict | StoreError]) -> list[Ending]:
         """Give up on what the keeper has given up meanwhile: written or not, nobody here can know."""
