@@ -298,6 +298,8 @@ class Intake:
                 self._release(held)  # its taker has left meanwhile, and it must not wait here
             else:
                 self._ready.append(held)
+        for refused in claimed.refused:
+            self._journal.write_once("task cannot be moved", refused.id, doing="claim", error=refused.said)
         self._journal.add("claimed", len(claimed.claims))
         self._journal.add("claim calls", 1)
         if claimed.claims:

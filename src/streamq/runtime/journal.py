@@ -8,6 +8,8 @@ from typing import Any, Final
 
 LOGGER: Final = logging.getLogger("streamq")
 
+TOLD_KEPT: Final = 1_000
+
 LEVELS: Final = {
     "worker started": logging.INFO,
     "worker stopped": logging.INFO,
@@ -16,6 +18,7 @@ LEVELS: Final = {
     "lease lost": logging.WARNING,
     "leases no longer trusted": logging.WARNING,
     "settlements unknown": logging.ERROR,
+    "task cannot be moved": logging.ERROR,
     "settlement refused": logging.ERROR,
     "claim unknown": logging.WARNING,
     "thread left behind": logging.WARNING,
@@ -32,6 +35,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._told: set[object] = set()
 
     def write(self, event: str, **fields: Any) -> None:
         """Note `event`; fields are shown as `name=value`."""
@@ -40,6 +44,14 @@ class Journal:
         if level is not None and LOGGER.isEnabledFor(level):
             shown = " ".join(f"{name}={value}" for name, value in fields.items())
             LOGGER.log(level, "%s %s", event, shown)
+
+    def write_once(self, event: str, key: object, **fields: Any) -> None:
+        """Note `event` the first time it comes with this key: it would come back at every look."""
+        if key not in self._told:
+            if len(self._told) >= TOLD_KEPT:
+                self._told.clear()
+            self._told.add(key)
+            self.write(event, key=key, **fields)
 
     def add(self, event: str, count: int) -> None:
         """Count without a word."""

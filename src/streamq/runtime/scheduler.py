@@ -87,6 +87,8 @@ class Scheduler:
             # What is due already was moved by this look; more may follow at once.
             moved = bool(tick.released or tick.failed)
             self._sooner(now if moved else now + tick.next_s + self._stand_by_s())
+        for refused in tick.refused:
+            self._journal.write_once("task cannot be moved", refused.id, doing="schedule", error=refused.said)
         if tick.failed:
             self._journal.write("lease expired", failed=tick.failed)
         if tick.released:
