@@ -182,9 +182,8 @@ async def settle_with_slow_answer() -> tuple[StreamQ, SlowAnswers]:
     app = StreamQ.on(MemoryStore(trio_time), bridge, lease_s=LEASE_S)
     async with app:
         handle = await app.queue("q").put(1)
-        async with app.queue("q").consume() as tasks:
-            async with await anext(tasks) as task:
-                await task.succeed(5)
+        async with app.queue("q").consume() as tasks, await anext(tasks) as task:
+            await task.succeed(5)
         assert await handle.result() == 5
     return app, bridge
 

@@ -161,11 +161,10 @@ async def test_worker_that_outlives_its_app_ends_with_a_usage_error() -> None:
         except UsageError as error:
             ended.append(error)
 
-    async with trio.open_nursery() as nursery:
-        async with app:
-            await nursery.start(work)
-            await job.put()
-            await trio.sleep(10)
+    async with trio.open_nursery() as nursery, app:
+        await nursery.start(work)
+        await job.put()
+        await trio.sleep(10)
     assert "the app was left" in str(ended[0])
 
 
@@ -182,9 +181,8 @@ async def test_loop_that_outlives_its_app_ends_with_a_usage_error() -> None:
         except UsageError as error:
             ended.append(error)
 
-    async with trio.open_nursery() as nursery:
-        async with app:
-            await nursery.start(consume)
+    async with trio.open_nursery() as nursery, app:
+        await nursery.start(consume)
     assert "the app was left" in str(ended[0])
 
 

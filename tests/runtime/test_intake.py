@@ -1,0 +1,242 @@
+"""The intake: the order of starts, and how long what was claimed ahead may wait here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+import pytest
+import trio
+import trio.testing
+from bson import ObjectId
+
+from streamq import StreamQ
+from streamq.bridge import InlineBridge
+from streamq.core.new_task import NewTask
+from streamq.core.wake import Wake
+from streamq.runtime.held import Held
+from streamq.runtime.intake import HOARD_S, Early, Intake, Wants
+from streamq.store.memory import MemoryStore
+from streamq.testing import memory_app, trio_time
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+UNTIL_ROUNDING = pytest.mark.xfail(run=False, reason="where HOARD_S is rounded off, looking what is due never ends")
+
+
+class Takers:
+    """An idle intake with takers that wait, and what they got."""
+
+    def __init__(self, app: StreamQ, intake: Intake) -> None:
+        self.app = app
+        self.store: Any = app.store
+        self.intake = intake
+        self.got: list[ObjectId] = []
+
+    async def take(self) -> None:
+        held: Held = await self.intake.take()
+        self.got.append(held.claim.id)
+
+    def put_unheard(self) -> NewTask:
+        """Put a task of which nobody tells."""
+        new = self.app.queue("q").new(1)
+        self.store.put([new])
+        return new
+
+
+def wake_of(new: NewTask) -> Wake:
+    return Wake("ready", new.id, "q", is_new=True)
+
+
+@asynccontextmanager
+async def waiting_takers(count: int) -> AsyncIterator[Takers]:
+    async with memory_app() as app, trio.open_nursery() as nursery:
+        services = app.services()
+        takers = Takers(app, services.intake(Wants(queue="q", worker="w", lease_s=30, spare=0)))
+        nursery.start_soon(takers.intake.run)
+        for _ in range(count):
+            nursery.start_soon(takers.take)
+        await trio.testing.wait_all_tasks_blocked()
+        yield takers
+        nursery.cancel_scope.cancel()
+
+
+# --- order -----------------------------------------------------------------------------------------------------
+
+
+async def test_feed_claims_ahead_when_takers_wait_and_nothing_came_before() -> None:
+    """The control of the two below: otherwise a slot is on offer."""
+    async with waiting_takers(2) as takers:
+        early = takers.intake.claim_early(wake_of(takers.put_unheard()))
+        assert early is not None
+        takers.intake.take_early(early)
+
+
+async def test_hint_withdraws_the_offers_so_that_nothing_starts_ahead_of_it() -> None:
+    """What the feed reads next came later: with a free slot left it must not be claimed first."""
+    async with waiting_takers(2) as takers:
+        first, second = takers.put_unheard(), takers.put_unheard()
+        takers.intake.hint(wake_of(first))
+        assert takers.intake.claim_early(wake_of(second)) is None
+        takers.intake.hint(wake_of(second))
+        await trio.testing.wait_all_tasks_blocked()
+        assert takers.got == [first.id, second.id]
+
+
+async def test_scan_withdraws_the_offers_so_that_nothing_starts_ahead_of_what_it_finds() -> None:
+    """What the look at the queue will find came before what the feed reads next."""
+    async with waiting_takers(2) as takers:
+        first, second = takers.put_unheard(), takers.put_unheard()
+        takers.intake.scan()
+        assert takers.intake.claim_early(wake_of(second)) is None
+        await trio.testing.wait_all_tasks_blocked()
+        assert takers.got == [first.id, second.id]
+
+
+@pytest.mark.xfail(strict=True, reason="the offer is withdrawn at the claimer's next turn only")
+async def test_slot_of_a_taker_that_was_cancelled_is_not_claimed_for_in_the_same_moment() -> None:
+    """The feed's thread may read a wake before the claimer has its turn: nobody would take what it obtained."""
+    early: list[Early | None] = []
+
+    async def leave(takers: Takers, wake: Wake) -> None:
+        try:
+            await takers.take()
+        finally:
+            early.append(takers.intake.claim_early(wake))
+
+    async with waiting_takers(0) as takers:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(leave, takers, wake_of(takers.put_unheard()))
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+    assert early == [None]
+
+
+async def test_slots_are_offered_again_when_what_withdrew_them_has_been_claimed() -> None:
+    """Withdrawing is for the moment: the next wake finds the remaining slot on offer."""
+    async with waiting_takers(2) as takers:
+        takers.intake.hint(wake_of(takers.put_unheard()))
+        await trio.testing.wait_all_tasks_blocked()
+        early = takers.intake.claim_early(wake_of(takers.put_unheard()))
+        assert early is not None
+        takers.intake.take_early(early)
+
+
+async def test_error_past_the_store_in_the_feed_is_raised_by_the_claimer_and_gives_its_slot_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault of ours must be heard: swallowed in the feed's thread it would cost a slot without a word."""
+
+    def broken(ask: Any) -> Any:
+        raise ZeroDivisionError
+
+    app = memory_app()
+    intake: Intake | None = None
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
+        async with app:
+            intake = app.services().intake(Wants(queue="q", worker="w", lease_s=30, spare=0))
+
+            async def offer() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                monkeypatch.setattr(app.store, "claim", broken)
+                early = intake.claim_early(Wake("ready", ObjectId(), "q", is_new=True))
+                assert early is not None
+                intake.take_early(early)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(intake.take)
+                nursery.start_soon(offer)
+                await intake.run()
+    assert intake is not None
+    assert intake._offer.out == 0
+
+
+# --- what was claimed ahead ------------------------------------------------------------------------------------
+
+
+class SlowClaims(InlineBridge):
+    """A bridge on which a claim takes a while, so that workers claim ahead."""
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        result = await super().call(function, *args)
+        if getattr(function, "__name__", "") == "claim":
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)
+        return result
+
+
+class Pair:
+    """Two workers on one store; the first meets a slow task after many quick ones, and the other comes then."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(trio_time)
+        self.ran = {"first": 0, "other": 0}
+        self.slow_began = trio.Event()
+        self.first, self.other = self._app("first"), self._app("other")
+
+    def _app(self, name: str) -> StreamQ:
+        app = StreamQ.on(self.store, SlowClaims(), safety_scan_s=None, lease_s=30)
+
+        @app.task(queue="q", name="job")
+        async def job(run_s: float) -> None:
+            self.ran[name] += 1
+            if run_s > 1:
+                self.slow_began.set()
+            await trio.sleep(run_s)
+
+        self.job = job
+        return app
+
+    def put(self) -> None:
+        runs_s = [0.001] * 500 + [600.0] + [0.001] * 200
+        self.store.put([self.job.new(run_s) for run_s in runs_s])
+
+    def running(self) -> int:
+        return sum(document["status"] == "running" for document in self.store.documents.values())
+
+
+@asynccontextmanager
+async def pair_with_a_slow_task() -> AsyncIterator[Pair]:
+    pair = Pair()
+    pair.put()
+    async with pair.first, pair.other, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: pair.first.work({"q": 1}, task_status=task_status))
+        await pair.slow_began.wait()
+        await trio.sleep(0.2)
+        assert pair.running() > 10, "tasks wait behind the slow one, or this shows nothing"
+        await nursery.start(lambda task_status: pair.other.work({"q": 4}, task_status=task_status))
+        yield pair
+        nursery.cancel_scope.cancel()
+
+
+@UNTIL_ROUNDING
+async def test_tasks_claimed_ahead_are_run_by_another_worker_when_their_takers_turn_slow() -> None:
+    """Held back behind a slow handler they would wait for it while others idle."""
+    async with pair_with_a_slow_task() as pair:
+        await trio.sleep(HOARD_S + 20)
+        assert pair.running() == 1
+        assert pair.ran == {"first": 501, "other": 200}
+
+
+@UNTIL_ROUNDING
+async def test_tasks_claimed_ahead_and_given_back_are_not_counted_as_attempted() -> None:
+    """They have not started: giving them back uses up no attempt."""
+    async with pair_with_a_slow_task() as pair:
+        await trio.sleep(HOARD_S + 20)
+        assert {one["attempt"] for one in pair.store.documents.values()} == {1}
+
+
+async def test_tasks_that_a_loop_asked_to_wait_here_stay_when_it_is_slow() -> None:
+    """A fixed `prefetch` is its user's own choice."""
+    app = memory_app()
+    async with app:
+        await app.queue("q").put_many(range(5))
+        async with app.queue("q").consume(prefetch=3) as tasks:
+            await anext(tasks)
+            await trio.sleep(100 * HOARD_S)
+            assert await app.counts() == {"q": {"running": 4, "ready": 1}}
