@@ -101,16 +101,16 @@ async def test_slot_of_a_taker_that_was_cancelled_is_not_claimed_for_in_the_same
     """The feed's thread may read a wake before the claimer has its turn: nobody would take what it obtained."""
     early: list[Early | None] = []
 
-    async def leave(takers: Takers, wake: Wake) -> None:
+    async def leave(takers: Takers) -> None:
         try:
             await takers.take()
         finally:
-            early.append(takers.intake.claim_early(wake))
+            early.append(takers.intake.claim_early(wake_of(takers.put_unheard())))
 
     async with waiting_takers(0) as takers:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(leave, takers, wake_of(takers.put_unheard()))
+                nursery.start_soon(leave, takers)
                 await trio.testing.wait_all_tasks_blocked()
                 scope.cancel()
         await trio.testing.wait_all_tasks_blocked()

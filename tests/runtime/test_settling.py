@@ -51,7 +51,7 @@ class GatedBridge(InlineBridge):
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         if getattr(function, "__name__", "") == "settle":
-            self.settled.append(len(cast(Sequence[Any], args[0])))
+            self.settled.append(len(cast(Any, args)[0]))
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
                 await self.gate.wait()
