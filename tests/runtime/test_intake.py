@@ -24,9 +24,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-UNTIL_ROUNDING = pytest.mark.xfail(run=False, reason="where HOARD_S is rounded off, looking what is due never ends")
-
-
 class Takers:
     """An idle intake with takers that wait, and what they got."""
 
@@ -96,7 +93,6 @@ async def test_scan_withdraws_the_offers_so_that_nothing_starts_ahead_of_what_it
         assert takers.got == [first.id, second.id]
 
 
-@pytest.mark.xfail(strict=True, reason="the offer is withdrawn at the claimer's next turn only")
 async def test_slot_of_a_taker_that_was_cancelled_is_not_claimed_for_in_the_same_moment() -> None:
     """The feed's thread may read a wake before the claimer has its turn: nobody would take what it obtained."""
     early: list[Early | None] = []
@@ -214,7 +210,6 @@ async def pair_with_a_slow_task() -> AsyncIterator[Pair]:
         nursery.cancel_scope.cancel()
 
 
-@UNTIL_ROUNDING
 async def test_tasks_claimed_ahead_are_run_by_another_worker_when_their_takers_turn_slow() -> None:
     """Held back behind a slow handler they would wait for it while others idle."""
     async with pair_with_a_slow_task() as pair:
@@ -223,7 +218,6 @@ async def test_tasks_claimed_ahead_are_run_by_another_worker_when_their_takers_t
         assert pair.ran == {"first": 501, "other": 200}
 
 
-@UNTIL_ROUNDING
 async def test_tasks_claimed_ahead_and_given_back_are_not_counted_as_attempted() -> None:
     """They have not started: giving them back uses up no attempt."""
     async with pair_with_a_slow_task() as pair:
