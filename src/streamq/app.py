@@ -32,6 +32,7 @@ from streamq.core.options import (
 )
 from streamq.core.retry import Retry
 from streamq.core.schema import Schema
+from streamq.drafting import require_new
 from streamq.errors import OptionInvalid, UsageError
 from streamq.handle import Handle
 from streamq.handler import Handler
@@ -173,11 +174,11 @@ class StreamQ:
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
             handling = Handling(
-                name=name or str(getattr(function, "__name__", type(function).__name__)),
+                name=name or _own_name(function),
                 queue=require_queue(queue),
                 function=function,
                 schema=Schema.of(function),
-                is_async=inspect.iscoroutinefunction(function),
+                is_async=_is_async(function),
                 retry=retry or self._retry,
                 timeout_s=require_timeout_s(timeout_s),
                 priority=require_priority(priority),
@@ -185,7 +186,11 @@ class StreamQ:
                 limit_bytes=self._limit_bytes,
             )
             if handling.name in self._handlers:
-                raise OptionInvalid("name", handling.name, "a name no other handler of this app has")
+                taken = self._handlers[handling.name].function
+                where = f"{taken.__module__}.{getattr(taken, '__qualname__', type(taken).__name__)}"
+                raise OptionInvalid(
+                    "name", handling.name, f"a name that is not taken by {where}: rename one or give name="
+                )
             self._handlers[handling.name] = handling
             return Handler(function, handling, self)
 
@@ -201,6 +206,11 @@ class StreamQ:
         """The declared handlers by name, as they are now."""
         return MappingProxyType(self._handlers)
 
+    @property
+    def is_embedded(self) -> bool:
+        """Say whether this app runs on a server of its own, which ends with the program."""
+        return self._server is not None
+
     def point_at(self, uri: str | None = None, *, database: str | None = None, collection: str | None = None) -> None:
         """Use another place than the one given at the making: for command lines and tests. None leaves it as it is.
 
@@ -210,6 +220,9 @@ class StreamQ:
             raise UsageError("point_at comes too late: the app has connected already")
         if uri is not None:
             self._uri, self._given_client = uri, None
+            if self._server is not None:
+                self._server.stop()
+                self._server = None
         self._database = database or self._database
         self._collection = collection or self._collection
 
@@ -220,6 +233,7 @@ class StreamQ:
 
         Raises `NotAReplicaSet`, `AccessRefused`, `StoreUnavailable`, `ServerTooOld`. Trips: 3.
         """
+        require_trio()
         if self._stack is not None:
             raise UsageError("this app is entered already")
         bridge = self._bridge or ThreadBridge()
@@ -280,6 +294,7 @@ class StreamQ:
     def services(self) -> Services:
         """Return the running services. Raises `UsageError` while the app is not entered."""
         if self._services is None:
+            require_trio()
             raise UsageError("enter the app first: `async with app:` (or use app.blocking, which needs no trio)")
         return self._services
 
@@ -334,20 +349,28 @@ class StreamQ:
         of all tasks that are not known to be stored: calling again with the same tasks stores none twice. Trips: 1 a
         chunk. Cancellation: safe between chunks; the handles of chunks stored before are lost, the tasks are not.
         """
-        new = list(tasks)
+        new = require_new(tasks, "put_many")
         replies = await self.services().putter.put_many(new)
         return [self._handle(one, reply.created) for one, reply in zip(new, replies, strict=True)]
 
-    def handle(self, id: ObjectId) -> Handle[Any]:
-        """Return the handle of a task by its id, put by whomever. Nothing is asked yet."""
+    def handle(self, id: ObjectId | str) -> Handle[Any]:
+        """Return the handle of a task by its id (or its 24 hex digits), put by whomever. Nothing is asked yet.
+
+        Its result comes typed if the task's handler is declared in this app, else as plain values.
+        """
+        if isinstance(id, str) and ObjectId.is_valid(id):
+            id = ObjectId(id)
         if not isinstance(id, ObjectId):
-            raise OptionInvalid("id", id, "a bson.ObjectId")
-        return Handle(id, self.services, from_stored)
+            raise OptionInvalid("id", id, "a bson.ObjectId or its 24 hex digits")
+        return Handle(id, self.services, self._load_result)
 
     def _handle(self, new: NewTask, created: bool) -> Handle[Any]:
-        handling = self._handlers.get(new.task or "")
-        load = from_stored if handling is None else handling.schema.load_result
-        return Handle(new.id, self.services, load, created=created, keeps=new.keep_s != 0)
+        return Handle(new.id, self.services, self._load_result, created=created, keeps=new.keep_s != 0)
+
+    def _load_result(self, document: TaskDocument) -> Any:
+        handling = self._handlers.get(document.get("task") or "")
+        stored = document.get("result")
+        return from_stored(stored) if handling is None else handling.schema.load_result(stored)
 
     async def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""
@@ -409,7 +432,33 @@ class Declare(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
 
 
+def require_trio() -> None:
+    """Refuse asyncio, and no event loop at all, saying what to do instead."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise UsageError(
+            "the async side of streamq runs in trio (trio.run(main)), and this is not it. From a program without trio "
+            "put with app.blocking.put(handler.new(...)), in asyncio by await asyncio.to_thread(app.blocking.put, "
+            "handler.new(...)); run handlers with `streamq worker MODULE:APP`"
+        ) from None
+
+
 def require_status(value: str | None) -> None:
     """Refuse what is not a status, naming those there are."""
     if value is not None and value not in STATUSES:
         raise OptionInvalid("status", value, f"one of {', '.join(STATUSES)}")
+
+
+def _own_name(function: Callable[..., Any]) -> str:
+    name = str(getattr(function, "__name__", type(function).__name__))
+    if name == "<lambda>":
+        raise UsageError("a lambda has no name to store: give name=, and keep it while tasks wait")
+    return name
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    called = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise UsageError(f"{_own_name(function)}: a handler returns one value, this is a generator")
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

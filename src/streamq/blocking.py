@@ -25,10 +25,11 @@ from streamq.core.member import Member
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions, require_delay_s, require_lease_s
 from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
-from streamq.core.settlement import settlement_of
+from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.wakes import Interest
-from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable, StoreError
+from streamq.drafting import require_new
+from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable, StoreError, UsageError
 from streamq.queue import Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
@@ -60,11 +61,11 @@ class Blocking:
         the driver's own errors come through, so that `session.with_transaction` can do its work. Raises `PutUnknown`:
         putting the same `new` again is safe. Trips: 1.
         """
-        return self.store().put([new], session)[0]
+        return self.store().put(require_new([new], "put"), session)[0]
 
     def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
         """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
-        return self.store().put(list(tasks), session)
+        return self.store().put(require_new(tasks, "put_many"), session)
 
     def uses(self, store: Store) -> bool:
         """Say whether calls have been made on `store`."""
@@ -178,7 +179,7 @@ class BlockingTask:
         self._claim = claim
         self._store = store
         self._settings = settings
-        self._ended = False
+        self._verdict: Verdict | None = None
         self.info: TaskInfo = info_of(claim)
         self.payload: Any = from_stored(claim.payload)
 
@@ -216,7 +217,7 @@ class BlockingTask:
     ) -> bool:
         """Settle: success at the end of the block; failure by an `Exception`, which is kept on the task and raised no
         further; release when the program is being stopped. Raises `LeaseLost`."""
-        if self._ended:
+        if self._verdict is not None:
             return False
         if error is None:
             self.succeed()
@@ -227,9 +228,10 @@ class BlockingTask:
         return isinstance(error, Exception)
 
     def _settle(self, outcome: Outcome) -> None:
-        if self._ended:
+        if self._verdict == "lost":
             raise LeaseLost(self._claim.id)
+        if self._verdict is not None:
+            raise UsageError(f"task {self._claim.id} was settled here already: a task is settled once")
         settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
-        (verdict,) = self._store.settle([settlement])
-        self._ended = True
-        require_settled(self._claim.id, verdict)
+        (self._verdict,) = self._store.settle([settlement])
+        require_settled(self._claim.id, self._verdict)

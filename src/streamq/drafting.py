@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from bson import ObjectId
@@ -10,8 +12,21 @@ from streamq.core.codec import require_size, to_stored
 from streamq.core.handling import Handling
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options
+from streamq.errors import UsageError
 
 NO_OPTIONS = Options()
+
+
+def require_new(tasks: Iterable[NewTask], call: str) -> list[NewTask]:
+    """Return the tasks of a `call` if that is what they are."""
+    new = list(tasks)
+    for one in new:
+        if not isinstance(one, NewTask):
+            hint = ": write handler.new(...) instead of handler.put(...)" if inspect.iscoroutine(one) else ""
+            raise UsageError(
+                f"{call} takes tasks made by handler.new(...) or queue.new(...), got {type(one).__name__}{hint}"
+            )
+    return new
 
 
 def task_of_handler(

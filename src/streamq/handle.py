@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import trio
 from bson import ObjectId
@@ -23,7 +23,7 @@ class Handle(Generic[R]):
         self,
         id: ObjectId,
         services: Callable[[], Services],
-        load: Callable[[Any], R],
+        load: Callable[[TaskDocument], R],
         *,
         created: bool = True,
         keeps: bool = True,
@@ -47,7 +47,7 @@ class Handle(Generic[R]):
         document = await self.wait(timeout_s)
         if document["status"] != SUCCEEDED:
             raise _failed(document)
-        return self._load(document.get("result"))
+        return self._load(document)
 
     async def wait(self, timeout_s: float | None = None) -> TaskDocument:
         """Wait for the task's end and return it as it is stored. Raises as `result`, but not `TaskFailed`."""

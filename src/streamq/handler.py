@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, ParamSpec, Protocol, TypeVar, Unpack
 
+from streamq.core.document import TaskDocument
 from streamq.core.handling import Handling
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import Options, PutOptions, options_of
@@ -89,4 +90,9 @@ class Putting(Generic[P, R]):
 def handle_of(door: Door, handling: Handling, reply: PutReply, keep_s: float | None = None) -> Handle[R]:
     """Build the handle of a task that was put for a handler."""
     keep_s = handling.keep_s if keep_s is None else keep_s
-    return Handle(reply.id, door.services, handling.schema.load_result, created=reply.created, keeps=keep_s != 0)
+
+    def load(document: TaskDocument) -> R:
+        result: R = handling.schema.load_result(document.get("result"))
+        return result
+
+    return Handle(reply.id, door.services, load, created=reply.created, keeps=keep_s != 0)

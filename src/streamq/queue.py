@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import msgspec
 
 from streamq.core.codec import from_stored
+from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions, options_of, require_count, require_lease_s
@@ -84,4 +85,7 @@ class Queue:
         return consuming(services, wants, self.settings)
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
-        return Handle(reply.id, self._door.services, from_stored, created=reply.created, keeps=new.keep_s != 0)
+        def load(document: TaskDocument) -> Any:
+            return from_stored(document.get("result"))
+
+        return Handle(reply.id, self._door.services, load, created=reply.created, keeps=new.keep_s != 0)

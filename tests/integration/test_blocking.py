@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamq import LeaseLost, OptionInvalid, Retry, StreamQ
+from streamq import LeaseLost, OptionInvalid, Retry, StreamQ, UsageError
 from streamq.blocking import BlockingTask
 
 
@@ -80,7 +80,7 @@ def test_task_is_settled_once(app: StreamQ) -> None:
     app.blocking.queue("q").put("x")
     with claimed(app) as task:
         task.succeed()
-        with pytest.raises(LeaseLost):
+        with pytest.raises(UsageError, match="settled here already"):
             task.fail("too late")
     assert status(app) == {"succeeded": 1}
 

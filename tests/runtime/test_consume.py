@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from streamq import Handle, LeaseLost, Retry, Snooze, StreamQ, Task, Tasks
+from streamq import Handle, LeaseLost, Retry, Snooze, StreamQ, Task, Tasks, UsageError
 from streamq.core.document import TaskDocument
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
@@ -329,7 +329,7 @@ async def test_methods_end_the_attempt_each_in_its_way() -> None:
                         await again.succeed()
                     case "snooze":
                         await task.snooze(30)
-                with pytest.raises(LeaseLost):
+                with pytest.raises(UsageError, match="settled here already"):
                     await task.succeed()
         ends = {name: (stored(app, one)["status"], stored(app, one)["attempt"]) for name, one in handles.items()}
         assert await handles["succeed"].result() == {"rows": 3}

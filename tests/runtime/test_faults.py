@@ -288,7 +288,7 @@ async def test_stream_that_keeps_ending_is_opened_again_and_loses_no_put() -> No
             assert await here.handle(new.id).result(timeout_s=10) == number
         nursery.cancel_scope.cancel()
     assert store.opened >= 5
-    assert here.journal.counts["stream reopened"] >= 5
+    assert here.journal.counts["stream lost, trying again"] >= 5
     assert not store._feeds
 
 

@@ -27,7 +27,15 @@ class Place:
 
     def move(self, app: StreamQ) -> None:
         """Let an app that was made elsewhere use this place, as far as it says one."""
-        app.point_at(self.uri, database=self.database, collection=self.collection)
+        uri = self.uri
+        if app.is_embedded and uri is None:
+            uri = os.environ.get("STREAMQ_URI")
+            if not uri:
+                raise UsageError(
+                    "the app uses StreamQ.embedded(), a server that ends with this command and that no other program "
+                    "sees: give --uri or set STREAMQ_URI (`streamq dev` runs one), or make the app with StreamQ()"
+                )
+        app.point_at(uri, database=self.database, collection=self.collection)
 
 
 HERE = Place()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from types import TracebackType
 from typing import Any
 
 from streamq.core.codec import require_size, to_stored
@@ -47,7 +48,20 @@ def failure_of(error: BaseException) -> Raised:
     kind = type(error)
     plain = kind.__module__ in ("builtins", "__main__")
     name = kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
-    return raised(name, _text(error), "".join(traceback.format_exception(error)))
+    told = traceback.format_exception(kind, error, _users_part(error.__traceback__))
+    return raised(name, _text(error), "".join(told))
+
+
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames by which streamq and trio came to the user's code; keep all when there is nothing else."""
+    own = trace
+    while own is not None and str(own.tb_frame.f_globals.get("__name__")).split(".")[0] in (
+        "streamq",
+        "trio",
+        "outcome",
+    ):
+        own = own.tb_next
+    return own or trace
 
 
 def _text(error: BaseException) -> str:

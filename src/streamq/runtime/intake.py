@@ -116,6 +116,9 @@ class Intake:
                 if self._refused is not None:
                     raise self._refused
                 await self._takers.park()
+        except trio.Cancelled:
+            self._offer.withdraw()  # this taker's slot is among what is on offer
+            raise
         finally:
             self._waiting -= 1
             self._look()
@@ -313,8 +316,8 @@ class Intake:
                 await self._hoard.park()
                 continue
             await trio.sleep_until(self._ready[0].since + HOARD_S)
-            before = clock.now() - HOARD_S
-            while self._ready and self._ready[0].since <= before:
+            # Compared as it was slept for: written the other way round, rounding could leave nothing due for ever.
+            while self._ready and self._ready[0].since + HOARD_S <= clock.now():
                 self._release(self._ready.popleft())
                 self._pace.slow()
 

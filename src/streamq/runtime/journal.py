@@ -22,7 +22,8 @@ LEVELS: Final = {
     "settlement refused": logging.ERROR,
     "claim unknown": logging.WARNING,
     "thread left behind": logging.WARNING,
-    "stream reopened": logging.WARNING,
+    "stream lost, trying again": logging.WARNING,
+    "stream open again": logging.INFO,
     "store error": logging.WARNING,
     "lease expired": logging.WARNING,
 }

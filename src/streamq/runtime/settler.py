@@ -17,7 +17,7 @@ from streamq.bridge import Bridge
 from streamq.core.outcome import Stopped
 from streamq.core.retry import Retry
 from streamq.core.settlement import Settlement, Verdict, settlement_of
-from streamq.errors import LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable
+from streamq.errors import LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable, UsageError
 from streamq.runtime import clock
 from streamq.runtime.batcher import Batcher, Entry
 from streamq.runtime.held import Held, Holdings
@@ -80,8 +80,10 @@ class Settler:
     async def settle(self, held: Held, settlement: Settlement) -> None:
         """Settle and wait. Raises `LeaseLost`; `StoreError` when the server refuses it for good: the task runs again
         once its lease has ended. Cancellation: withdrawn before it is sent, else waited for."""
-        if held.lost or held.ending:
+        if held.lost:
             raise LeaseLost(held.claim.id)
+        if held.ending:
+            raise UsageError(f"task {held.claim.id} was settled here already: a task is settled once")
         held.ending = True
         try:
             verdict = await self.batcher.submit(Ending(held, settlement))

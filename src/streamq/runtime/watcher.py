@@ -73,6 +73,7 @@ class Watcher:
         self._following: trio.CancelScope | None = None
         self._wanted = trio.lowlevel.ParkingLot()
         self._rung = False
+        self._lost = False
         self._last_wake_at = -float("inf")
 
     # --- what it is for ---------------------------------------------------------------------------------------
@@ -161,11 +162,14 @@ class Watcher:
                         raise  # a right was taken away while workers ran: fail loudly, trying again cannot help
                     await self._refuse(error)
                 except StoreError as error:
-                    self._journal.write("stream reopened", error=error)
+                    self._lost = True
+                    self._journal.write("stream lost, trying again", error=error)
                     if not isinstance(error, PASSING):
                         await self._refuse(error)
                 if clock.now() - began_at > QUIET_S:
                     pause_s = 0.0
+                if self._refused is not None:
+                    pause_s = max(pause_s, PAUSE_S[0])  # what was refused is not asked for again at once
                 await trio.sleep(clock.jittered(pause_s))
                 pause_s = min(max(pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
         finally:
@@ -231,6 +235,9 @@ class Watcher:
         async with self._opened:
             self._open = interest
             self._refused = None
+            if self._lost:
+                self._lost = False
+                self._journal.write("stream open again")
             self._opened.notify_all()
 
     async def _follow(self, feed: Feed, interest: Interest) -> None:
