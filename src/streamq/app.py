@@ -173,12 +173,13 @@ class StreamQ:
         """
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
+            is_async = _is_async(function)
             handling = Handling(
                 name=name or _own_name(function),
                 queue=require_queue(queue),
                 function=function,
                 schema=Schema.of(function),
-                is_async=_is_async(function),
+                is_async=is_async,
                 retry=retry or self._retry,
                 timeout_s=require_timeout_s(timeout_s),
                 priority=require_priority(priority),
@@ -460,5 +461,5 @@ def _own_name(function: Callable[..., Any]) -> str:
 def _is_async(function: Callable[..., Any]) -> bool:
     called = function if inspect.isroutine(function) else type(function).__call__
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise UsageError(f"{_own_name(function)}: a handler returns one value, this is a generator")
+        raise UsageError(f"{getattr(function, '__name__', function)}: a handler returns one value, this is a generator")
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

@@ -61,11 +61,13 @@ class Blocking:
         the driver's own errors come through, so that `session.with_transaction` can do its work. Raises `PutUnknown`:
         putting the same `new` again is safe. Trips: 1.
         """
-        return self.store().put(require_new([new], "put"), session)[0]
+        tasks = require_new([new], "put")
+        return self.store().put(tasks, session)[0]
 
     def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
         """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
-        return self.store().put(require_new(tasks, "put_many"), session)
+        new = require_new(tasks, "put_many")
+        return self.store().put(new, session)
 
     def uses(self, store: Store) -> bool:
         """Say whether calls have been made on `store`."""
