@@ -305,7 +305,10 @@ async def test_idle_consumer_sends_next_to_nothing(uri: str, database: str) -> N
         async with app, app.queue("other").consume(prefetch=8), trio.open_nursery() as nursery:
             await nursery.start(app.work)
             await (await nothing.put()).result(timeout_s=5)
-            began = len(commands.sent)
+            began = -1
+            while began < len(commands.sent):  # until the start's own looks are over
+                began = len(commands.sent)
+                await trio.sleep(0.5)
             await trio.sleep(20)  # the stretch of time that is measured
             sent = commands.sent[began:]
             nursery.cancel_scope.cancel()
