@@ -46,7 +46,9 @@ async def enter(app: StreamQ) -> None:
         raise AssertionError("it was let in")
 
 
-@pytest.mark.parametrize("query", ["", "?directConnection=true", "?directConnection=true&replicaSet=rs0"])
+@pytest.mark.parametrize(
+    "query", ["", "?replicaSet=rs0", "?directConnection=true", "?directConnection=true&replicaSet=rs0"]
+)
 async def test_standalone_server_is_refused_saying_how_to_make_a_set_of_it(
     make_app: MakeApp, standalone: str, query: str
 ) -> None:

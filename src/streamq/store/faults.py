@@ -104,6 +104,8 @@ def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | 
         return _of_bson(error, what, said, writing=writing)
     if isinstance(error, OperationFailure) and error.code in ACCESS:
         return AccessRefused(f"the server refused to {what}: {said} (check user, password, authSource and roles)")
+    if "No replica set members available for replica set name" in said:
+        return NotAReplicaSet(f"cannot {what}: {said}. A set of another name, or no set at all: if {STANDALONE_HINT}")
     if "belongs to a set named 'None'" in said:
         return NotAReplicaSet(f"cannot {what}: {STANDALONE_HINT}")
     if isinstance(error, ServerSelectionTimeoutError):
