@@ -14,7 +14,8 @@ from streamq import embedded
 @pytest.fixture(scope="session")
 def server() -> Iterator[embedded.EmbeddedServer]:
     """A one-node set with fail points, started by the first test that asks for it."""
-    with embedded.start(parameters={"enableTestCommands": 1}) as server:
+    # Without the server's own removal of old tasks, which looks once a minute and would do so in the middle of a test.
+    with embedded.start(parameters={"enableTestCommands": 1, "ttlMonitorEnabled": False}) as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -103,6 +104,7 @@ def count_orders(uri: str) -> int:
 
 def test_a_started_server_takes_writes_and_stop_leaves_nothing_behind() -> None:
     threads_before = set(threading.enumerate())
+    gc.collect()  # what earlier tests left to the collector must not go in between and make room for a leak
     fds_before = os.listdir("/proc/self/fd")
     server = embedded.start()
     pids = [server.minder_pid, server.nodes[0].pid]
@@ -115,7 +117,7 @@ def test_a_started_server_takes_writes_and_stop_leaves_nothing_behind() -> None:
     assert not any(is_alive(pid) for pid in pids if pid is not None)
     assert not server.path.exists()
     assert eventually(lambda: set(threading.enumerate()) <= threads_before)
-    assert len(os.listdir("/proc/self/fd")) == len(fds_before)
+    assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(fds_before))
 
 
 def test_stop_a_second_time_does_nothing_and_a_stopped_node_says_so() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from streamq.core.claim import INT32, Ask
-from streamq.core.document import DELAYED, READY, RUNNING
+from streamq.core.document import DELAYED, READY, RUNNING, STATUSES
 
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
 """Higher priority first, then the order of storing. Served by the index `streamq_claim`."""
@@ -82,6 +82,15 @@ def next_due() -> list[dict[str, Any]]:
 def next_lease_end() -> list[dict[str, Any]]:
     """In how many ms the earliest lease ends."""
     return next_instant(RUNNING, "lease_until")
+
+
+def in_order(counted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Sort counts: queues by name, statuses in the order of a task's life, so that they read the same each time."""
+    places = {status: place for place, status in enumerate(STATUSES)}
+    return {
+        queue: dict(sorted(counted[queue].items(), key=lambda one: places.get(one[0], len(places))))
+        for queue in sorted(counted)
+    }
 
 
 def counts() -> list[dict[str, Any]]:

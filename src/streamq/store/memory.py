@@ -15,6 +15,7 @@ from typing import Any
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
+from streamq.core import queries
 from streamq.core.claim import Ask, Claim, claim_of
 from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL, TaskDocument
 from streamq.core.member import Member, Roster
@@ -223,7 +224,7 @@ class MemoryStore:
         for document in self.documents.values():
             of_queue = counted.setdefault(document["queue"], {})
             of_queue[document["status"]] = of_queue.get(document["status"], 0) + 1
-        return counted
+        return queries.in_order(counted)
 
     def now(self) -> datetime:
         """See `Store.now`."""

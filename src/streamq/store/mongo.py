@@ -173,7 +173,7 @@ class MongoStore:
                 queue, status = row["_id"].get("queue"), row["_id"]["status"]
                 of_queue = counted.setdefault(queue if isinstance(queue, str) else NAMELESS, {})
                 of_queue[str(status)] = of_queue.get(str(status), 0) + row["count"]
-        return counted
+        return queries.in_order(counted)
 
     def now(self) -> datetime:
         """See `Store.now`. Trips: 1 in 30 s, else 0."""
