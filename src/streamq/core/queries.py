@@ -86,7 +86,7 @@ def next_lease_end() -> list[dict[str, Any]]:
 
 def in_order(counted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     """Sort counts: queues by name, statuses in the order of a task's life, so that they read the same each time."""
-    places = {status: place for place, status in enumerate(STATUSES)}
+    places: dict[str, int] = {status: place for place, status in enumerate(STATUSES)}
     return {
         queue: dict(sorted(counted[queue].items(), key=lambda one: places.get(one[0], len(places))))
         for queue in sorted(counted)
