@@ -21,8 +21,8 @@ QUEUE = "bench"
 BATCH = 500
 
 
-def document(number: int) -> dict[str, Any]:
-    """Build what streamq stores for a put of the bench's handler."""
+def document(number: int, at: int | None = None) -> dict[str, Any]:
+    """Build what streamq stores for a put of the bench's handler; `at` is the instant it counts from."""
     return {
         "_id": ObjectId(),
         "v": 1,
@@ -31,7 +31,7 @@ def document(number: int) -> dict[str, Any]:
         "status": "ready",
         "priority": 0,
         "seq": Timestamp(0, 0),
-        "payload": {"number": number, "at": time.monotonic_ns()},
+        "payload": {"number": number, "at": time.monotonic_ns() if at is None else at},
         "attempt": 0,
         "max_attempts": 5,
         "created_at": datetime.now(UTC),
@@ -65,18 +65,23 @@ def put_at_rate(place: Place, rate: float, count: int) -> None:
     with MongoClient[dict[str, Any]](place.uri) as client:
         tasks = collection(client, place, durable=True)
         tasks.find_one()
-        for number in ticks(rate, count):
-            tasks.insert_one(document(number))
+        for number, at in ticks(rate, count):
+            tasks.insert_one(document(number, at))
 
 
-def ticks(rate: float, count: int) -> Iterator[int]:
-    """Yield numbers at their scheduled instants; one that is late does not move the next."""
-    began = time.monotonic()
+def ticks(rate: float, count: int) -> Iterator[tuple[int, int]]:
+    """Yield numbers with the instants they count from, in ns.
+
+    A put that is held up by the one before it counts from when it was due: else a stall of the server would show in
+    one sample here, and in all that it delayed for a contender whose puts overlap (coordinated omission).
+    """
+    began = time.monotonic_ns()
     for number in range(count):
-        ahead = began + number / rate - time.monotonic()
+        due = began + round(number / rate * 1e9)
+        ahead = (due - time.monotonic_ns()) / 1e9
         if ahead > 0:
             time.sleep(ahead)
-        yield number
+        yield number, due if ahead <= 0 and number else time.monotonic_ns()
 
 
 def consume_one_by_one(place: Place, count: int, ready: Any) -> list[int]:
