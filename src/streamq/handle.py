@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import trio
@@ -77,6 +77,3 @@ def _failed(document: TaskDocument) -> TaskFailed:
         return TaskFailed(document["_id"], document["status"], None, None)
     last = errors[-1]
     return TaskFailed(document["_id"], document["status"], last["type"], last["message"])
-
-
-Answer = Awaitable[Handle[R]]
