@@ -1,7 +1,7 @@
 """Pickup latency at idle: open loop, 100 puts a second, one producer process and one consumer process, from the put's
 call to the handler's first line; streamq and the plain-PyMongo floor interleaved on the same server.
 
-    .venv/bin/python bench/latency.py [--uri URI] [--rounds 5] [--seconds 5] [--rate 100]
+    .venv/bin/python bench/latency.py [--uri URI] [--rounds 14] [--seconds 3] [--rate 100]
 
 The last line is JSON: `ratio_p50` and `ratio_p99` (streamq / floor) beside the absolute figures in ms.
 """
@@ -48,8 +48,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="pickup latency, streamq against plain PyMongo")
     parser.add_argument("--uri")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=14)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rate", type=float, default=100.0)
     asked = parser.parse_args()
     pickups: dict[str, list[int]] = {"floor": [], "streamq": []}

@@ -27,6 +27,11 @@ CALLS_AT_ONCE: Final = 16
 """Threads for store calls. Claims, settles, puts and beats are one in flight each, so few are ever used; more would
 only queue at the interpreter's lock."""
 
+SWIFT_IN_A_ROW: Final = 3
+"""Wakes answered in the feed's thread while trio has not looked. One would leave the tasks that come after a stall of
+the server to a claim by way of trio, milliseconds later (p99.5 of the pickup 27 against 21 ms in one interleaved run);
+for a burst one claim for all is cheaper than many."""
+
 
 class Bridge(Protocol):
     """What the runtime needs to reach a store."""
@@ -107,6 +112,7 @@ class _Pump:
         self._token = trio.lowlevel.current_trio_token()
 
     def run(self) -> None:
+        ahead = 0
         try:
             while not self.stopping:
                 wake = self._feed.read()
@@ -114,8 +120,11 @@ class _Pump:
                     continue
                 if wake.kind == "bell":
                     return
+                if not self._inbox:
+                    ahead = SWIFT_IN_A_ROW
+                early = self._swift(wake) if ahead else None
                 # Behind a wake that is still to be told nothing is claimed ahead of it: it came first.
-                early = None if self._inbox else self._swift(wake)
+                ahead = ahead - 1 if early else 0
                 self._inbox.append(early or wake)
                 if not self._poked:
                     self._poked = True
