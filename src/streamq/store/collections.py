@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pymongo
@@ -18,6 +18,8 @@ from streamq.store.setup import CODEC
 
 Document = dict[str, Any]
 
+META: Final = ".meta"
+
 
 class Tasks(msgspec.Struct, frozen=True):
     """Handles on the one collection.
@@ -25,12 +27,14 @@ class Tasks(msgspec.Struct, frozen=True):
     `durable` writes with majority and journal, which is what makes wakes fast too: an event is told when it is
     majority-committed, and a w:1 write waits up to 100 ms for the journal (DESIGN section 3). `quick` writes with
     w:1, for claims: one that is rolled back is harmless, because settling is fenced. `committed` reads what
-    cannot be rolled back. All go to the primary.
+    cannot be rolled back. All go to the primary. `meta` is the collection beside the tasks, for what is no task and no
+    row of a member; it writes with majority too.
     """
 
     durable: Collection[Document]
     quick: Collection[Document]
     committed: Collection[Document]
+    meta: Collection[Document]
     timeout_s: float
 
     @contextmanager
@@ -43,7 +47,7 @@ class Tasks(msgspec.Struct, frozen=True):
 def tasks_of(database: Database[Document], name: str, timeout_s: float) -> Tasks:
     """Open the handles."""
 
-    def handle(write: WriteConcern, read: ReadConcern) -> Collection[Document]:
+    def handle(write: WriteConcern, read: ReadConcern, name: str = name) -> Collection[Document]:
         return database.get_collection(
             name, codec_options=CODEC, read_preference=ReadPreference.PRIMARY, write_concern=write, read_concern=read
         )
@@ -53,5 +57,6 @@ def tasks_of(database: Database[Document], name: str, timeout_s: float) -> Tasks
         durable=handle(majority, ReadConcern("local")),
         quick=handle(WriteConcern(w=1), ReadConcern("local")),
         committed=handle(majority, ReadConcern("majority")),
+        meta=handle(majority, ReadConcern("local"), name + META),
         timeout_s=timeout_s,
     )

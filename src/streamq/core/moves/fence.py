@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 
-from streamq.core.document import ERRORS_KEPT, RUNNING, StoredError, TaskDocument
+from streamq.core.document import ERRORS_KEPT, RUNNING, Status, StoredError, TaskDocument
 from streamq.core.outcome import Raised
+from streamq.core.transitions import is_terminal
 
-HELD = ("claim_id", "lease_until")
+HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until")
 """Fields that only a running task has."""
+
+LOCKS: Final[tuple[str, ...]] = ()
+"""Fields that only a task which has not ended has: what they keep others from is free again at its end."""
 
 
 def fence(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:
@@ -44,14 +48,19 @@ def terminal_fields(keep_s: float) -> dict[str, Any]:
     return {"finished_at": "$$NOW", "remove_at": after_ms(keep_s), "settled_for": "$reply_to"}
 
 
+def left_behind(status: Status) -> list[str]:
+    """Name the fields that a running task loses when it becomes `status`."""
+    return [*HELD, *(LOCKS if is_terminal(status) else ())]
+
+
 def let_go(document: TaskDocument) -> None:
-    """Take the claim off a document in memory."""
-    document.pop("claim_id", None)
-    document.pop("lease_until", None)
+    """Take off a document in memory what it loses when it leaves `running`; its status is the new one already."""
+    for name in left_behind(document["status"]):
+        document.pop(name, None)  # type: ignore[misc]
 
 
 def end(document: TaskDocument, keep_s: float, now: datetime) -> None:
-    """Write the terminal fields on a document in memory."""
+    """Write the terminal fields on a document in memory (`let_go` takes the locks off)."""
     document["finished_at"] = now
     document["remove_at"] = after(now, keep_s)
     if "reply_to" in document:

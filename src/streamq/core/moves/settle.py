@@ -7,11 +7,11 @@ from typing import Any
 
 from streamq.core.document import DELAYED, READY, RUNNING, TaskDocument
 from streamq.core.moves.fence import (
-    HELD,
     after,
     after_ms,
     end,
     errors_with,
+    left_behind,
     let_go,
     remember,
     terminal_fields,
@@ -36,7 +36,7 @@ def update(settlement: Settlement) -> list[dict[str, Any]]:
     fields["settled_by"] = "$claim_id"
     if settlement.result is not None:
         fields["result"] = {"$literal": settlement.result}
-    return [{"$set": fields}, {"$unset": list(HELD)}]
+    return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
 
 def ending(move: str, error: Raised | None, delay_s: float, keep_s: float) -> dict[str, Any]:

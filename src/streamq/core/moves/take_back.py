@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from streamq.core import queries
 from streamq.core.document import RUNNING, TaskDocument
-from streamq.core.moves.fence import HELD
+from streamq.core.moves.fence import left_behind
 from streamq.core.moves.settle import apply_ending, ending
 from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
@@ -33,7 +33,8 @@ def guard(*, last: bool) -> dict[str, Any]:
 def update(*, last: bool) -> list[dict[str, Any]]:
     """Build the update. `settled_by` is left alone: nobody settled."""
     move = "take_back_last" if last else "take_back"
-    return [{"$set": ending(move, LEASE_EXPIRED, 0.0, KEEP_FAILED_S)}, {"$unset": list(HELD)}]
+    fields = ending(move, LEASE_EXPIRED, 0.0, KEEP_FAILED_S)
+    return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
 
 def is_ended(document: TaskDocument, now: datetime) -> bool:
