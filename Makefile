@@ -8,7 +8,7 @@
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # mypy takes it ill when one of them holds no file yet.
-TYPED := $(foreach d,src tests bench examples,$(if $(shell find $(d) -name '*.py' 2>/dev/null | head -n 1),$(d)))
+TYPED := $(foreach d,src tests bench examples docs,$(if $(shell find $(d) -name '*.py' 2>/dev/null | head -n 1),$(d)))
 
 # A python3 that starts and is 3.11 or later. A name on PATH proves nothing: a pyenv shim may exist and not work.
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14

@@ -1,10 +1,8 @@
 """The life of a task as one table.
 
 Here: which move leads from which status to which. Nothing else: no field but the status, no time, no I/O.
-A move that is not in the table raises `IllegalMove` and changes nothing. `docs/lifecycle.md` is drawn from it.
-
-The moves of `blocked`, `cancelled` and `expired` are listed although nothing performs them yet: the table
-is the plan, and a move that is added finds its place here.
+A move that is not in the table raises `IllegalMove` and changes nothing. `docs/lifecycle.md` is drawn from it
+(`docs/draw_lifecycle.py`).
 """
 
 from __future__ import annotations
@@ -49,6 +47,31 @@ TABLE: Final[dict[Status, dict[str, Status]]] = {
 
 BORN: Final[dict[str, Status]] = {"put": READY, "put_delayed": DELAYED, "put_blocked": BLOCKED}
 """The statuses a task may begin in."""
+
+MEANINGS: Final[dict[str, str]] = {
+    "put": "A put: claimable at once.",
+    "put_delayed": "A put with `delay_s` or `at`.",
+    "put_blocked": "A put that waits for other tasks.",
+    "unblock": "What it waited for has come.",
+    "unblock_later": "What it waited for has come, its own time has not.",
+    "release_due": "Its time has come, by the server's clock.",
+    "delay": "Put off while nobody holds it.",
+    "claim": "A holder takes it; the attempt is counted.",
+    "extend": "Its holder keeps it for another lease.",
+    "succeed": "The attempt succeeded; with `keep_s=0` the task is deleted instead.",
+    "retry": "The attempt failed, another follows at once.",
+    "retry_later": "The attempt failed, another follows after a backoff.",
+    "fail": "The attempt failed and no other follows; or what the task waited for failed.",
+    "release": "Its holder gives it back; the attempt is not counted.",
+    "snooze": "Its holder gives it back for a while; the attempt is not counted.",
+    "take_back": "The lease ended without its holder; attempts are left.",
+    "take_back_last": "The lease ended without its holder, on the last attempt.",
+    "cancel": "Somebody cancelled it; of a running task, when its handler has ended.",
+    "expire": "It was not started by the time it had to.",
+    "requeue": "A person puts the ended task back.",
+    "requeue_later": "A person puts the ended task back, for later.",
+}
+"""What each move means, for people."""
 
 
 class IllegalMove(StreamQError):
