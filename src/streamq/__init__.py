@@ -11,7 +11,7 @@ from streamq.blocking import Blocking, BlockingQueue, BlockingTask
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
 from streamq.core.retry import Retry
-from streamq.core.signals import Snooze
+from streamq.core.signals import RetryAfter, Snooze
 from streamq.errors import (
     AccessRefused,
     ClaimError,
@@ -64,6 +64,7 @@ __all__ = [
     "Queue",
     "ResultTimeout",
     "Retry",
+    "RetryAfter",
     "ServerTooOld",
     "Snooze",
     "StoreError",

@@ -30,7 +30,7 @@ from streamq.core.options import (
     require_queue,
     require_timeout_s,
 )
-from streamq.core.retry import Retry
+from streamq.core.retry import Retry, require_retry
 from streamq.core.schema import Schema
 from streamq.drafting import require_new
 from streamq.errors import OptionInvalid, UsageError
@@ -97,7 +97,7 @@ class StreamQ:
         self._timeout_s = require_timeout_s(timeout_s) or TIMEOUT_S
         self._safety_scan_s = require_timeout_s(safety_scan_s, "safety_scan_s")
         self._limit_bytes = require_count(payload_limit_bytes, "payload_limit_bytes", most=LARGEST_LIMIT_BYTES)
-        self._retry = retry
+        self._retry = require_retry(retry)
         self._keep_s = None if keep_s is None else require_keep_s(keep_s)
         self._handlers: dict[str, Handling] = {}
         self._store: Store | None = None
@@ -180,7 +180,7 @@ class StreamQ:
                 function=function,
                 schema=Schema.of(function),
                 is_async=is_async,
-                retry=retry or self._retry,
+                retry=self._retry if retry is None else require_retry(retry),
                 timeout_s=require_timeout_s(timeout_s),
                 priority=require_priority(priority),
                 keep_s=self._keep_s if keep_s is None else require_keep_s(keep_s),

@@ -194,7 +194,7 @@ class BlockingTask:
 
     def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
         """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False."""
-        self._settle(failed_by(error, retry=retry))
+        self._settle(failed_by(error, self._settings.retry, retry=retry))
 
     def release(self) -> None:
         """Give the task back at once; the attempt is not counted."""
@@ -224,7 +224,7 @@ class BlockingTask:
         if error is None:
             self.succeed()
         elif isinstance(error, Exception):
-            self._settle(outcome_of(error))
+            self._settle(outcome_of(error, self._settings.retry))
         else:
             self._settle(Stopped(started=True))
         return isinstance(error, Exception)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamq import LeaseLost, OptionInvalid, Retry, StreamQ, UsageError
+from streamq import LeaseLost, OptionInvalid, Retry, RetryAfter, StreamQ, UsageError
 from streamq.blocking import BlockingTask
 
 
@@ -186,3 +186,18 @@ def test_app_that_many_threads_use_for_the_first_time_connects_once(uri: str, da
         app.close()
         assert len(stores) == 8
         assert len(set(map(id, stores))) == 1
+
+
+def test_a_failure_obeys_the_apps_rule_of_retrying(uri: str, database: str) -> None:
+    app = StreamQ(uri, database=database, retry=Retry.table([0], max_attempts=9, never=LookupError))
+    try:
+        app.blocking.queue("q").put("x")
+        claimed(app).fail(ValueError())
+        claimed(app).fail(RetryAfter(0))
+        task = claimed(app)
+        assert task.info.attempt == 3
+        with task:
+            raise KeyError("gone")
+        assert status(app) == {"failed": 1}
+    finally:
+        app.close()

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, and prints what the `text output` block after it shows."""
+"""Every Python block of the README and of docs/ runs, and prints what the `text output` block after it shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 import streamq
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCE = str(Path(streamq.__file__).parents[1])
 
 BLOCK = re.compile(
@@ -21,10 +22,11 @@ BLOCK = re.compile(
 
 
 def blocks() -> list[object]:
-    """Find the blocks, each named by its line."""
-    text = README.read_text() if README.exists() else ""
+    """Find the blocks, each named by its page and line."""
     return [
-        pytest.param(found["code"], found["output"], id=f"line {text[: found.start()].count(chr(10)) + 1}")
+        pytest.param(found["code"], found["output"], id=f"{page.name} line {text[: found.start()].count(chr(10)) + 1}")
+        for page in PAGES
+        for text in [page.read_text()]
         for found in BLOCK.finditer(text)
     ]
 

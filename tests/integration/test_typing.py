@@ -24,6 +24,9 @@ def parse(path: str) -> int:
     return len(path)
 
 
+assert_type(Retry.table([1, 5], never=(KeyError, ValueError)), Retry)
+
+
 async def main() -> None:
     assert_type(await resize.put("a.png", width=640), Handle[float])
     assert_type(await (await resize.put("a.png")).result(), float)
@@ -39,6 +42,7 @@ WRONG = {
     'await resize.put("a.png", width="wide")': 'incompatible type "str"; expected "int"',
     "await parse.put()": 'Missing positional argument "path"',
     'await resize.options(delay=5).put("a.png")': 'Unexpected keyword argument "delay"',
+    "Retry.constant(5, nevr=KeyError)": 'Unexpected keyword argument "nevr"',
     'await app.queue("ticks").put(1, prioritty=1)': 'Unexpected keyword argument "prioritty"',
 }
 

@@ -16,13 +16,15 @@ class Done(msgspec.Struct, frozen=True):
 class Raised(msgspec.Struct, frozen=True):
     """The handler raised, timed out or could not be called.
 
-    `final` means that trying again cannot help (a payload that does not decode, for instance).
+    `final` means that it is not tried again: it cannot help (a payload that does not decode, for instance), or the rule
+    of retrying says so. `after_s`: the next attempt waits exactly so long, whatever the rule says.
     """
 
     type: str
     message: str
     traceback: str = ""
     final: bool = False
+    after_s: float | None = None
 
 
 class Snoozed(msgspec.Struct, frozen=True):
@@ -45,7 +47,9 @@ TRACEBACK_KEPT = 8_000
 """Characters of an error that are kept, so that ten errors stay far below the document limit of 16 MB."""
 
 
-def raised(type_name: str, message: str, traceback: str = "", *, final: bool = False) -> Raised:
+def raised(
+    type_name: str, message: str, traceback: str = "", *, final: bool = False, after_s: float | None = None
+) -> Raised:
     """Build a `Raised` whose texts are bounded and can be stored.
 
     The end of a traceback tells more than its beginning, so the end is kept. A lone surrogate or a NUL in a
@@ -56,6 +60,7 @@ def raised(type_name: str, message: str, traceback: str = "", *, final: bool = F
         message=_storable(message)[:MESSAGE_KEPT],
         traceback=_storable(traceback)[-TRACEBACK_KEPT:],
         final=final,
+        after_s=after_s,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from bson import ObjectId
@@ -10,7 +10,9 @@ from bson import ObjectId
 from streamq.core.claim import Claim
 from streamq.core.options import KEEP_DEFAULT_S, KEEP_FAILED_S
 from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
-from streamq.core.retry import Retry, backoff_s
+from streamq.core.retry import Miscomputed, Retry, backoff_s
+
+DEFAULT_RETRY: Final = Retry()
 
 SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snooze"]
 
@@ -55,8 +57,8 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
         case Raised() if outcome.final or claim.is_last_attempt:
             return settle("fail", error=outcome, keep_s=KEEP_FAILED_S)
         case Raised():
-            delay_s = backoff_s(retry, claim.attempt, u)
-            return settle("retry_later" if delay_s > 0 else "retry", error=outcome, delay_s=delay_s)
+            error, delay_s = _retried(outcome, claim.attempt, retry, u)
+            return settle("retry_later" if delay_s > 0 else "retry", error=error, delay_s=delay_s)
         case Snoozed(delay_s):
             return settle("snooze", delay_s=delay_s) if delay_s > 0 else settle("release")
         case Stopped(started=True) if claim.max_attempts == 1:
@@ -65,6 +67,17 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
             return settle("fail", error=why, keep_s=KEEP_FAILED_S)
         case Stopped():
             return settle("release")
+
+
+def _retried(error: Raised, attempt: int, retry: Retry, u: float) -> tuple[Raised, float]:
+    """Decide how long the next attempt waits. What keeps a user's function from saying so is told with the error."""
+    if error.after_s is not None:
+        return error, error.after_s
+    try:
+        return error, backoff_s(retry, attempt, u, error.type)
+    except Miscomputed as why:
+        told = raised(error.type, f"{error.message} [{why}]", error.traceback)
+        return told, backoff_s(DEFAULT_RETRY, attempt, u)
 
 
 def outgrown(settlement: Settlement) -> Settlement:

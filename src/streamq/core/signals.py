@@ -14,3 +14,15 @@ class Snooze(Exception):
     def __init__(self, delay_s: float) -> None:
         self.delay_s = require_delay_s(delay_s)
         super().__init__(f"snoozed for {self.delay_s:g} s")
+
+
+class RetryAfter(Exception):
+    """Fail the attempt and try again after exactly `delay_s` seconds, whatever the handler's `retry` says.
+
+    The attempt is counted: on the last one the task fails. Raise it in a handler, `raise RetryAfter(30) from error`:
+    then `error` is what the task keeps.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        self.delay_s = require_delay_s(delay_s)
+        super().__init__(f"to be tried again after {self.delay_s:g} s")

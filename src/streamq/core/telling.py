@@ -6,9 +6,12 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from streamq.core.codec import require_size, to_stored
 from streamq.core.outcome import Done, Raised, Snoozed, raised
-from streamq.core.signals import Snooze
+from streamq.core.retry import Retry, is_retried
+from streamq.core.signals import RetryAfter, Snooze
 
 
 def done_with(result: Any, limit_bytes: int) -> Done:
@@ -20,36 +23,58 @@ def done_with(result: Any, limit_bytes: int) -> Done:
     return Done(stored)
 
 
-def failed_by(error: str | BaseException, *, retry: bool) -> Raised:
-    """Read what a holder gives as the reason of a failure; without `retry` it is final."""
+def failed_by(error: str | BaseException, rule: Retry, *, retry: bool) -> Raised:
+    """Read what a holder gives as the reason of a failure; without `retry` it is final. A text has no class that `rule`
+    could name."""
     if isinstance(error, str):
         return raised("Failed", error, final=not retry)
-    told = failure_of(error)
-    return Raised(told.type, told.message, told.traceback, final=not retry)
+    after = _asked_after(error)
+    told = failure_of(error, rule) if after is None else after
+    return told if retry else msgspec.structs.replace(told, final=True)
 
 
-def outcome_of(error: BaseException) -> Snoozed | Raised:
+def outcome_of(error: BaseException, rule: Retry) -> Snoozed | Raised:
     """Read what was raised: a word to the queue, also out of a nursery of the handler's own, or a failure."""
-    return _signal(error) or failure_of(error)
+    return _signal(error) or failure_of(error, rule)
 
 
-def _signal(error: BaseException) -> Snoozed | None:
-    if isinstance(error, Snooze):
-        return Snoozed(error.delay_s)
+def _signal(error: BaseException) -> Snoozed | Raised | None:
+    return _snoozed(error) or _asked_after(error)
+
+
+def _snoozed(error: BaseException) -> Snoozed | None:
+    asked = _asked_s(error, (Snooze,))
+    return None if asked is None else Snoozed(asked)
+
+
+def _asked_after(error: BaseException) -> Raised | None:
+    """Read a `RetryAfter`, or a group that asks for later in both ways: of the two, failing says more."""
+    after_s = _asked_s(error, (RetryAfter, Snooze))
+    if after_s is None or isinstance(error, Snooze):
+        return None
+    return failure_of(error.__cause__ or error, after_s=after_s)
+
+
+def _asked_s(error: BaseException, words: tuple[type[Snooze] | type[RetryAfter], ...]) -> float | None:
+    """Return how long to wait when nothing but `words` was raised; the longest of a group."""
+    if isinstance(error, words):
+        return error.delay_s
     if isinstance(error, BaseExceptionGroup):
-        said = [_signal(one) for one in error.exceptions]
-        asked = [one.delay_s for one in said if one is not None]
-        return Snoozed(max(asked)) if len(asked) == len(said) else None
+        said = [_asked_s(one, words) for one in error.exceptions]
+        asked = [one for one in said if one is not None]
+        return max(asked) if len(asked) == len(said) else None
     return None
 
 
-def failure_of(error: BaseException) -> Raised:
-    """Read what is kept of an exception: its type, text and traceback, bounded."""
+def failure_of(error: BaseException, rule: Retry | None = None, after_s: float | None = None) -> Raised:
+    """Read what is kept of an exception: its type, text and traceback, bounded; and whether `rule` tries again after
+    one of its class."""
     kind = type(error)
     plain = kind.__module__ in ("builtins", "__main__")
     name = kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
     told = traceback.format_exception(kind, error, _users_part(error.__traceback__))
-    return raised(name, _text(error), "".join(told))
+    final = rule is not None and not is_retried(rule, error)
+    return raised(name, _text(error), "".join(told), final=final, after_s=after_s)
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:

@@ -61,7 +61,7 @@ class Task:
 
         Raises `LeaseLost`: the task is not yours any more, nothing was changed.
         """
-        await self._settle(failed_by(error, retry=retry))
+        await self._settle(failed_by(error, self._settings.retry, retry=retry))
 
     async def release(self) -> None:
         """Give the task back at once; the attempt is not counted. Raises `LeaseLost`."""
@@ -114,8 +114,11 @@ class Task:
             if error is None:
                 await self.succeed()
                 return False
-            await self._settle(outcome_of(error) if isinstance(error, Exception) else Stopped(started=True))
+            await self._settle(self._told(error))
         return isinstance(error, Exception)
+
+    def _told(self, error: BaseException) -> Outcome:
+        return outcome_of(error, self._settings.retry) if isinstance(error, Exception) else Stopped(started=True)
 
     async def _settle(self, outcome: Outcome) -> None:
         settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())

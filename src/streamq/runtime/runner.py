@@ -10,8 +10,9 @@ import trio
 from streamq.core.codec import require_size
 from streamq.core.handling import Handling
 from streamq.core.outcome import Done, Outcome, Raised, raised
+from streamq.core.retry import is_retried
 from streamq.core.telling import outcome_of
-from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable
+from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable, TaskTimeout
 from streamq.runtime import clock
 from streamq.runtime.current import RUNNING
 from streamq.runtime.held import Held
@@ -43,7 +44,8 @@ class Runner:
             return outcome
         if not handling.is_async:
             self._journal.write("thread left behind", task=held.claim.id, name=handling.name)
-        return raised("TaskTimeout", f"the attempt ran longer than timeout_s={timeout_s:g} and was cancelled")
+        why = TaskTimeout(f"the attempt ran longer than timeout_s={timeout_s:g} and was cancelled")
+        return raised("TaskTimeout", str(why), final=not is_retried(handling.retry, why))
 
     async def run_unlimited(self, held: Held, handling: Handling) -> Outcome:
         """Run the handler inside the scope of the caller, which knows why it may be cancelled."""
@@ -62,7 +64,7 @@ class Runner:
             stop = stopping_part(error)
             if stop is not None:
                 raise stop from None
-            return outcome_of(error)
+            return outcome_of(error, handling.retry)
         finally:
             RUNNING.reset(token)
         return _returned(result, handling)
