@@ -10,6 +10,7 @@ from streamq.app import StreamQ
 from streamq.blocking import Blocking, BlockingQueue, BlockingTask
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
+from streamq.core.priority import Priority
 from streamq.core.retry import Retry
 from streamq.core.signals import RetryAfter, Snooze
 from streamq.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "PayloadInvalid",
     "PayloadTooLarge",
     "PayloadUndecodable",
+    "Priority",
     "PutOptions",
     "PutReply",
     "PutUnknown",

@@ -28,6 +28,7 @@ from streamq.core.options import (
     require_lease_s,
     require_priority,
     require_queue,
+    require_text,
     require_timeout_s,
 )
 from streamq.core.retry import Retry, require_retry
@@ -66,9 +67,13 @@ class StreamQ:
         lease_s: how long a claim lasts without being extended (it is, while the process lives), 1 to 86,400.
         retry: for handlers that have none of their own, and for bare tasks.
         keep_s: how long succeeded tasks and results are kept, in seconds; 0 deletes them at once. Default: one day.
+        keep_failed_s: how long failed, cancelled and expired tasks are kept, in seconds; 0: the server removes them
+            within about a minute. Default: seven days. Both are for handlers and puts that say nothing else.
         payload_limit_bytes: the largest payload or result, encoded.
         timeout_s: how long one call to the server may take, its retries included, in seconds.
         safety_scan_s: how often queues are looked at whatever the stream says; None: never. A backstop.
+        worker_id: what this process is called on the tasks it claims and in their errors, 1 to 200 characters; default:
+            a random name. Processes may share one; nothing but what people read depends on it.
 
     Putting, waiting and working need trio and `async with app`; `app.blocking` needs neither.
     """
@@ -83,9 +88,11 @@ class StreamQ:
         lease_s: float = LEASE_S,
         retry: Retry = Retry(),  # noqa: B008 - frozen
         keep_s: float | None = None,
+        keep_failed_s: float | None = None,
         payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES,
         timeout_s: float = TIMEOUT_S,
         safety_scan_s: float | None = SAFETY_SCAN_S,
+        worker_id: str | None = None,
     ) -> None:
         if uri is not None and client is not None:
             raise UsageError("give uri or client, not both")
@@ -99,6 +106,8 @@ class StreamQ:
         self._limit_bytes = require_count(payload_limit_bytes, "payload_limit_bytes", most=LARGEST_LIMIT_BYTES)
         self._retry = require_retry(retry)
         self._keep_s = None if keep_s is None else require_keep_s(keep_s)
+        self._keep_failed_s = None if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
+        self._worker_id = None if worker_id is None else require_text("worker_id", worker_id)
         self._handlers: dict[str, Handling] = {}
         self._store: Store | None = None
         self._connecting = threading.Lock()
@@ -106,7 +115,7 @@ class StreamQ:
         self._services: Services | None = None
         self._stack: AsyncExitStack | None = None
         self._server: embedded.EmbeddedServer | None = None
-        self._blocking = Blocking(lambda: self.store, self.queue)
+        self._blocking = Blocking(lambda: self.store, self.queue, self._worker_id)
         self.journal = Journal()
 
     @classmethod
@@ -151,6 +160,7 @@ class StreamQ:
         timeout_s: float | None = ...,
         priority: int = ...,
         keep_s: float | None = ...,
+        keep_failed_s: float | None = ...,
     ) -> Declare: ...
 
     def task(
@@ -164,6 +174,7 @@ class StreamQ:
         timeout_s: float | None = None,
         priority: int = 0,
         keep_s: float | None = None,
+        keep_failed_s: float | None = None,
     ) -> Any:
         """Declare a handler, as `@app.task` or `@app.task(queue="images", timeout_s=30)`.
 
@@ -184,6 +195,9 @@ class StreamQ:
                 timeout_s=require_timeout_s(timeout_s),
                 priority=require_priority(priority),
                 keep_s=self._keep_s if keep_s is None else require_keep_s(keep_s),
+                keep_failed_s=(
+                    self._keep_failed_s if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
+                ),
                 limit_bytes=self._limit_bytes,
             )
             if handling.name in self._handlers:
@@ -199,7 +213,13 @@ class StreamQ:
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name. Costs nothing; a queue exists by being used."""
-        settings = BareSettings(self._retry, self._lease_s, self._keep_s, self._limit_bytes)
+        settings = BareSettings(
+            retry=self._retry,
+            lease_s=self._lease_s,
+            keep_s=self._keep_s,
+            keep_failed_s=self._keep_failed_s,
+            limit_bytes=self._limit_bytes,
+        )
         return Queue(require_queue(name), settings, self)
 
     @property
@@ -242,7 +262,14 @@ class StreamQ:
         try:
             await bridge.call(store.prepare)
             await bridge.call(store.now)
-            services = Services(store, bridge, self.journal, lease_s=self._lease_s, safety_scan_s=self._safety_scan_s)
+            services = Services(
+                store,
+                bridge,
+                self.journal,
+                lease_s=self._lease_s,
+                safety_scan_s=self._safety_scan_s,
+                worker_id=self._worker_id,
+            )
             with sole_error():
                 await self._start(services)
         except BaseException:

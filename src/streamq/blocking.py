@@ -43,7 +43,8 @@ SLICE_S: Final = 0.25
 class Blocking:
     """The door of an app without trio: `app.blocking`. Any thread may use it."""
 
-    def __init__(self, store: Callable[[], Store], queue: Callable[[str], Queue]) -> None:
+    def __init__(self, store: Callable[[], Store], queue: Callable[[str], Queue], worker_id: str | None) -> None:
+        self._worker_id = worker_id
         self._open = store
         self._queue = queue
         self._prepared: Store | None = None
@@ -68,6 +69,11 @@ class Blocking:
         """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
         new = require_new(tasks, "put_many")
         return self.store().put(new, session)
+
+    @property
+    def worker(self) -> str:
+        """What is written on the tasks that are claimed here. Asked at each claim: the program may have forked."""
+        return self._worker_id or f"{socket.gethostname()}:{os.getpid()}"
 
     def uses(self, store: Store) -> bool:
         """Say whether calls have been made on `store`."""
@@ -136,7 +142,7 @@ class BlockingQueue:
                 store.settle([settlement_of(outcome, claim, self._settings.retry, 0.0)])
 
     def _claim_one(self, store: Store, lease_s: float) -> Claim | None:
-        ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, f"{socket.gethostname()}:{os.getpid()}")
+        ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, self._door.worker)
         claims = store.claim(ask).claims
         return claims[0] if claims else None
 

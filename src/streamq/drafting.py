@@ -9,7 +9,7 @@ from typing import Any
 from bson import ObjectId
 
 from streamq.core.codec import require_size, to_stored
-from streamq.core.handling import Handling
+from streamq.core.handling import BareSettings, Handling
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options
 from streamq.errors import UsageError
@@ -35,33 +35,36 @@ def task_of_handler(
     """Build a task for a handler. Raises `PayloadInvalid`, `PayloadTooLarge`."""
     payload = handling.schema.bind(args, kwargs)
     require_size(payload, handling.limit_bytes, f"the payload of {handling.name}")
-    return NewTask(
-        id=options.id or ObjectId(),
-        queue=handling.queue,
-        task=handling.name,
-        payload=payload,
-        options=options,
-        max_attempts=options.max_attempts or handling.retry.max_attempts,
-        priority=handling.priority if options.priority is None else options.priority,
-        keep_s=handling.keep_s if options.keep_s is None else options.keep_s,
-        reply_to=reply_to,
-    )
+    return _new(handling.queue, handling.name, payload, options, handling, reply_to)
 
 
 def task_of_payload(
-    queue: str, payload: Any, options: Options, *, max_attempts: int, limit_bytes: int, reply_to: str | None
+    queue: str, payload: Any, options: Options, settings: BareSettings, reply_to: str | None
 ) -> NewTask:
     """Build a task with a bare payload. Raises `PayloadInvalid`, `PayloadTooLarge`."""
     stored = to_stored(payload)
-    require_size(stored, limit_bytes, "the payload")
+    require_size(stored, settings.limit_bytes, "the payload")
+    return _new(queue, None, stored, options, settings, reply_to)
+
+
+def _new(
+    queue: str,
+    task: str | None,
+    payload: Any,
+    options: Options,
+    settings: Handling | BareSettings,
+    reply_to: str | None,
+) -> NewTask:
+    """Fill up what the options leave open by what was declared."""
     return NewTask(
         id=options.id or ObjectId(),
         queue=queue,
-        task=None,
-        payload=stored,
+        task=task,
+        payload=payload,
         options=options,
-        max_attempts=options.max_attempts or max_attempts,
-        priority=options.priority or 0,
-        keep_s=options.keep_s,
+        max_attempts=options.max_attempts or settings.retry.max_attempts,
+        priority=settings.priority if options.priority is None else int(options.priority),  # stored: a plain int
+        keep_s=settings.keep_s if options.keep_s is None else options.keep_s,
+        keep_failed_s=settings.keep_failed_s if options.keep_failed_s is None else options.keep_failed_s,
         reply_to=reply_to,
     )

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Unpack
 
-import msgspec
-
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
@@ -34,16 +32,7 @@ class Queue:
     def new(self, payload: Any, **options: Unpack[PutOptions]) -> NewTask:
         """Build a task without putting it. Raises `PayloadInvalid`, `PayloadTooLarge`, `OptionInvalid`."""
         chosen = options_of(options) if options else NO_OPTIONS
-        if chosen.keep_s is None and self.settings.keep_s is not None:
-            chosen = msgspec.structs.replace(chosen, keep_s=self.settings.keep_s)
-        return task_of_payload(
-            self.name,
-            payload,
-            chosen,
-            max_attempts=self.settings.retry.max_attempts,
-            limit_bytes=self.settings.limit_bytes,
-            reply_to=self._door.reply_to,
-        )
+        return task_of_payload(self.name, payload, chosen, self.settings, self._door.reply_to)
 
     async def put(self, payload: Any, *, session: Any = None, **options: Unpack[PutOptions]) -> Handle[Any]:
         """Put one task with a payload of plain values; return once it is stored with majority.
@@ -81,7 +70,7 @@ class Queue:
         lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
         require_count(prefetch, "prefetch", least=0)
         services = self._door.services()
-        wants = Wants(queue=self.name, worker=services.member.id, lease_s=lease_s, spare=prefetch)
+        wants = Wants(queue=self.name, worker=services.worker, lease_s=lease_s, spare=prefetch)
         return consuming(services, wants, self.settings)
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:

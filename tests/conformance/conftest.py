@@ -50,6 +50,7 @@ class Lab:
         max_attempts: int = 5,
         priority: int = 0,
         keep_s: float | None = None,
+        keep_failed_s: float | None = None,
         reply_to: str | None = None,
         id: ObjectId | None = None,
         options: PutOptions | None = None,
@@ -63,6 +64,7 @@ class Lab:
             max_attempts=max_attempts,
             priority=priority,
             keep_s=keep_s,
+            keep_failed_s=keep_failed_s,
             reply_to=reply_to,
         )
 

@@ -12,6 +12,7 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streamq.core.document import ERRORS_KEPT
+from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
 from streamq.core.settlement import SettleMove
 from streamq.errors import ClaimUnknown
@@ -309,7 +310,7 @@ SETTLED: list[tuple[SettleMove, dict[str, Any], str, int]] = [
     ("succeed", {"keep_s": 60.0, "result": {"n": 1}}, "succeeded", 1),
     ("retry", {"error": BOOM}, "ready", 1),
     ("retry_later", {"error": BOOM, "delay_s": 60.0}, "delayed", 1),
-    ("fail", {"error": BOOM, "keep_s": 60.0}, "failed", 1),
+    ("fail", {"error": BOOM}, "failed", 1),
     ("release", {}, "ready", 0),
     ("snooze", {"delay_s": 60.0}, "delayed", 0),
 ]
@@ -331,7 +332,8 @@ def test_a_settlement_writes_its_move(
     assert (stored.keys() >= {"finished_at", "remove_at", "settled_for"}) == ended
     if ended:
         assert stored["settled_for"] == ["m1"]
-        assert stored["remove_at"] - stored["finished_at"] == timedelta(seconds=60)
+        kept_s = 60.0 if status == "succeeded" else KEEP_FAILED_S
+        assert stored["remove_at"] - stored["finished_at"] == timedelta(seconds=kept_s)
     if status == "delayed":
         assert timedelta(seconds=59.5) < stored["due_at"] - before < timedelta(seconds=65)
     if "error" in more:
@@ -421,7 +423,7 @@ def test_a_batch_of_all_kinds_settles_each_as_it_says(lab: Lab) -> None:
         lab.settlement(claims[3], "release"),
         lab.settlement(claims[4], "retry", error=BOOM),
         lab.settlement(claims[5], "snooze", delay_s=5.0),
-        lab.settlement(claims[6], "fail", error=BOOM, keep_s=60.0),
+        lab.settlement(claims[6], "fail", error=BOOM),
         lab.settlement(claims[7], "succeed"),
     ]
     assert lab.store.settle(settlements) == ["settled"] * 2 + ["lost"] + ["settled"] * 6

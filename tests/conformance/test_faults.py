@@ -463,7 +463,7 @@ def test_a_batch_that_was_half_executed_is_finished(mongo: MongoLab) -> None:
             [
                 mongo.settlement(deleted, "succeed", keep_s=0.0),
                 mongo.settlement(updated, "release"),
-                mongo.settlement(failed, "fail", error=BOOM, keep_s=60.0),
+                mongo.settlement(failed, "fail", error=BOOM),
             ]
         )
     assert verdicts == ["unknown", "settled", "settled"]
@@ -606,7 +606,7 @@ def test_a_settlement_of_which_the_server_takes_no_form_is_refused_and_the_other
         batch = [mongo.settlement(one, "succeed", result=1) for one in claims]
         assert mongo.store.settle(batch) == ["settled", "refused", "settled"]
         assert mongo.store.settle(batch) == ["settled", "refused", "settled"]
-        batch = [mongo.settlement(claims[1], "fail", error=BOOM, keep_s=60.0)]
+        batch = [mongo.settlement(claims[1], "fail", error=BOOM)]
         assert mongo.store.settle(batch) == ["refused"]
     assert [mongo.stored(id)["status"] for id in ids] == ["succeeded", "running", "succeeded"]
     assert mongo.settle(claims[1], "release") == "settled"

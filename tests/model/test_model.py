@@ -86,6 +86,7 @@ class Model(RuleBasedStateMachine):
         max_attempts=st.sampled_from([1, 1, 2, 3]),
         delay_s=st.one_of(st.none(), st.none(), durations),
         keep_s=st.sampled_from([None, 0.0, 1_500.0]),
+        keep_failed_s=st.sampled_from([None, None, 0.0, 2_500.0]),
         reply_to=st.sampled_from([None, "m1"]),
         count=st.integers(1, 3),
     )
@@ -168,8 +169,6 @@ class Model(RuleBasedStateMachine):
             more["error"] = Raised(type="E", message="$attempt", traceback="")
         if move in ("retry_later", "snooze"):
             more["delay_s"] = 1_500.0
-        if move == "fail":
-            more["keep_s"] = 2_500.0
         return Settlement(claim.id, claim.queue, claim.claim_id, move, **more)
 
     def _settle(self, settlements: list[Settlement]) -> None:

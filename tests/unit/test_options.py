@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from streamq.core import options
 from streamq.core.options import Options, options_of, require_count, require_queue
+from streamq.core.priority import Priority
 from streamq.core.retry import MAX_DELAY_S
 from streamq.errors import OptionInvalid
 
@@ -26,6 +27,8 @@ SECONDS_GOOD: list[Any] = [0, 0.0, 5, 1.5, MAX_DELAY_S]
 BAD: dict[str, list[Any]] = {
     "delay_s": SECONDS_BAD,
     "keep_s": SECONDS_BAD,
+    "keep_failed_s": SECONDS_BAD,
+    "tag": ["", "x" * 201, "a\0b", "\ud800", 5, b"a", ["a"], {"$gt": ""}],
     "at": [
         *(datetime(2030, 1, 1), 1e9, "2030-01-01", AT.date()),
         datetime.max.replace(tzinfo=UTC),
@@ -44,8 +47,10 @@ BAD: dict[str, list[Any]] = {
 GOOD: dict[str, list[Any]] = {
     "delay_s": SECONDS_GOOD,
     "keep_s": SECONDS_GOOD,
+    "keep_failed_s": SECONDS_GOOD,
+    "tag": ["a", "$a.b ä\n", "x" * 200],
     "at": [AT, datetime(1960, 1, 1, tzinfo=UTC), AT.astimezone(timezone(timedelta(hours=5)))],
-    "priority": [0, 2**31 - 1, -(2**31)],
+    "priority": [0, 2**31 - 1, -(2**31), *Priority],
     "max_attempts": [1, 1_000_000],
     "id": [ObjectId()],
     "headers": [{}, {"$a.b": "\0", "": ""}, {"k" * 100: "v" * 1_000}],
@@ -130,6 +135,7 @@ DOORS: list[Callable[[Any], object]] = [
     options.require_timeout_s,
     options.require_priority,
     options.require_headers,
+    lambda value: options.require_text("tag", value),
     lambda value: options.require_instant("at", value),
     lambda value: options.require_count(value, "n"),
 ]

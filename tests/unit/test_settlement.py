@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamq.core.claim import Claim
-from streamq.core.options import KEEP_DEFAULT_S, KEEP_FAILED_S
+from streamq.core.options import KEEP_DEFAULT_S
 from streamq.core.outcome import (
     MESSAGE_KEPT,
     TRACEBACK_KEPT,
@@ -88,7 +88,7 @@ def test_only_a_success_that_is_not_kept_deletes() -> None:
 
 def test_a_failure_is_kept_for_a_person_with_its_error() -> None:
     settlement = settlement_of(BOOM, LAST, STEADY, 0.0)
-    assert (settlement.error, settlement.keep_s) == (BOOM, KEEP_FAILED_S)
+    assert (settlement.move, settlement.error) == ("fail", BOOM)
 
 
 def test_a_retry_waits_as_its_attempt_and_the_dice_say() -> None:
@@ -106,7 +106,7 @@ def test_a_stop_during_the_only_attempt_says_why_it_failed() -> None:
 @pytest.mark.parametrize("more", [{"move": "succeed", "result": "r"}, {"move": "retry", "error": BOOM}])
 def test_what_outgrows_its_document_fails_for_good_without_what_was_too_large(more: dict[str, Any]) -> None:
     settlement = outgrown(Settlement(ObjectId(), "q", b"c", delay_s=5.0, keep_s=0.0, **more))
-    assert (settlement.move, settlement.result, settlement.keep_s) == ("fail", None, KEEP_FAILED_S)
+    assert (settlement.move, settlement.result) == ("fail", None)
     assert settlement.error is not None
     assert settlement.error.type == "PayloadTooLarge"
 

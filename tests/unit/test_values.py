@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from streamq.core import queries
 from streamq.core.claim import Ask
-from streamq.core.document import STATUSES, TERMINAL
-from streamq.core.handling import Handling
+from streamq.core.document import STATUSES, TERMINAL, TaskDocument
+from streamq.core.handling import BareSettings, Handling
 from streamq.core.indexes import INDEXES
 from streamq.core.member import ALIVE_S, ROWS, Member, beat_update, roster_of
 from streamq.core.moves import take_back
 from streamq.core.moves.put import document_of, up_to_ms
 from streamq.core.new_task import NewTask
-from streamq.core.options import Options
+from streamq.core.options import KEEP_FAILED_S, Options
+from streamq.core.priority import Priority
 from streamq.core.retry import Retry
 from streamq.core.schema import Schema
 from streamq.core.signature import signature_of
@@ -204,6 +205,7 @@ def test_a_new_document_lets_the_server_number_it_and_has_no_nulls_that_an_index
     assert (document["status"], document["attempt"]) == ("ready", 0)
     assert document["created_at"] == NOW.replace(microsecond=123_000)
     absent = {"due_at", "claim_id", "lease_until", "ready_in", "reply_to", "headers", "keep_s", "remove_at"}
+    absent |= {"tag", "keep_failed_s"}
     assert not absent & document.keys()
 
 
@@ -222,6 +224,9 @@ def test_headers_are_copied() -> None:
 
 
 # --- drafts -------------------------------------------------------------------------------------------------------
+
+
+BARE = BareSettings(retry=Retry(max_attempts=5), lease_s=30.0, limit_bytes=100)
 
 
 def resize(path: str, width: int = 100) -> None: ...
@@ -244,8 +249,25 @@ def test_options_win_over_the_handler_zero_included() -> None:
     assert (new.id, new.max_attempts, new.priority, new.keep_s) == (id, 1, 0, 0)
 
 
+def test_a_named_priority_is_stored_as_a_plain_int() -> None:
+    assert list(Priority) == [-100, 0, 100]
+    drafts = [
+        task_of_handler(handling(), ("a.png",), {}, Options(priority=Priority.HIGH), None),
+        task_of_payload("q", 1, Options(priority=Priority.HIGH), BARE, None),
+    ]
+    assert [(type(new.priority), new.priority) for new in drafts] == [(int, 100)] * 2
+
+
+def test_a_retention_is_stored_only_where_it_differs_from_the_default() -> None:
+    def of(keep_failed_s: float | None) -> TaskDocument:
+        return document_of(NewTask(ObjectId(), "q", "t", None, Options(), 5, keep_failed_s=keep_failed_s), NOW)
+
+    assert of(0)["keep_failed_s"] == 0.0
+    assert not any("keep_failed_s" in of(keep_s) for keep_s in (None, KEEP_FAILED_S))
+
+
 def test_two_drafts_have_two_ids() -> None:
-    drafts = [task_of_payload("q", 1, Options(), max_attempts=5, limit_bytes=100, reply_to=None) for _ in range(2)]
+    drafts = [task_of_payload("q", 1, Options(), BARE, None) for _ in range(2)]
     assert drafts[0].id != drafts[1].id
 
 
@@ -255,9 +277,9 @@ def test_a_draft_is_refused_for_its_arguments_and_its_size() -> None:
     with pytest.raises(PayloadTooLarge, match="payload of resize"):
         task_of_handler(handling(limit_bytes=50), ("x" * 100,), {}, Options(), None)
     with pytest.raises(PayloadTooLarge, match="payload"):
-        task_of_payload("q", "x" * 200, Options(), max_attempts=5, limit_bytes=100, reply_to=None)
+        task_of_payload("q", "x" * 200, Options(), BARE, None)
 
 
 def test_a_bare_payload_is_encoded_and_has_no_handler() -> None:
-    new = task_of_payload("q", (1, 2), Options(priority=4), max_attempts=5, limit_bytes=100, reply_to=None)
+    new = task_of_payload("q", (1, 2), Options(priority=4), BARE, None)
     assert (new.task, new.payload, new.priority, new.max_attempts) == (None, {"~tuple": [1, 2]}, 4, 5)

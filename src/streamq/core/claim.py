@@ -37,6 +37,7 @@ class Claim(msgspec.Struct, frozen=True):
     keep_s: float | None  # None: the store's default
     headers: Mapping[str, str] | None = None
     created_at: datetime | None = None
+    tag: str | None = None
 
     @property
     def is_last_attempt(self) -> bool:
@@ -78,6 +79,7 @@ def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, at
     """
     task = document.get("task")
     created_at = document.get("created_at")
+    tag = document.get("tag")
     return Claim(
         id=document["_id"],
         queue=document["queue"],
@@ -91,6 +93,7 @@ def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, at
         keep_s=_keep_s(document.get("keep_s")),
         headers=_headers(document.get("headers")),
         created_at=created_at if isinstance(created_at, datetime) else None,
+        tag=tag if isinstance(tag, str) else None,
     )
 
 

@@ -64,6 +64,7 @@ class TaskDocument(TypedDict, total=False):
     seq: Timestamp  # order of storing, made by the server
     payload: Any
     headers: dict[str, str]
+    tag: str  # free text to find it by
     attempt: int  # counted up at the claim: 0 until first claimed
     max_attempts: int
     created_at: datetime
@@ -78,6 +79,7 @@ class TaskDocument(TypedDict, total=False):
     settled_for: list[str]  # copy of reply_to, written at a terminal settlement so that waiters hear it
     reply_to: list[str]  # members that wait for the result
     keep_s: float  # how long to keep it once succeeded; 0: deleted at the settlement
+    keep_failed_s: float  # how long to keep it after any other end, where that is not the default
     remove_at: datetime  # TTL
     result: Any
     errors: list[StoredError]

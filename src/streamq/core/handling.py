@@ -20,12 +20,14 @@ class BareSettings(msgspec.Struct, frozen=True):
 
     retry: Retry
     lease_s: float
-    keep_s: float | None
-    limit_bytes: int
+    priority: int = 0
+    keep_s: float | None = None
+    keep_failed_s: float | None = None
+    limit_bytes: int = PAYLOAD_LIMIT_BYTES
 
 
 class Handling(msgspec.Struct, frozen=True):
-    """One declared handler. `keep_s` None: as the app has it."""
+    """One declared handler. `keep_s`, `keep_failed_s` None: the default."""
 
     name: str
     queue: str
@@ -36,4 +38,5 @@ class Handling(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
     priority: int = 0
     keep_s: float | None = None
+    keep_failed_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES

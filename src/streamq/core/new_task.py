@@ -25,6 +25,7 @@ class NewTask(msgspec.Struct, frozen=True):
     max_attempts: int
     priority: int = 0
     keep_s: float | None = None
+    keep_failed_s: float | None = None
     reply_to: str | None = None
 
 

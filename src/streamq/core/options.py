@@ -21,6 +21,9 @@ INT32: Final = 2**31
 LAST_SECOND: Final = timedelta(seconds=1)
 """Instants are rounded up to milliseconds, for which the very last one leaves no room."""
 
+TEXT_KEPT: Final = 200
+"""Characters of a free text that is shown in lists and is a key of an index."""
+
 KEEP_DEFAULT_S: Final = 86_400.0
 KEEP_FAILED_S: Final = 7 * 86_400.0
 
@@ -33,7 +36,9 @@ class PutOptions(TypedDict, total=False):
     priority: int | None
     max_attempts: int | None
     keep_s: float | None
+    keep_failed_s: float | None
     headers: dict[str, str] | None
+    tag: str | None
     id: ObjectId | None
 
 
@@ -53,10 +58,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         delay_s: start no sooner than this many seconds from now, by the server's clock.
         at: start no sooner than this instant (aware datetime; the past means now). Not with `delay_s`.
-        priority: higher is claimed first within the queue; negative allowed. Default 0.
+        priority: higher is claimed first within the queue; negative allowed; `Priority` has names. Default 0.
         max_attempts: how often it may be tried.
         keep_s: how long a succeeded task and its result are kept, in seconds; 0 deletes it at once.
+        keep_failed_s: how long the task is kept when it ends in failed, cancelled or expired, in seconds; 0: the server
+            removes it within about a minute. Default: seven days.
         headers: a small dict of strings carried along (trace context, the user's own).
+        tag: free text to find the task by, 1 to 200 characters.
         id: the task's id. Putting twice with one id stores one task: how to repeat after `PutUnknown`.
     """
 
@@ -65,7 +73,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: int | None = None
     max_attempts: int | None = None
     keep_s: float | None = None
+    keep_failed_s: float | None = None
     headers: dict[str, str] | None = None
+    tag: str | None = None
     id: ObjectId | None = None
 
     def __post_init__(self) -> None:
@@ -81,8 +91,12 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             require_max_attempts(self.max_attempts)
         if self.keep_s is not None:
             require_keep_s(self.keep_s)
+        if self.keep_failed_s is not None:
+            require_keep_s(self.keep_failed_s, "keep_failed_s")
         if self.headers is not None:
             require_headers(self.headers)
+        if self.tag is not None:
+            require_text("tag", self.tag)
         if self.id is not None and not isinstance(self.id, ObjectId):
             raise OptionInvalid("id", self.id, "a bson.ObjectId")
 
@@ -101,9 +115,9 @@ def require_delay_s(value: object, name: str = "delay_s") -> float:
     return float(value)
 
 
-def require_keep_s(value: object) -> float:
+def require_keep_s(value: object, name: str = "keep_s") -> float:
     """Return `value` as seconds if it can be a retention, else raise `OptionInvalid`."""
-    return require_delay_s(value, "keep_s")
+    return require_delay_s(value, name)
 
 
 def require_lease_s(value: object) -> float:
@@ -146,6 +160,13 @@ def require_instant(name: str, value: object) -> datetime:
         value.astimezone(UTC) + LAST_SECOND
     except OverflowError:
         raise OptionInvalid(name, value, "an instant of the years 1 to 9999 in UTC") from None
+    return value
+
+
+def require_text(name: str, value: object) -> str:
+    """Return `value` if it is a short text that can be stored and indexed, else raise `OptionInvalid`."""
+    if not isinstance(value, str) or not 1 <= len(value) <= TEXT_KEPT or "\0" in value or not _is_unicode(value):
+        raise OptionInvalid(name, value, f"text of 1 to {TEXT_KEPT} characters without NUL and lone surrogates")
     return value
 
 

@@ -8,7 +8,7 @@ import msgspec
 from bson import ObjectId
 
 from streamq.core.claim import Claim
-from streamq.core.options import KEEP_DEFAULT_S, KEEP_FAILED_S
+from streamq.core.options import KEEP_DEFAULT_S
 from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
 from streamq.core.retry import Miscomputed, Retry, backoff_s
 
@@ -20,7 +20,7 @@ SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snoo
 class Settlement(msgspec.Struct, frozen=True):
     """One fenced write that ends an attempt.
 
-    `keep_s` of 0 with `succeed` deletes the task instead of keeping it.
+    `keep_s` is for `succeed`: 0 deletes the task instead of keeping it. How long a failed task is kept stands on it.
     """
 
     id: ObjectId
@@ -55,7 +55,7 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
             keep_s = KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s
             return settle("succeed", result=result, keep_s=keep_s)
         case Raised() if outcome.final or claim.is_last_attempt:
-            return settle("fail", error=outcome, keep_s=KEEP_FAILED_S)
+            return settle("fail", error=outcome)
         case Raised():
             error, delay_s = _retried(outcome, claim.attempt, retry, u)
             return settle("retry_later" if delay_s > 0 else "retry", error=error, delay_s=delay_s)
@@ -64,7 +64,7 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
         case Stopped(started=True) if claim.max_attempts == 1:
             # One attempt means: rather never than twice. The handler had begun, so it must not begin again.
             why = Raised(type="Stopped", message="the worker was stopped during the only attempt")
-            return settle("fail", error=why, keep_s=KEEP_FAILED_S)
+            return settle("fail", error=why)
         case Stopped():
             return settle("release")
 
@@ -97,4 +97,4 @@ def refused(settlement: Settlement, said: str) -> Settlement:
 
 
 def _failed(settlement: Settlement, why: Raised) -> Settlement:
-    return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why, keep_s=KEEP_FAILED_S)
+    return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why)

@@ -26,6 +26,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     created_at: datetime | None
     claim_id: bytes
+    tag: str | None = None
 
 
 RUNNING: ContextVar[Claim] = ContextVar("streamq_running_task")
@@ -43,6 +44,7 @@ def info_of(claim: Claim) -> TaskInfo:
         headers=claim.headers or {},
         created_at=claim.created_at,
         claim_id=claim.claim_id,
+        tag=claim.tag,
     )
 
 

@@ -35,12 +35,20 @@ class Services:
     """Made inside a trio run, for one `run`."""
 
     def __init__(
-        self, store: Store, bridge: Bridge, journal: Journal, *, lease_s: float, safety_scan_s: float | None
+        self,
+        store: Store,
+        bridge: Bridge,
+        journal: Journal,
+        *,
+        lease_s: float,
+        safety_scan_s: float | None,
+        worker_id: str | None = None,
     ) -> None:
         self.store = store
         self.bridge = bridge
         self.journal = journal
         self.member = Member(clock.new_name(), socket.gethostname(), os.getpid(), (), 0, lease_s)
+        self.worker = worker_id or self.member.id  # shown on tasks; several processes may be given one
         self.holdings = Holdings(journal)
         self.settler = Settler(store, bridge, self.holdings, journal)
         self.putter = Putter(store, bridge, self._stored)

@@ -70,4 +70,4 @@ class Worker:
 
 
 def _wants(lane: Lane, services: Services, lease_s: float) -> Wants:
-    return Wants(queue=lane.queue, worker=services.member.id, lease_s=lease_s, only=tuple(lane.handlers))
+    return Wants(queue=lane.queue, worker=services.worker, lease_s=lease_s, only=tuple(lane.handlers))

@@ -9,7 +9,9 @@ from typing import Any, Final
 from bson import ObjectId
 
 from streamq.core.document import ERRORS_KEPT, RUNNING, Status, StoredError, TaskDocument
+from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
+from streamq.core.retry import MAX_DELAY_S
 from streamq.core.transitions import is_terminal
 
 HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until")
@@ -43,9 +45,23 @@ def after(now: datetime, delay_s: float) -> datetime:
     return now + timedelta(milliseconds=round(delay_s * 1000))
 
 
-def terminal_fields(keep_s: float) -> dict[str, Any]:
-    """What every terminal move writes. `settled_for` is a change that carries the waiters' address."""
-    return {"finished_at": "$$NOW", "remove_at": after_ms(keep_s), "settled_for": "$reply_to"}
+def terminal_fields(keep_s: float | None = None) -> dict[str, Any]:
+    """What every terminal move writes. `keep_s` is for successes; any other end keeps the task as the task itself
+    says. `settled_for` is a change that carries the waiters' address."""
+    remove_at = KEPT_AFTER_FAILURE if keep_s is None else after_ms(keep_s)
+    return {"finished_at": "$$NOW", "remove_at": remove_at, "settled_for": "$reply_to"}
+
+
+def seconds_of(field: str, default: Any) -> dict[str, Any]:
+    """The seconds a stored field holds, for a pipeline; `default` where somebody made it something else."""
+    path = f"${field}"
+    is_one = {"$and": [{"$isNumber": path}, {"$gte": [path, 0]}, {"$lte": [path, MAX_DELAY_S]}]}
+    return {"$cond": [is_one, path, default]}
+
+
+KEPT_AFTER_FAILURE: Final[dict[str, Any]] = {
+    "$add": ["$$NOW", {"$multiply": [seconds_of("keep_failed_s", KEEP_FAILED_S), 1000]}]
+}
 
 
 def left_behind(status: Status) -> list[str]:
@@ -59,8 +75,10 @@ def let_go(document: TaskDocument) -> None:
         document.pop(name, None)  # type: ignore[misc]
 
 
-def end(document: TaskDocument, keep_s: float, now: datetime) -> None:
+def end(document: TaskDocument, keep_s: float | None, now: datetime) -> None:
     """Write the terminal fields on a document in memory (`let_go` takes the locks off)."""
+    if keep_s is None:
+        keep_s = document.get("keep_failed_s", KEEP_FAILED_S)
     document["finished_at"] = now
     document["remove_at"] = after(now, keep_s)
     if "reply_to" in document:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from streamq.core.document import ASSIGN_SEQ, DELAYED, READY, SCHEMA_VERSION, TaskDocument
 from streamq.core.new_task import NewTask
+from streamq.core.options import KEEP_FAILED_S
 
 MS = timedelta(milliseconds=1)
 
@@ -31,10 +32,14 @@ def document_of(new: NewTask, now: datetime) -> TaskDocument:
         document["due_at"] = due_at
     if new.keep_s is not None:
         document["keep_s"] = float(new.keep_s)
+    if new.keep_failed_s is not None and new.keep_failed_s != KEEP_FAILED_S:
+        document["keep_failed_s"] = float(new.keep_failed_s)
     if new.reply_to is not None and new.keep_s != 0:
         document["reply_to"] = [new.reply_to]
     if new.options.headers:
         document["headers"] = dict(new.options.headers)
+    if new.options.tag is not None:
+        document["tag"] = new.options.tag
     return document
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from streamq.core.document import DELAYED, READY, RUNNING, TaskDocument
+from streamq.core.document import DELAYED, READY, RUNNING, SUCCEEDED, TaskDocument
 from streamq.core.moves.fence import (
     after,
     after_ms,
@@ -39,7 +39,7 @@ def update(settlement: Settlement) -> list[dict[str, Any]]:
     return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
 
-def ending(move: str, error: Raised | None, delay_s: float, keep_s: float) -> dict[str, Any]:
+def ending(move: str, error: Raised | None, delay_s: float = 0.0, keep_s: float = 0.0) -> dict[str, Any]:
     """Build what a running task's way out by `move` writes, whoever shows it out."""
     status = next_status(RUNNING, move)
     fields: dict[str, Any] = {"status": status}
@@ -52,21 +52,21 @@ def ending(move: str, error: Raised | None, delay_s: float, keep_s: float) -> di
     elif status == DELAYED:
         fields["due_at"] = after_ms(delay_s)
     elif is_terminal(status):
-        fields |= terminal_fields(keep_s)
+        fields |= terminal_fields(keep_s if status == SUCCEEDED else None)
     return fields
 
 
 def apply(document: TaskDocument, settlement: Settlement, now: datetime) -> None:
     """Settle a document in memory (deleting it is the store's part)."""
     claim_id = document["claim_id"]
-    apply_ending(document, settlement.move, settlement.error, settlement.delay_s, settlement.keep_s, now)
+    apply_ending(document, settlement.move, settlement.error, now, settlement.delay_s, settlement.keep_s)
     document["settled_by"] = claim_id
     if settlement.result is not None:
         document["result"] = settlement.result
 
 
 def apply_ending(
-    document: TaskDocument, move: str, error: Raised | None, delay_s: float, keep_s: float, now: datetime
+    document: TaskDocument, move: str, error: Raised | None, now: datetime, delay_s: float = 0.0, keep_s: float = 0.0
 ) -> None:
     """`ending`, on a document in memory."""
     status = next_status(document["status"], move)
@@ -80,5 +80,5 @@ def apply_ending(
     elif status == DELAYED:
         document["due_at"] = after(now, delay_s)
     elif is_terminal(status):
-        end(document, keep_s, now)
+        end(document, keep_s if status == SUCCEEDED else None, now)
     let_go(document)

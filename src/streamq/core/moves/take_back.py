@@ -10,7 +10,6 @@ from streamq.core import queries
 from streamq.core.document import RUNNING, TaskDocument
 from streamq.core.moves.fence import left_behind
 from streamq.core.moves.settle import apply_ending, ending
-from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
 
 LEASE_EXPIRED = Raised(
@@ -33,7 +32,7 @@ def guard(*, last: bool) -> dict[str, Any]:
 def update(*, last: bool) -> list[dict[str, Any]]:
     """Build the update. `settled_by` is left alone: nobody settled."""
     move = "take_back_last" if last else "take_back"
-    fields = ending(move, LEASE_EXPIRED, 0.0, KEEP_FAILED_S)
+    fields = ending(move, LEASE_EXPIRED)
     return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
 
@@ -45,4 +44,4 @@ def is_ended(document: TaskDocument, now: datetime) -> bool:
 def apply(document: TaskDocument, now: datetime) -> None:
     """Take a document in memory back."""
     last = document["attempt"] >= document["max_attempts"]
-    apply_ending(document, "take_back_last" if last else "take_back", LEASE_EXPIRED, 0.0, KEEP_FAILED_S, now)
+    apply_ending(document, "take_back_last" if last else "take_back", LEASE_EXPIRED, now)

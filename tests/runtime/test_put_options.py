@@ -1,0 +1,104 @@
+"""What a put can say of its task, seen by handlers and holders."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import trio
+
+from streamq import Handle, OptionInvalid, Priority, StreamQ, TaskFailed, TaskInfo, current_task
+from streamq.bridge import InlineBridge
+from streamq.store.memory import MemoryStore
+from streamq.testing import memory_app, trio_time
+from tests.runtime.test_leases import working
+
+
+def stored(app: StreamQ, handle: Handle[Any]) -> Any:
+    return cast(MemoryStore, app.store).documents[handle.id]
+
+
+# --- tag, priority, retention, the worker's own name ---------------------------------------------------------------
+
+
+async def test_a_handler_sees_its_tag_and_a_named_priority_as_a_number() -> None:
+    app = memory_app()
+    seen: list[TaskInfo] = []
+
+    @app.task
+    async def job() -> None:
+        seen.append(current_task())
+
+    async with working(app):
+        handle = await job.options(tag="nightly", priority=Priority.LOW).put()
+        await handle.result(timeout_s=5)
+        assert (seen[0].tag, seen[0].priority) == ("nightly", -100)
+        assert type(stored(app, handle)["priority"]) is int
+
+
+@pytest.mark.parametrize(
+    ("of_app", "of_handler", "of_put", "expected"),
+    [(None, None, None, None), (9, None, None, 9), (9, 8, None, 8), (9, 8, 0, 0)],
+)
+async def test_the_nearest_word_on_retention_counts(
+    of_app: float | None, of_handler: float | None, of_put: float | None, expected: float | None
+) -> None:
+    app = memory_app(keep_failed_s=of_app)
+
+    @app.task(keep_failed_s=of_handler)
+    async def job() -> None: ...
+
+    async with app:
+        handle = await job.options(keep_failed_s=of_put).put()
+        assert stored(app, handle).get("keep_failed_s") == expected
+        if of_handler is None:
+            bare = await app.queue("q").put(1, keep_failed_s=of_put)
+            assert stored(app, bare).get("keep_failed_s") == expected
+
+
+async def test_a_worker_is_called_on_its_tasks_as_it_was_named() -> None:
+    app = memory_app(worker_id="$mill 3")
+
+    @app.task(queue="a")
+    async def job() -> None:
+        raise ValueError
+
+    async with working(app):
+        handle = await job.options(max_attempts=1).put()
+        with pytest.raises(TaskFailed):
+            await handle.result(timeout_s=5)
+        document = stored(app, handle)
+        assert (document["worker"], document["errors"][0]["worker"]) == ("$mill 3", "$mill 3")
+        async with app.queue("b").consume() as tasks:
+            bare = await app.queue("b").put(1)
+            task = await tasks.__anext__()
+            assert stored(app, bare)["worker"] == "$mill 3"
+            await task.succeed()
+        assert "member:$mill 3" not in cast(MemoryStore, app.store).members
+
+
+async def test_two_processes_of_one_name_are_two_members() -> None:
+    store = MemoryStore(trio_time)
+
+    async def one() -> None:
+        app = StreamQ.on(store, InlineBridge(), worker_id="mill")
+
+        @app.task
+        async def job() -> None: ...
+
+        async with working(app):
+            await trio.sleep(1)
+            assert len(store.members) == 2
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one)
+        nursery.start_soon(one)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("worker_id", ""), ("worker_id", 5), ("worker_id", "a\0"), ("worker_id", "x" * 201), ("keep_failed_s", -1)],
+)
+def test_an_app_refuses_what_cannot_be_stored_by_its_name(name: str, value: Any) -> None:
+    with pytest.raises(OptionInvalid, match=name):
+        memory_app(**{name: value})
