@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
 from streamq.core.new_task import NewTask, PutReply
-from streamq.core.options import PutOptions, options_of, require_count, require_lease_s
+from streamq.core.options import PutOptions, options_of, require_count, require_lease_s, require_wait_s
 from streamq.drafting import NO_OPTIONS, task_of_payload
 from streamq.handle import Handle
 from streamq.handler import Door
-from streamq.runtime.consumer import Tasks, consuming
+from streamq.runtime.consumer import Task, Tasks, consuming, picked, popped
 from streamq.runtime.intake import Wants
+
+MOST_CLAIMED: Final = 1_000
+"""Tasks of one `claim_many`: all of them are held, and extended, by the caller."""
 
 
 class Queue:
@@ -55,6 +58,45 @@ class Queue:
         replies = await self._door.services().putter.put_many(tasks)
         return [self._handle(new, reply) for new, reply in zip(tasks, replies, strict=True)]
 
+    async def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> Task | None:
+        """Claim the next task, of a handler or bare; None when there is none after `wait_s` seconds (`math.inf`: wait
+        for ever). A waiting claim is woken by the stream, it does not poll.
+
+            task = await app.queue("ticks").claim(wait_s=5)
+            if task is not None:
+                async with task:
+                    handle_tick(task.payload)
+
+        The lease (`lease_s`, by default the app's) is extended in the background while the task is held: until it is
+        settled or the app is left, which gives it back, uncounted. Should this process die, other workers notice the
+        end of a lease that is shorter than their own after their own at the latest.
+
+        Raises `StoreUnavailable` when the server cannot be asked; while waiting it is asked again. Trips: 2; 3 and a
+        look for what is due when there is nothing. Cancellation: safe, nothing is taken or it is returned.
+        """
+        tasks = await self.claim_many(1, wait_s=wait_s, lease_s=lease_s)
+        return tasks[0] if tasks else None
+
+    async def claim_many(self, n: int, *, wait_s: float = 0.0, lease_s: float | None = None) -> list[Task]:
+        """Claim up to `n` tasks (1 to 1,000) by one call, in order; as `claim`.
+
+        When there is none it waits at most `wait_s` seconds for the first, and returns it with those that came with it;
+        it does not wait until there are `n`.
+        """
+        require_count(n, "n", most=MOST_CLAIMED)
+        wait_s = require_wait_s(wait_s)
+        return await picked(self._door.services(), self._wants(lease_s), self.settings, n, wait_s)
+
+    async def pop(self, *, wait_s: float = 0.0) -> Task | None:
+        """Claim the next task and settle it as succeeded at once: at most once, for what may be lost rather than done
+        twice. The task is returned, with its `payload` and `info`, when its success is stored; None as by `claim`.
+
+        Raises `OutcomeUnknown` when it is not known whether that is stored. Trips: 3. Cancellation: safe, nothing is
+        taken or it is returned.
+        """
+        wait_s = require_wait_s(wait_s)
+        return await popped(self._door.services(), self._wants(None), self.settings, wait_s)
+
     def consume(self, *, prefetch: int = 1, lease_s: float | None = None) -> AbstractAsyncContextManager[Tasks]:
         """Claim tasks for the body of the block, of handlers or bare:
 
@@ -67,11 +109,12 @@ class Queue:
         never wait). Leases are extended while tasks are held. On leaving the block what was not settled is released,
         uncounted. Entering returns once no later put can be missed.
         """
-        lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
         require_count(prefetch, "prefetch", least=0)
-        services = self._door.services()
-        wants = Wants(queue=self.name, worker=services.worker, lease_s=lease_s, spare=prefetch)
-        return consuming(services, wants, self.settings)
+        return consuming(self._door.services(), self._wants(lease_s, prefetch), self.settings)
+
+    def _wants(self, lease_s: float | None, prefetch: int = 0) -> Wants:
+        lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
+        return Wants(queue=self.name, worker=self._door.services().worker, lease_s=lease_s, spare=prefetch)
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
         def load(document: TaskDocument) -> Any:

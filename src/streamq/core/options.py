@@ -138,6 +138,13 @@ def require_timeout_s(value: object, name: str = "timeout_s") -> float | None:
     return float(value)
 
 
+def require_wait_s(value: object) -> float:
+    """Return `value` as seconds (infinity: for ever) if it can be a time to wait, else raise `OptionInvalid`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise OptionInvalid("wait_s", value, "seconds, 0 or more (math.inf: for ever)")
+    return float(value)
+
+
 def require_count(value: object, name: str, *, least: int = 1, most: int = 100_000) -> int:
     """Return `value` if it is a whole number from `least` to `most`, else raise `OptionInvalid`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:

@@ -14,10 +14,10 @@ from streamq.core.claim import Claim
 from streamq.core.codec import from_stored
 from streamq.core.handling import BareSettings
 from streamq.core.options import require_delay_s, require_lease_s
-from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
-from streamq.core.settlement import settlement_of
+from streamq.core.outcome import Done, Outcome, Snoozed, Stopped, raised
+from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
-from streamq.errors import LeaseLost, PayloadUndecodable
+from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.held import Held
@@ -120,9 +120,9 @@ class Task:
     def _told(self, error: BaseException) -> Outcome:
         return outcome_of(error, self._settings.retry) if isinstance(error, Exception) else Stopped(started=True)
 
-    async def _settle(self, outcome: Outcome) -> None:
+    async def _settle(self, outcome: Outcome) -> Verdict:
         settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
-        await self._services.settler.settle(self._held, settlement)
+        return await self._services.settler.settle(self._held, settlement)
 
 
 class Tasks:
@@ -140,14 +140,49 @@ class Tasks:
         """Wait for a task. Cancellation: safe, nothing is taken."""
         while True:
             held = await self._intake.take()
-            if held.lost:
-                continue
-            try:
-                return Task(held, self._services, self._settings)
-            except PayloadUndecodable as error:
-                # It would fail so every time: it fails for good, and the loop goes on.
-                outcome = raised("PayloadUndecodable", str(error), final=True)
-                self._services.settler.push(held, settlement_of(outcome, held.claim, self._settings.retry, 0.0))
+            task = None if held.lost else _task_of(held, self._services, self._settings)
+            if task is not None:
+                return task
+
+
+def _task_of(held: Held, services: Services, settings: BareSettings) -> Task | None:
+    """Read the task of a claim; None when it does not decode: so it would every time, and it fails for good."""
+    try:
+        return Task(held, services, settings)
+    except PayloadUndecodable as error:
+        outcome = raised("PayloadUndecodable", str(error), final=True)
+        services.settler.push(held, settlement_of(outcome, held.claim, settings.retry, 0.0))
+        return None
+
+
+async def picked(services: Services, wants: Wants, settings: BareSettings, count: int, wait_s: float) -> list[Task]:
+    """Claim up to `count` tasks outside of any loop; wait at most `wait_s` for the first. See `Picker.pick`."""
+    until = clock.now() + wait_s
+    while True:
+        obtained = await services.picker.pick(wants, count, max(0.0, until - clock.now()))
+        tasks = [task for held in obtained if (task := _task_of(held, services, settings)) is not None]
+        if tasks or not obtained:
+            return tasks
+
+
+async def popped(services: Services, wants: Wants, settings: BareSettings, wait_s: float) -> Task | None:
+    """Claim one task and settle it as succeeded; return it once that is stored.
+
+    Raises `OutcomeUnknown` when it is not known whether it is. Cancellation: safe until a task is claimed; then its
+    settlement is waited for and it is returned.
+    """
+    until = clock.now() + wait_s
+    while tasks := await picked(services, wants, settings, 1, max(0.0, until - clock.now())):
+        (task,) = tasks
+        try:
+            with trio.CancelScope(shield=True):
+                verdict = await task._settle(Done())
+        except LeaseLost:
+            continue  # somebody else has it by now
+        if verdict == "unknown":
+            raise OutcomeUnknown(f"task {task.info.id} has succeeded or will run again: nobody can know")
+        return task
+    return None
 
 
 @asynccontextmanager

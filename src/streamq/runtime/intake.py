@@ -116,13 +116,14 @@ class Intake:
                 if self._refused is not None:
                     raise self._refused
                 await self._takers.park()
+            held = self._ready.popleft()
         except trio.Cancelled:
             self._offer.withdraw()  # this taker's slot is among what is on offer
             raise
         finally:
             self._waiting -= 1
+            self._spill()
             self._look()
-        held = self._ready.popleft()
         self._taken += 1
         if self._taken % TAKES_A_TURN == 0:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -132,6 +133,14 @@ class Intake:
         """Tell the takers that there will be no more."""
         self._refused = error
         self._takers.unpark_all()
+
+    def _spill(self) -> None:
+        """Give back what was claimed for a taker that has left meanwhile, if it must not wait here."""
+        while len(self._ready) > self._waiting and not self._may_wait(self._ready[-1]):
+            self._release(self._ready.pop())
+
+    def _may_wait(self, held: Held) -> bool:
+        return held.claim.max_attempts > 1 and self.wants.spare != 0
 
     def _look(self) -> None:
         if self._claimer:
@@ -297,8 +306,8 @@ class Intake:
         for claim in claimed.claims:
             held = Held(claim, sent_at, self)
             self._holdings.add(held)
-            if claim.max_attempts == 1 and self._waiting <= len(self._ready):
-                self._release(held)  # its taker has left meanwhile, and it must not wait here
+            if self._waiting <= len(self._ready) and not self._may_wait(held):
+                self._release(held)  # its taker has left meanwhile
             else:
                 self._ready.append(held)
         for refused in claimed.refused:

@@ -23,6 +23,7 @@ from streamq.runtime.held import Holdings
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.keeper import Keeper
+from streamq.runtime.picker import Picker
 from streamq.runtime.putter import Putter
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import Settler
@@ -59,6 +60,17 @@ class Services:
         self.watcher = Watcher(
             store, bridge, self._scheduler, self.waiters, journal, self.member, safety_scan_s=safety_scan_s
         )
+        self.picker = Picker(
+            store,
+            bridge,
+            self.holdings,
+            self.settler,
+            self.watcher,
+            journal,
+            self._abandoner.add,
+            self.intake,
+            self.start,
+        )
         self._scheduling = False
         self._stop = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -90,6 +102,7 @@ class Services:
                     nursery.start_soon(service)
                 task_status.started()
                 await self._stop.wait()
+                await self.picker.close()
                 nursery.cancel_scope.cancel()
 
     def start(self, service: Callable[[], Awaitable[None]]) -> None:

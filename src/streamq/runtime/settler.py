@@ -77,9 +77,12 @@ class Settler:
         held.ending = True
         return self.batcher.push(Ending(held, settlement))
 
-    async def settle(self, held: Held, settlement: Settlement) -> None:
-        """Settle and wait. Raises `LeaseLost`; `StoreError` when the server refuses it for good: the task runs again
-        once its lease has ended. Cancellation: withdrawn before it is sent, else waited for."""
+    async def settle(self, held: Held, settlement: Settlement) -> Verdict:
+        """Settle and wait; return "settled", or "unknown" when nobody can know.
+
+        Raises `LeaseLost`; `StoreError` when the server refuses it for good: the task runs again once its lease has
+        ended. Cancellation: withdrawn before it is sent, else waited for.
+        """
         if held.lost:
             raise LeaseLost(held.claim.id)
         if held.ending:
@@ -91,6 +94,7 @@ class Settler:
             held.ending = False
             raise
         require_settled(held.claim.id, verdict)
+        return verdict
 
     def release(self, held: Held) -> None:
         """Give a claim back that its owner has no use for; one that was not started is not counted."""

@@ -83,7 +83,7 @@ class Watcher:
 
         Raises what the server refused. Cancellation: safe; call `unsubscribe` in any case.
         """
-        self._intakes.extend(intakes)
+        self._intakes.extend(one for one in intakes if one not in self._intakes)
         await self._covered()
         for intake in intakes:
             intake.scan()
