@@ -34,6 +34,7 @@ from streamq.errors import (
     TaskFailed,
     TaskGone,
     TaskTimeout,
+    UniqueConflict,
     UsageError,
 )
 from streamq.handle import Handle
@@ -80,6 +81,7 @@ __all__ = [
     "TaskInfo",
     "TaskTimeout",
     "Tasks",
+    "UniqueConflict",
     "UsageError",
     "current_task",
 ]

@@ -21,7 +21,7 @@ from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
 from streamq.core.document import STATUSES, TaskDocument
 from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling
-from streamq.core.new_task import NewTask
+from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
     require_count,
     require_keep_s,
@@ -376,10 +376,13 @@ class StreamQ:
         They are stored in order, in chunks of 1,000; a chunk is stored by one insert. Raises `PutUnknown` with the ids
         of all tasks that are not known to be stored: calling again with the same tasks stores none twice. Trips: 1 a
         chunk. Cancellation: safe between chunks; the handles of chunks stored before are lost, the tasks are not.
+
+        A task whose unique key is taken harms no other and raises nothing: each handle's `outcome` tells what became of
+        its task, `"refused"` with `on_conflict="raise"`.
         """
         new = require_new(tasks, "put_many")
         replies = await self.services().putter.put_many(new)
-        return [self._handle(one, reply.created) for one, reply in zip(new, replies, strict=True)]
+        return [self._handle(one, reply) for one, reply in zip(new, replies, strict=True)]
 
     def handle(self, id: ObjectId | str) -> Handle[Any]:
         """Return the handle of a task by its id (or its 24 hex digits), put by whomever. Nothing is asked yet.
@@ -392,8 +395,8 @@ class StreamQ:
             raise OptionInvalid("id", id, "a bson.ObjectId or its 24 hex digits")
         return Handle(id, self.services, self._load_result)
 
-    def _handle(self, new: NewTask, created: bool) -> Handle[Any]:
-        return Handle(new.id, self.services, self._load_result, created=created, keeps=new.keep_s != 0)
+    def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
+        return Handle(reply.id, self.services, self._load_result, outcome=reply.outcome, keeps=new.keep_s != 0)
 
     def _load_result(self, document: TaskDocument) -> Any:
         handling = self._handlers.get(document.get("task") or "")

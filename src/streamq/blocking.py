@@ -22,7 +22,7 @@ from streamq.core.claim import Ask, Claim
 from streamq.core.codec import from_stored
 from streamq.core.handling import BareSettings
 from streamq.core.member import Member
-from streamq.core.new_task import NewTask, PutReply
+from streamq.core.new_task import NewTask, PutReply, require_accepted
 from streamq.core.options import PutOptions, require_delay_s, require_lease_s
 from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
 from streamq.core.settlement import Verdict, settlement_of
@@ -60,10 +60,11 @@ class Blocking:
 
         With `session` (of `app.client`, in a transaction) it is stored with the caller's own writes or not at all, and
         the driver's own errors come through, so that `session.with_transaction` can do its work. Raises `PutUnknown`:
-        putting the same `new` again is safe. Trips: 1.
+        putting the same `new` again is safe. Raises `UniqueConflict`, if `on_conflict="raise"` was asked for. Trips: 1;
+        2 or more when another task has its unique key.
         """
         tasks = require_new([new], "put")
-        return self.store().put(tasks, session)[0]
+        return require_accepted(new, self.store().put(tasks, session)[0])
 
     def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
         """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""

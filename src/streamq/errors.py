@@ -59,6 +59,26 @@ class PayloadTooLarge(UsageError):
         self.limit_bytes = limit_bytes
 
 
+class UniqueConflict(UsageError):
+    """Another task of the queue has the unique `key`, and the put said `on_conflict="raise"`; nothing was stored.
+
+    `task_id` is that task's. None: it came in between, inside a transaction, which the server has ended for it; run the
+    transaction again.
+    """
+
+    def __init__(self, key: object, queue: str, task_id: Any) -> None:
+        if task_id is None:
+            super().__init__(
+                f"unique={key!r}: another task of queue {queue!r} took the key while this transaction ran, and the "
+                "server has ended the transaction: run it again"
+            )
+        else:
+            super().__init__(f"unique={key!r} is taken in queue {queue!r} by task {task_id}; nothing was stored")
+        self.key = key
+        self.queue = queue
+        self.task_id = task_id
+
+
 # --- the deployment, or time, must act ---------------------------------------------------------------------------
 
 
@@ -201,5 +221,6 @@ __all__ = [
     "TaskFailed",
     "TaskGone",
     "TaskTimeout",
+    "UniqueConflict",
     "UsageError",
 ]

@@ -9,6 +9,7 @@ import trio
 from bson import ObjectId
 
 from streamq.core.document import SUCCEEDED, Status, TaskDocument
+from streamq.core.new_task import PutOutcome
 from streamq.core.options import require_timeout_s
 from streamq.errors import ResultTimeout, TaskFailed, TaskGone, UsageError
 from streamq.runtime.services import Services
@@ -17,7 +18,7 @@ R = TypeVar("R")
 
 
 class Handle(Generic[R]):
-    """One task, by its id. `created` is False when the put found it stored already."""
+    """One task, by its id. `outcome` says what its put did (see `PutOutcome`)."""
 
     def __init__(
         self,
@@ -25,17 +26,27 @@ class Handle(Generic[R]):
         services: Callable[[], Services],
         load: Callable[[TaskDocument], R],
         *,
-        created: bool = True,
+        outcome: PutOutcome = "created",
         keeps: bool = True,
     ) -> None:
         self.id = id
-        self.created = created
+        self.outcome: PutOutcome = outcome
         self._services = services
         self._load = load
         self._keeps = keeps
 
     def __repr__(self) -> str:
         return f"<Handle of task {self.id}>"
+
+    @property
+    def created(self) -> bool:
+        """Say whether the put stored the task; False when it, or one with its unique key, was there already."""
+        return self.outcome == "created"
+
+    @property
+    def replaced(self) -> bool:
+        """Say whether the put's payload and options took the place of those of a task with its unique key."""
+        return self.outcome == "replaced"
 
     async def result(self, timeout_s: float | None = None) -> R:
         """Wait for the task's end and return what its handler returned, typed by the return annotation.

@@ -78,7 +78,8 @@ class Putting(Generic[P, R]):
         self._door = door
 
     async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        """Put a task with these options; as `Handler.put`."""
+        """Put a task with these options; as `Handler.put`. Raises `UniqueConflict`, if `on_conflict="raise"` was asked
+        for and another task has its unique key."""
         reply = await self._door.services().putter.put(self.new(*args, **kwargs))
         return handle_of(self._door, self._handling, reply, self._options.keep_s)
 
@@ -95,4 +96,4 @@ def handle_of(door: Door, handling: Handling, reply: PutReply, keep_s: float | N
         result: R = handling.schema.load_result(document.get("result"))
         return result
 
-    return Handle(reply.id, door.services, load, created=reply.created, keeps=keep_s != 0)
+    return Handle(reply.id, door.services, load, outcome=reply.outcome, keeps=keep_s != 0)

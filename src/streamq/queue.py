@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
-from streamq.core.new_task import NewTask, PutReply
+from streamq.core.new_task import NewTask, PutReply, require_accepted
 from streamq.core.options import PutOptions, options_of, require_count, require_lease_s, require_wait_s
 from streamq.drafting import NO_OPTIONS, task_of_payload
 from streamq.handle import Handle
@@ -49,7 +49,8 @@ class Queue:
         if session is None:
             reply = await services.putter.put(new)
         else:
-            (reply,) = await services.bridge.call(services.store.put, [new], session)
+            (answer,) = await services.bridge.call(services.store.put, [new], session)
+            reply = require_accepted(new, answer)
         return self._handle(new, reply)
 
     async def put_many(self, payloads: Iterable[Any], **options: Unpack[PutOptions]) -> list[Handle[Any]]:
@@ -120,4 +121,4 @@ class Queue:
         def load(document: TaskDocument) -> Any:
             return from_stored(document.get("result"))
 
-        return Handle(reply.id, self._door.services, load, created=reply.created, keeps=new.keep_s != 0)
+        return Handle(reply.id, self._door.services, load, outcome=reply.outcome, keeps=new.keep_s != 0)

@@ -559,6 +559,7 @@ def test_the_indexes_on_the_server_are_those_declared(mongo: MongoLab) -> None:
         assert tuple(on_server["key"].items()) == index.keys
         assert on_server["partialFilterExpression"] == index.partial
         assert on_server.get("expireAfterSeconds") == index.expire_after_s
+        assert on_server.get("unique", False) == index.unique
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ BAD: dict[str, list[Any]] = {
     "priority": [2**31, -(2**31) - 1, 1.0, True, "1"],
     "max_attempts": [0, -1, 1_000_001, 1.5, True, "1"],
     "id": ["6b02f121262c44006405a12d", b"x" * 12, 5],
+    "unique": [True, 1.5, ["a"], {}, ("a", None), "\ud800", "x" * 2_000],
+    "on_conflict": ["existing", "ignore", True],  # the first for want of a key
     "headers": [
         *([], "a", {str(n): "" for n in range(33)}),
         *({1: "a"}, {"a": 1}, {"a": None}, {"a": b""}, {"k" * 101: ""}, {"a": "v" * 1_001}),
@@ -53,6 +55,8 @@ GOOD: dict[str, list[Any]] = {
     "priority": [0, 2**31 - 1, -(2**31), *Priority],
     "max_attempts": [1, 1_000_000],
     "id": [ObjectId()],
+    "unique": ["a", 1, b"a", ("a", (1, b"a")), "", ()],
+    "on_conflict": [],
     "headers": [{}, {"$a.b": "\0", "": ""}, {"k" * 100: "v" * 1_000}],
 }
 

@@ -115,6 +115,8 @@ def test_each_move_starts_from_the_statuses_it_is_meant_for() -> None:
         "release_due": {"delayed"},
         "claim": {"ready"},
         "delay": {"ready"},
+        "replace": waiting,
+        "replace_later": waiting,
         **{move: {"running"} for move in ("extend", "take_back", "take_back_last", *get_args(SettleMove))},
         "fail": {"blocked", "running"},
         "expire": waiting,

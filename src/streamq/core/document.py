@@ -81,5 +81,8 @@ class TaskDocument(TypedDict, total=False):
     keep_s: float  # how long to keep it once succeeded; 0: deleted at the settlement
     keep_failed_s: float  # how long to keep it after any other end, where that is not the default
     remove_at: datetime  # TTL
+    unique_key: Any  # as people read it (see `unique_key`)
+    unique_lock: bytes  # what no other task of the queue has; until the end
+    revision: int  # only beside a unique key: counted up whenever a later put takes the task's place
     result: Any
     errors: list[StoredError]

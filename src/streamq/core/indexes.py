@@ -17,6 +17,7 @@ class Index(msgspec.Struct, frozen=True):
     partial: dict[str, Any]
     serves: str
     expire_after_s: int | None = None
+    unique: bool = False
 
 
 INDEXES: Final = (
@@ -48,5 +49,13 @@ INDEXES: Final = (
         partial={"status": {"$in": list(TERMINAL)}},
         serves="the server's own removal of tasks whose retention has ended",
         expire_after_s=0,
+    ),
+    Index(
+        name="streamq_unique",
+        keys=(("queue", 1), ("unique_lock", 1)),
+        # Tasks without a key never enter it, those with one leave it only at their end.
+        partial={"unique_lock": {"$exists": True}},
+        serves="putting: one task a unique key, whoever puts it; queries.twins: which task has it",
+        unique=True,
     ),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from bson import ObjectId
 
 from streamq.core.options import Options
+from streamq.errors import UniqueConflict
 
 
 class NewTask(msgspec.Struct, frozen=True):
@@ -29,8 +30,39 @@ class NewTask(msgspec.Struct, frozen=True):
     reply_to: str | None = None
 
 
+PutOutcome = Literal["created", "existing", "replaced", "refused", "hidden"]
+"""What became of one task of a put.
+
+- `created`: it is stored.
+- `existing`: a task with its id was stored already, or one with its unique key is there.
+- `replaced`: the task that has its unique key, and had not started, took over its payload and options.
+- `refused`: a task with its unique key is there, and the put said `on_conflict="raise"`.
+- `hidden`: a task with its unique key is there, and this user's role does not let it be read.
+
+But for `created` nothing was added.
+"""
+
+
 class PutReply(msgspec.Struct, frozen=True):
-    """What became of one task of a put: `created` is False when a task with its id was stored already."""
+    """What became of one task of a put. `id` is the id of the task that is there now: the one that was put, or the one
+    that has its unique key; only of a `hidden` one it is the id that would have been stored."""
 
     id: ObjectId
-    created: bool = True
+    outcome: PutOutcome = "created"
+
+    @property
+    def created(self) -> bool:
+        """Say whether this put stored the task."""
+        return self.outcome == "created"
+
+    @property
+    def replaced(self) -> bool:
+        """Say whether this put's payload and options took the place of the existing task's."""
+        return self.outcome == "replaced"
+
+
+def require_accepted(new: NewTask, reply: PutReply) -> PutReply:
+    """Return `reply`. Raises `UniqueConflict` for one that was refused."""
+    if reply.outcome == "refused":
+        raise UniqueConflict(new.options.unique, new.queue, reply.id)
+    return reply

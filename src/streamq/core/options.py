@@ -6,12 +6,13 @@ import difflib
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict, get_args
 
 import msgspec
 from bson import ObjectId
 
 from streamq.core.retry import MAX_DELAY_S, require_max_attempts
+from streamq.core.unique_key import UniqueKey, require_unique
 from streamq.errors import OptionInvalid
 
 QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
@@ -28,6 +29,9 @@ KEEP_DEFAULT_S: Final = 86_400.0
 KEEP_FAILED_S: Final = 7 * 86_400.0
 
 
+OnConflict = Literal["existing", "raise", "replace"]
+
+
 class PutOptions(TypedDict, total=False):
     """The keywords that every put takes; see `Options`."""
 
@@ -40,6 +44,8 @@ class PutOptions(TypedDict, total=False):
     headers: dict[str, str] | None
     tag: str | None
     id: ObjectId | None
+    unique: UniqueKey | None
+    on_conflict: OnConflict | None
 
 
 def options_of(given: PutOptions) -> Options:
@@ -66,6 +72,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         headers: a small dict of strings carried along (trace context, the user's own).
         tag: free text to find the task by, 1 to 200 characters.
         id: the task's id. Putting twice with one id stores one task: how to repeat after `PutUnknown`.
+        unique: a key that only one task of the queue may have at a time, from its put until it has ended: a str, int,
+            bytes or a tuple of these.
+        on_conflict: what a put does that meets a task with its key. `"existing"` (default): that task is returned, with
+            `created=False`; `"raise"`: `UniqueConflict`; `"replace"`: that task gets this put's payload and options if
+            it has not started, else it is returned as with `"existing"`.
     """
 
     delay_s: float | None = None
@@ -77,6 +88,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str] | None = None
     tag: str | None = None
     id: ObjectId | None = None
+    unique: UniqueKey | None = None
+    on_conflict: OnConflict | None = None
 
     def __post_init__(self) -> None:
         if self.delay_s is not None and self.at is not None:
@@ -99,6 +112,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             require_text("tag", self.tag)
         if self.id is not None and not isinstance(self.id, ObjectId):
             raise OptionInvalid("id", self.id, "a bson.ObjectId")
+        if self.unique is not None:
+            require_unique(self.unique)
+        if self.on_conflict is not None:
+            require_on_conflict(self.on_conflict, self.unique)
 
 
 def require_queue(value: object) -> str:
@@ -188,6 +205,14 @@ def require_headers(value: object) -> dict[str, str]:
         if "\0" in key or not _is_unicode(key) or not _is_unicode(text):
             raise OptionInvalid(f"headers[{key!r}]", text, "text without NUL in the key and without lone surrogates")
     return value
+
+
+def require_on_conflict(value: object, unique: UniqueKey | None) -> None:
+    """Raise `OptionInvalid` if `value` does not say what a conflict of unique keys leads to."""
+    if value not in get_args(OnConflict):
+        raise OptionInvalid("on_conflict", value, f"one of {', '.join(get_args(OnConflict))}")
+    if unique is None:
+        raise OptionInvalid("on_conflict", value, "unique= beside it: without a key nothing conflicts")
 
 
 def _is_unicode(text: str) -> bool:

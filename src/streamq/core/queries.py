@@ -48,6 +48,11 @@ def behind(queues: Iterable[str]) -> dict[str, Any]:
     return {"status": READY, "queue": {"$in": list(queues)}}
 
 
+def twins(queue: str, locks: Iterable[bytes]) -> dict[str, Any]:
+    """Match the tasks of `queue` that have one of the unique keys. Served by the index `streamq_unique`."""
+    return {"queue": queue, "unique_lock": {"$in": list(locks)}}
+
+
 def due() -> dict[str, Any]:
     """Match delayed tasks whose time has come, by the server's clock.
 

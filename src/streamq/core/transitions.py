@@ -24,9 +24,30 @@ from streamq.core.document import (
 from streamq.errors import StreamQError
 
 TABLE: Final[dict[Status, dict[str, Status]]] = {
-    BLOCKED: {"unblock": READY, "unblock_later": DELAYED, "cancel": CANCELLED, "expire": EXPIRED, "fail": FAILED},
-    DELAYED: {"release_due": READY, "cancel": CANCELLED, "expire": EXPIRED},
-    READY: {"claim": RUNNING, "delay": DELAYED, "cancel": CANCELLED, "expire": EXPIRED},
+    BLOCKED: {
+        "unblock": READY,
+        "unblock_later": DELAYED,
+        "replace": BLOCKED,
+        "replace_later": BLOCKED,
+        "cancel": CANCELLED,
+        "expire": EXPIRED,
+        "fail": FAILED,
+    },
+    DELAYED: {
+        "release_due": READY,
+        "replace": READY,
+        "replace_later": DELAYED,
+        "cancel": CANCELLED,
+        "expire": EXPIRED,
+    },
+    READY: {
+        "claim": RUNNING,
+        "delay": DELAYED,
+        "replace": READY,
+        "replace_later": DELAYED,
+        "cancel": CANCELLED,
+        "expire": EXPIRED,
+    },
     RUNNING: {
         "extend": RUNNING,
         "succeed": SUCCEEDED,
@@ -55,6 +76,8 @@ MEANINGS: Final[dict[str, str]] = {
     "unblock": "What it waited for has come.",
     "unblock_later": "What it waited for has come, its own time has not.",
     "release_due": "Its time has come, by the server's clock.",
+    "replace": "A later put with its unique key takes its place, claimable at once.",
+    "replace_later": "The same, with `delay_s` or `at`.",
     "delay": "Put off while nobody holds it.",
     "claim": "A holder takes it; the attempt is counted.",
     "extend": "Its holder keeps it for another lease.",

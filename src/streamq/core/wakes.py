@@ -51,10 +51,13 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
     if interest.timers:
         wanted.append({"operationType": "insert", "fullDocument.status": DELAYED})
         wanted.append({"operationType": "update", f"{changed}.status": DELAYED})
+        # A put that replaces a delayed task moves its time and leaves its status.
+        moved = {f"{changed}.revision": {"$exists": True}, f"{changed}.due_at": {"$exists": True}}
+        wanted.append({"operationType": "update"} | moved)
         wanted.append({"operationType": "insert", "fullDocument.kind": MEMBER})
     if interest.reply_to is not None:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
-    told = ["bell", "status", "due_at", "ready_in"]
+    told = ["bell", "status", "due_at", "ready_in", "revision"]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s"]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
@@ -102,7 +105,7 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
         return Wake("bell")
     if "ready_in" in changed:
         return Wake("ready", id, queue=changed["ready_in"])
-    if changed.get("status") == DELAYED:
+    if changed.get("status") == DELAYED or ("revision" in changed and "due_at" in changed):
         return Wake("delayed", id, due_in_s=_due_in_s(changed, event))
     return Wake("settled", id)
 

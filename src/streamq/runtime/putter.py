@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from streamq.bridge import Bridge
-from streamq.core.new_task import NewTask, PutReply
+from streamq.core.new_task import NewTask, PutReply, require_accepted
 from streamq.errors import AccessRefused, PutUnknown, StoreError, StoreUnavailable, StreamQError
 from streamq.runtime.batcher import Batcher
 from streamq.store.contract import Store
@@ -25,8 +25,9 @@ class Putter:
         self.batcher: Batcher[NewTask, PutReply] = Batcher(self._write, MOST_A_BATCH)
 
     async def put(self, new: NewTask) -> PutReply:
-        """Store one task. Cancellation: withdrawn before it is sent, else stored and returned."""
-        return await self.batcher.submit(new)
+        """Store one task. Raises `UniqueConflict`. Cancellation: withdrawn before it is sent, else stored and
+        returned."""
+        return require_accepted(new, await self.batcher.submit(new))
 
     async def put_many(self, tasks: Sequence[NewTask]) -> list[PutReply]:
         """Store many in chunks of their own; see `StreamQ.put_many`. Cancellation: safe between chunks."""
@@ -34,7 +35,7 @@ class Putter:
         for start in range(0, len(tasks), MOST_A_BATCH):
             chunk = tasks[start : start + MOST_A_BATCH]
             try:
-                replies += await self._bridge.call(self._store.put, chunk)
+                answers = await self._bridge.call(self._store.put, chunk)
             except PutUnknown as error:
                 raise PutUnknown([one.id for one in tasks[start:]], error.reason) from error
             except StoreError as error:
@@ -42,7 +43,8 @@ class Putter:
                     raise
                 # With parts of the put stored, "nothing has changed" would be false.
                 raise PutUnknown([one.id for one in tasks[start:]], str(error)) from error
-            self._stored(chunk)
+            self._tell(chunk, answers)
+            replies += answers
         return replies
 
     async def _write(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
@@ -60,8 +62,12 @@ class Putter:
             # One of them is at fault (a document the server refuses, say): ask for each, so that it alone hears of it.
             # Those stored already are recognised by their ids.
             return [answer for one in tasks for answer in await self._write([one])]
-        self._stored(tasks)
+        self._tell(tasks, replies)
         return replies
+
+    def _tell(self, tasks: Sequence[NewTask], replies: Sequence[PutReply]) -> None:
+        # Not of those that met a task with their unique key: nothing is stored under their ids.
+        self._stored([one for one, reply in zip(tasks, replies, strict=True) if reply.id == one.id])
 
 
 def _unknown(new: NewTask, error: PutUnknown) -> PutUnknown:

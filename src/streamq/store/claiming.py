@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument, UpdateMany
 
 from streamq.core import queries
-from streamq.core.claim import Ask, Claim, claim_of
+from streamq.core.claim import Ask, Claim, claim_of, is_number
 from streamq.core.moves import claim as move
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import settle as settle_move
@@ -96,13 +96,21 @@ def _claim(document: Document, ask: Ask) -> Claim:
 
 def _take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:
     """Claim what is still as it was read; return the ids obtained. What the server refuses is added to `refused`."""
-    alike: dict[tuple[int, bool], list[ObjectId]] = defaultdict(list)
+    alike: dict[tuple[int, float | None, bool], list[ObjectId]] = defaultdict(list)
+    keyed = False
     for document in wanted:
-        alike[document["attempt"], ask.durable or not document["max_attempts"] > 1].append(document["_id"])
+        revision: float | None = 0
+        if "revision" in document:  # by no other field can a task change while it waits
+            keyed, revision = True, document["revision"] if is_number(document["revision"]) else None
+        durable = ask.durable or not document["max_attempts"] > 1
+        alike[document["attempt"], revision, durable].append(document["_id"])
     mine: set[ObjectId] = set()
-    for (attempt, durable), ids in alike.items():
+    for (attempt, revision, durable), ids in alike.items():
+        guard = move.guard(ask, attempt)
+        if keyed and revision is not None:
+            guard |= move.revision_guard(revision)
         try:
-            mine.update(_take_alike(tasks, ask, attempt, ids, refused, durable=durable))
+            mine.update(_take_alike(tasks, ask, guard, ids, refused, durable=durable))
         except StoreError as error:
             if not mine and not isinstance(error, OutcomeUnknown):
                 raise
@@ -113,9 +121,9 @@ def _take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId
 
 
 def _take_alike(
-    tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
+    tasks: Tasks, ask: Ask, guard: dict[str, Any], ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
 ) -> Sequence[ObjectId]:
-    guarded = move.guard(ask, attempt) | {"_id": {"$in": ids}}
+    guarded = guard | {"_id": {"$in": ids}}
     into = tasks.durable if durable else tasks.quick
     try:
         with tasks.deadline():
@@ -126,7 +134,7 @@ def _take_alike(
             refused[ids[0]] = short(error)
             return ()
         if is_refusal(error):
-            return _take_halves(tasks, ask, attempt, ids, refused, durable=durable)
+            return _take_halves(tasks, ask, guard, ids, refused, durable=durable)
         if not is_unknown(error):
             raise translated(error, "claim tasks", writing=True) from error
         own = _own(tasks, ask, ids, error, durable=durable)
@@ -137,7 +145,7 @@ def _take_alike(
 
 
 def _take_halves(
-    tasks: Tasks, ask: Ask, attempt: int, ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
+    tasks: Tasks, ask: Ask, guard: dict[str, Any], ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
 ) -> list[ObjectId]:
     """One of `ids` is refused, which ended the statement before the rest of it: claim by halves until it is alone."""
     mine = _held(tasks, ask, ids)
@@ -146,7 +154,7 @@ def _take_halves(
     try:
         for half in (rest[:middle], rest[middle:]):
             if half:
-                mine += _take_alike(tasks, ask, attempt, half, refused, durable=durable)
+                mine += _take_alike(tasks, ask, guard, half, refused, durable=durable)
     except StoreError as error:
         if not mine:
             raise

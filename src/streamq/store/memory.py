@@ -21,7 +21,7 @@ from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL, TaskDocumen
 from streamq.core.member import Member, Roster
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
-from streamq.core.moves import release_due, take_back
+from streamq.core.moves import release_due, replace, take_back
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.fence import is_held
 from streamq.core.moves.put import document_of, whole_ms
@@ -78,13 +78,29 @@ class MemoryStore:
 
     def _put(self, new: NewTask) -> PutReply:
         if new.id in self.documents:
-            return PutReply(new.id, created=False)
+            return PutReply(new.id, "existing")
         document = copy.deepcopy(document_of(new, self._clock()))
+        twin = self._twin(document)
+        if twin is not None:
+            return self._meet(twin, new, document)
         self._seq += 1
         document["seq"] = Timestamp(1, self._seq)
         self.documents[new.id] = document
         self._tell(document, is_new=True)
         return PutReply(new.id)
+
+    def _twin(self, new: TaskDocument) -> TaskDocument | None:
+        if "unique_lock" not in new:
+            return None
+        key = (new["queue"], new["unique_lock"])
+        return next((one for one in self.documents.values() if (one["queue"], one.get("unique_lock")) == key), None)
+
+    def _meet(self, twin: TaskDocument, new: NewTask, document: TaskDocument) -> PutReply:
+        if new.options.on_conflict != "replace" or not replace.is_replaceable(twin):
+            return PutReply(twin["_id"], "refused" if new.options.on_conflict == "raise" else "existing")
+        replace.apply(twin, document)
+        self._tell(twin)
+        return PutReply(twin["_id"], "replaced")
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""

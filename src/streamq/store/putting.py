@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import pymongo
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTimeoutError
@@ -13,7 +14,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTim
 from streamq.core.codec import size_bytes
 from streamq.core.moves.put import document_of
 from streamq.core.new_task import NewTask, PutReply
-from streamq.errors import OptionInvalid, PayloadTooLarge, PutUnknown, StoreError
+from streamq.errors import PayloadTooLarge, PutUnknown, StoreError, UniqueConflict
+from streamq.store import twins
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import DRIVER_ERRORS, MAYBE_APPLIED, is_unknown, short, translated
 
@@ -25,6 +27,17 @@ LARGEST_BYTES: Final = 16 * 1024 * 1024
 """What the server takes as one document."""
 
 
+class Inserted(msgspec.Struct, frozen=True):
+    """What an unordered insert turned away, by places (not ids: one put may name an id twice): those that were stored
+    before, and those whose unique key another task has."""
+
+    before: frozenset[int] = frozenset()
+    met: frozenset[int] = frozenset()
+
+
+ALL: Final = Inserted()
+
+
 def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> list[PutReply]:
     """Insert `new` in chunks; see `Store.put`."""
     replies: list[PutReply] = []
@@ -32,10 +45,10 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> li
         chunk = new[start : start + MOST_AN_INSERT]
         documents: list[Document] = [dict(document_of(one, now)) for one in chunk]
         if session is not None:
-            replies += _insert_into(session, tasks, documents)
+            replies += _insert_into(session, tasks, chunk, documents)
             continue
         try:
-            replies += _insert(tasks, documents)
+            replies += _store(tasks, chunk, documents)
         except DRIVER_ERRORS as error:
             rest = [one.id for one in new[start:]]
             if is_unknown(error) or (start and isinstance(error, ServerSelectionTimeoutError)):
@@ -47,28 +60,102 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> li
     return replies
 
 
-def _insert_into(session: Any, tasks: Tasks, documents: list[Document]) -> list[PutReply]:
+def _insert_into(session: Any, tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:
     """Insert in the caller's transaction, under its write concern and deadline.
 
-    The driver's errors are not translated here: their labels tell the caller's `with_transaction` to run again.
+    The driver's errors are not translated here: their labels tell the caller's `with_transaction` to run again. But for
+    a duplicate: that ends the transaction, and nothing would be said of why.
     """
-    tasks.durable.insert_many(documents, ordered=False, session=session)
-    return [PutReply(document["_id"]) for document in documents]
+    held = twins.holders(tasks.durable, [one for one in documents if twins.LOCK in one], session)
+    mine: list[Document] = []
+    for document in documents:
+        if twins.LOCK not in document:
+            mine.append(document)
+        elif twins.lock_of(document) not in held:
+            held[twins.lock_of(document)] = document["_id"]
+            mine.append(document)
+    if mine:
+        try:
+            tasks.durable.insert_many(mine, ordered=False, session=session)
+        except BulkWriteError as error:
+            raise _conflict(error, new, mine) or error from error
+    stored = {document["_id"] for document in mine}
+    return [
+        PutReply(one.id) if one.id in stored else _meet_in(session, tasks, one, document, held)
+        for one, document in zip(new, documents, strict=True)
+    ]
 
 
-def _insert(tasks: Tasks, documents: list[Document]) -> list[PutReply]:
-    ids: list[ObjectId] = [document["_id"] for document in documents]
+def _meet_in(
+    session: Any, tasks: Tasks, new: NewTask, document: Document, held: Mapping[twins.Lock, ObjectId]
+) -> PutReply:
+    twin = held[twins.lock_of(document)]
+    if twin == new.id:
+        return PutReply(twin, "existing")
+    taken = twins.take_over(tasks, document, session) if new.options.on_conflict == "replace" else None
+    return taken or twins.answer(new, twin)
+
+
+def _conflict(error: BulkWriteError, new: Sequence[NewTask], mine: Sequence[Document]) -> UniqueConflict | None:
+    """Say whether an insert in a transaction failed because of a unique key."""
+    for one in (error.details or {}).get("writeErrors", ()):
+        if one.get("code") == DUPLICATE_KEY and twins.LOCK in one.get("keyPattern", {}):
+            id = mine[one["index"]]["_id"]
+            return next(UniqueConflict(task.options.unique, task.queue, None) for task in new if task.id == id)
+    return None
+
+
+def _store(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:
+    stored = _insert(tasks, documents)
+    if stored is ALL:
+        return [PutReply(one.id) for one in new]
+    replies = [PutReply(one.id, "existing" if place in stored.before else "created") for place, one in enumerate(new)]
+    met = sorted(stored.met)
+    for _ in range(twins.MOST_ROUNDS):
+        if not met:
+            return replies
+        met = _meet(tasks, new, documents, met, replies)
+    raise StoreError(
+        f"cannot put task {new[met[0]].id}: tasks with its unique key came and went {twins.MOST_ROUNDS} times while it "
+        "was put; put it again"
+    )
+
+
+def _meet(
+    tasks: Tasks, new: Sequence[NewTask], documents: Sequence[Document], met: list[int], replies: list[PutReply]
+) -> list[int]:
+    """Write the replies of those that met a twin; what meets another one when it is inserted again is returned."""
+    try:
+        with tasks.deadline():
+            answers = twins.meet(tasks, [new[place] for place in met], [documents[place] for place in met])
+    except ServerSelectionTimeoutError as error:
+        # The others of the insert are stored: "nothing has changed" would be false.
+        raise PutUnknown([new[place].id for place in met], short(error)) from error
+    again = []
+    for place, reply in zip(met, answers, strict=True):
+        if reply is None:
+            again.append(place)
+        else:
+            replies[place] = reply
+    if not again:
+        return []
+    stored = _insert(tasks, [documents[place] for place in again])
+    for index, place in enumerate(again):
+        replies[place] = PutReply(new[place].id, "existing" if index in stored.before else "created")
+    return [again[index] for index in sorted(stored.met)]
+
+
+def _insert(tasks: Tasks, documents: list[Document]) -> Inserted:
     try:
         with tasks.deadline():
             if len(documents) == 1 and _insert_one(tasks, documents[0]):
-                return [PutReply(ids[0])]
+                return ALL
             tasks.durable.insert_many(documents, ordered=False)
     except BulkWriteError as error:
-        stored_already = _stored_already(error, documents)
-        return [PutReply(id, created=place not in stored_already) for place, id in enumerate(ids)]
+        return _turned_away(error, documents)
     except pymongo.errors.DocumentTooLarge as error:
         raise _too_large(documents) or StoreError(str(error)) from error
-    return [PutReply(id) for id in ids]
+    return ALL
 
 
 def _insert_one(tasks: Tasks, document: Document) -> bool:
@@ -89,17 +176,17 @@ def _too_large(documents: list[Document]) -> PayloadTooLarge | None:
     return PayloadTooLarge("a task", largest_bytes, LARGEST_BYTES) if largest_bytes > LARGEST_BYTES else None
 
 
-def _stored_already(error: BulkWriteError, documents: list[Document]) -> set[int]:
-    """Return the places of those that were stored before (places, not ids: one put may name an id twice), or raise
-    what else went wrong."""
+def _turned_away(error: BulkWriteError, documents: list[Document]) -> Inserted:
+    """Return what was turned away because something is stored already, or raise what else went wrong."""
     details = error.details or {}
-    ids = [document["_id"] for document in documents]
+    ids: list[ObjectId] = [document["_id"] for document in documents]
     before: set[int] = set()
+    met: set[int] = set()
     for one in details.get("writeErrors", ()):
         if one.get("code") == DUPLICATE_KEY and set(one.get("keyPattern", {})) == {"_id"}:
             before.add(one["index"])
-        elif one.get("code") == DUPLICATE_KEY:
-            raise OptionInvalid("unique", one.get("keyValue"), "a value no other task has") from error
+        elif one.get("code") == DUPLICATE_KEY and twins.LOCK in one.get("keyPattern", {}):
+            met.add(one["index"])
         elif one.get("code") in MAYBE_APPLIED:
             raise PutUnknown(ids, str(one.get("errmsg"))[:200]) from error
         else:
@@ -107,4 +194,4 @@ def _stored_already(error: BulkWriteError, documents: list[Document]) -> set[int
             raise _too_large(documents) or StoreError(said) from error
     if details.get("writeConcernErrors"):
         raise PutUnknown(ids, str(details["writeConcernErrors"][0].get("errmsg"))[:200]) from error
-    return before
+    return Inserted(frozenset(before), frozenset(met))

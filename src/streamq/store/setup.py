@@ -93,5 +93,7 @@ def _create(tasks: Collection[Document], models: list[IndexModel]) -> None:
 
 
 def _model(index: Index) -> IndexModel:
-    more = {} if index.expire_after_s is None else {"expireAfterSeconds": index.expire_after_s}
+    more: dict[str, Any] = {} if index.expire_after_s is None else {"expireAfterSeconds": index.expire_after_s}
+    if index.unique:
+        more["unique"] = True
     return IndexModel(list(index.keys), name=index.name, partialFilterExpression=index.partial, **more)

@@ -21,6 +21,12 @@ def guard(ask: Ask, attempt: int) -> dict[str, Any]:
     return {"status": READY, "queue": ask.queue, "attempt": attempt}
 
 
+def revision_guard(revision: float) -> dict[str, Any]:
+    """Match tasks as they were read: a later put with the unique key may have replaced the payload since, and the
+    holder would run the old one. What has no key has no revision, and 0 matches it too."""
+    return {"revision": revision if revision else {"$in": [None, 0]}}
+
+
 def update(ask: Ask) -> list[dict[str, Any]]:
     """Build the update that claims."""
     fields = {

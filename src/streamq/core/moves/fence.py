@@ -17,7 +17,7 @@ from streamq.core.transitions import is_terminal
 HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until")
 """Fields that only a running task has."""
 
-LOCKS: Final[tuple[str, ...]] = ()
+LOCKS: Final[tuple[str, ...]] = ("unique_lock",)
 """Fields that only a task which has not ended has: what they keep others from is free again at its end."""
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from streamq.core.document import ASSIGN_SEQ, DELAYED, READY, SCHEMA_VERSION, TaskDocument
 from streamq.core.new_task import NewTask
 from streamq.core.options import KEEP_FAILED_S
+from streamq.core.unique_key import lock_of, stored_key
 
 MS = timedelta(milliseconds=1)
 
@@ -40,6 +41,10 @@ def document_of(new: NewTask, now: datetime) -> TaskDocument:
         document["headers"] = dict(new.options.headers)
     if new.options.tag is not None:
         document["tag"] = new.options.tag
+    if new.options.unique is not None:
+        document["unique_key"] = stored_key(new.options.unique)
+        document["unique_lock"] = lock_of(new.options.unique)
+        document["revision"] = 0
     return document
 
 

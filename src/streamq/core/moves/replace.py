@@ -1,0 +1,86 @@
+"""Replace: a put that meets a task with its unique key takes its place, if that task has not started.
+
+The task keeps its id, its place in the order of storing, and whoever waits for it; it gets the rest from the new put.
+`revision` is counted up, so that a claim which read the task before this does not take it with the old payload: a
+claim by query reads first and takes then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bson import ObjectId
+
+from streamq.core.document import BLOCKED, DELAYED, READY, TaskDocument
+from streamq.core.transitions import next_status
+
+WAITING: Final = (DELAYED, READY, BLOCKED)
+
+TAKEN_OVER: Final = (
+    "task",
+    "payload",
+    "priority",
+    "max_attempts",
+    "due_at",
+    "keep_s",
+    "keep_failed_s",
+    "headers",
+    "tag",
+)
+"""What the task gets from the new put, or loses if that does not say it."""
+
+
+def guard(queue: str, lock: bytes, but: ObjectId) -> dict[str, Any]:
+    """Match the task that has the key, if it has not started; never the put's own first copy (`but`)."""
+    not_started = {"status": {"$in": list(WAITING)}, "attempt": 0}
+    return {"queue": queue, "unique_lock": lock, "_id": {"$ne": but}} | not_started
+
+
+def update(new: TaskDocument) -> list[dict[str, Any]]:
+    """Build the update by which a task takes over what `new` would have been."""
+    status = {"$eq": ["$status", BLOCKED]}
+    fields: dict[str, Any] = {name: {"$literal": value} for name, value in _taken(new).items()}
+    fields["status"] = {"$cond": [status, next_status(BLOCKED, _move(new)), next_status(DELAYED, _move(new))]}
+    fields["revision"] = {"$add": [{"$ifNull": ["$revision", 0]}, 1]}
+    if new["status"] == READY:
+        # Only what was delayed becomes ready: the address must be a change, or nobody hears of it.
+        fields["ready_in"] = {"$cond": [{"$eq": ["$status", DELAYED]}, "$queue", "$ready_in"]}
+    if "reply_to" in new:
+        waiting = {"$cond": [{"$isArray": ["$reply_to"]}, "$reply_to", []]}
+        fields["reply_to"] = {"$concatArrays": [{"$setDifference": [waiting, new["reply_to"]]}, new["reply_to"]]}
+    unset = [name for name in TAKEN_OVER if name not in new]
+    if new["status"] != READY:
+        unset.append("ready_in")
+    return [{"$set": fields}, *([{"$unset": unset}] if unset else [])]
+
+
+def is_replaceable(document: TaskDocument) -> bool:
+    """`guard`, for a document in memory that has the key."""
+    return document["status"] in WAITING and document["attempt"] == 0
+
+
+def apply(document: TaskDocument, new: TaskDocument) -> None:
+    """Let a document in memory take over what `new` would have been."""
+    was = document["status"]
+    document["status"] = next_status(was, _move(new))
+    for name in TAKEN_OVER:
+        document.pop(name, None)  # type: ignore[misc]
+    document.update(_taken(new))  # type: ignore[typeddict-item]
+    document["revision"] = document.get("revision", 0) + 1
+    if "reply_to" in new:
+        waiting = [one for one in document.get("reply_to", ()) if one not in new["reply_to"]]
+        document["reply_to"] = [*waiting, *new["reply_to"]]
+    if document["status"] == READY and was == DELAYED:
+        document["ready_in"] = document["queue"]
+    elif new["status"] != READY:
+        document.pop("ready_in", None)
+
+
+def _move(new: TaskDocument) -> str:
+    """A blocked task stays so whichever it is: only what it waits for can end that."""
+    return "replace" if new["status"] == READY else "replace_later"
+
+
+def _taken(new: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: new[name] for name in TAKEN_OVER if name in new}
