@@ -161,6 +161,7 @@ class StreamQ:
         priority: int = ...,
         keep_s: float | None = ...,
         keep_failed_s: float | None = ...,
+        lease_s: float | None = ...,
     ) -> Declare: ...
 
     def task(
@@ -175,12 +176,14 @@ class StreamQ:
         priority: int = 0,
         keep_s: float | None = None,
         keep_failed_s: float | None = None,
+        lease_s: float | None = None,
     ) -> Any:
         """Declare a handler, as `@app.task` or `@app.task(queue="images", timeout_s=30)`.
 
         Its signature is the schema of its payload. An `async def` runs in the worker's trio loop, any other function
         in a thread. `name` is what is stored (default: the function's own name) and must stay the same while tasks
-        wait. `timeout_s` limits one attempt. Raises `UsageError` naming the parameter that cannot be stored.
+        wait. `timeout_s` limits one attempt. `lease_s` is how long a worker that died, froze or lost the network
+        keeps a task from others (default: the queue's). Raises `UsageError` naming the parameter that cannot be stored.
         """
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
@@ -198,6 +201,7 @@ class StreamQ:
                 keep_failed_s=(
                     self._keep_failed_s if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
                 ),
+                lease_s=None if lease_s is None else require_lease_s(lease_s),
                 limit_bytes=self._limit_bytes,
             )
             if handling.name in self._handlers:
@@ -336,22 +340,24 @@ class StreamQ:
         queues: Mapping[str, int] | Iterable[str] | str | None = None,
         *,
         concurrency: int = CONCURRENCY,
-        lease_s: float | None = None,
+        lease_s: float | Mapping[str, float] | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run handlers until cancelled: `await nursery.start(app.work, {"images": 32})`.
 
         `queues` says how many tasks of each queue run at once; names alone take `concurrency`; None means every queue
-        that has a handler here. Tasks whose handler is not declared here are left for others. `nursery.start` returns
-        once no later put can be missed.
+        that has a handler here. Tasks whose handler is not declared here are left for others. `lease_s` is for handlers
+        without one of their own, for all queues or `{queue: seconds}`; default: the app's. `nursery.start` returns once
+        no later put can be missed.
 
         Raises `UsageError` for a queue without a handler, `AccessRefused` when the server does not let it.
         Cancellation: async handlers are cancelled, handlers in threads are waited for; what had not ended is given
         back without using up an attempt (a task with a single attempt that had begun fails).
         """
-        lanes = [self._lane(queue, slots) for queue, slots in self._slots(queues, concurrency).items()]
-        lease_s = self._lease_s if lease_s is None else require_lease_s(lease_s)
-        await Worker(self.services(), lanes, lease_s).run(task_status=task_status)
+        slots = self._slots(queues, concurrency)
+        leases = self._leases(lease_s, slots)
+        lanes = [self._lane(queue, count, leases[queue]) for queue, count in slots.items()]
+        await Worker(self.services(), lanes).run(task_status=task_status)
 
     def _slots(self, queues: Mapping[str, int] | Iterable[str] | str | None, concurrency: int) -> dict[str, int]:
         if queues is None:
@@ -363,12 +369,24 @@ class StreamQ:
             raise UsageError("there is nothing to work on: declare a handler with @app.task first")
         return {require_queue(queue): require_count(count, f"queues[{queue!r}]") for queue, count in slots.items()}
 
-    def _lane(self, queue: str, slots: int) -> Lane:
+    def _leases(self, given: float | Mapping[str, float] | None, queues: Iterable[str]) -> dict[str, float]:
+        """Say which lease each of `queues` has for handlers without one of their own."""
+        leases = dict.fromkeys(queues, self._lease_s)
+        if isinstance(given, Mapping):
+            for queue, lease_s in given.items():
+                if queue not in leases:
+                    raise OptionInvalid("lease_s", queue, f"queues that are worked on: {', '.join(leases)}")
+                leases[queue] = require_lease_s(lease_s)
+        elif given is not None:
+            leases = dict.fromkeys(leases, require_lease_s(given))
+        return leases
+
+    def _lane(self, queue: str, slots: int, lease_s: float) -> Lane:
         handlers = {handling.name: handling for handling in self._handlers.values() if handling.queue == queue}
         if not handlers:
             known = ", ".join(sorted({handling.queue for handling in self._handlers.values()})) or "none"
             raise UsageError(f"queue {queue!r} has no handler in this app (queues with handlers: {known})")
-        return Lane(queue, handlers, slots)
+        return Lane(queue, handlers, slots, lease_s)
 
     async def put_many(self, tasks: Iterable[NewTask]) -> list[Handle[Any]]:
         """Put many tasks, each with its own options: `await app.put_many([resize.new(p) for p in paths])`.

@@ -37,11 +37,11 @@ def ready() -> None:
 # --- modes -----------------------------------------------------------------------------------------------------
 
 
-async def stuck_at_first(lease_s: float) -> None:
-    """Run 50 at once; a first attempt never ends, a later one does at once."""
+async def stuck_at_first(lease_s: float, own_lease_s: float | None = None) -> None:
+    """Run 50 at once; a first attempt never ends, a later one does at once. `own_lease_s`: the handler's own."""
     app = StreamQ(URI, database=DATABASE, lease_s=lease_s, safety_scan_s=None)
 
-    @app.task
+    @app.task(lease_s=own_lease_s)
     async def job(number: int) -> str:
         note("began", number, current_task().attempt)
         try:
@@ -111,6 +111,8 @@ def main() -> None:
         match MODE:
             case "short-lease":
                 trio.run(until_terminated, partial(stuck_at_first, 2.0))
+            case "own-lease":
+                trio.run(until_terminated, partial(stuck_at_first, 3_600.0, 2.0))
             case "long-lease":
                 trio.run(until_terminated, partial(stuck_at_first, 3_600.0))
             case "consume":

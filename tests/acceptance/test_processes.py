@@ -161,15 +161,16 @@ def test_eight_consumers_in_four_processes_run_each_task_once(hire: Hire, app: S
     assert len({words[2] for words in lines(tmp_path / "log")}) == 4, "all four took part"
 
 
+@pytest.mark.parametrize("mode", ["short-lease", "own-lease"])
 def test_worker_frozen_past_its_lease_loses_its_task_and_changes_nothing_when_it_wakes(
-    hire: Hire, app: StreamQ, database: str, tmp_path: Path
+    hire: Hire, app: StreamQ, database: str, tmp_path: Path, mode: str
 ) -> None:
     put(app, 1)
-    frozen = hire("short-lease")
+    frozen = hire(mode)
     frozen.wait_ready()
     until(lambda: began(tmp_path / "log") == 1, 20)
     frozen.send(signal.SIGSTOP)
-    heir = hire("short-lease", "heir")
+    heir = hire(mode, "heir")
     heir.wait_ready()
     until(lambda: counts(app) == {"succeeded": 1}, 20)
     (before,) = documents(app, database)

@@ -286,6 +286,23 @@ def test_each_claim_is_extended_by_its_own_lease(lab: Lab) -> None:
     assert lab.stored(short.id)["lease_until"] - before < timedelta(seconds=35)
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_claim_gives_each_handler_its_own_lease(lab: Lab, single: bool) -> None:
+    ids = [lab.put(task=task, max_attempts=5) for task in ("slow", "$task", "t", None)]
+    leases = {"slow": 600.0, "$task": 60.0, "absent": 1.0}
+    if single:
+        claims = [claim for id in ids for claim in lab.claim(ids=(id,), leases=leases)]
+    else:
+        claims = lab.claim(leases=leases)
+    assert [claim.lease_s for claim in claims] == [600.0, 60.0, 30.0, 30.0]
+    for claim in claims:
+        stored = lab.stored(claim.id)
+        assert stored["lease_until"] - stored["started_at"] == timedelta(seconds=claim.lease_s)
+    lab.pass_time(61)
+    lab.store.tick()
+    assert [lab.stored(id)["status"] for id in ids] == ["running", "ready", "ready", "ready"]
+
+
 def test_an_extension_of_nothing_is_nothing(lab: Lab) -> None:
     assert lab.store.extend([]) == []
 
@@ -678,6 +695,15 @@ def test_a_scheduler_hears_of_delays_in_every_queue_and_how_long_they_are(lab: L
     ]
     for wake, delay_s in zip(wakes, (60, 70, 80), strict=True):
         assert delay_s - 1 < wake.due_in_s <= delay_s + 1
+
+
+def test_a_scheduler_hears_that_a_member_begins_to_use_another_lease(lab: Lab) -> None:
+    lab.store.beat(lab.member("m", lease_s=30.0))
+    ear = lab.hear("q", timers=True)
+    lab.store.beat(lab.member("m", lease_s=30.0))
+    lab.store.beat(lab.member("m", lease_s=5.0))
+    lab.store.beat(lab.member("m", lease_s=5.0))
+    assert [wake.lease_s for wake in ear.rest() if wake.kind == "member" and wake.lease_s == 5.0] == [5.0]
 
 
 def test_a_scheduler_hears_of_new_members_and_their_lease(lab: Lab) -> None:

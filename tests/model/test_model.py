@@ -69,6 +69,7 @@ class Model(RuleBasedStateMachine):
         self.memory = MemoryStore(lambda: self.real.now() + self.offset)
         self.claims: list[Claim] = []  # all that were ever given, the live and the stale
         self.statuses: dict[ObjectId, Status] = {}
+        self.marked: set[ObjectId] = set()  # have a field that no move knows
         self.answered: set[tuple[ObjectId, bytes]] = set()  # settled or abandoned
 
     @initialize()
@@ -104,6 +105,15 @@ class Model(RuleBasedStateMachine):
             new += [NewTask(ObjectId(), "a", "t", None, Options(), 3)] * 2
         assert self.real.put(new) == self.memory.put(new)
 
+    @precondition(lambda self: self.memory.documents)
+    @rule(pick=picks)
+    def another_program_writes_a_field(self, pick: int) -> None:
+        """Of a newer version, say: every move keeps what it does not know."""
+        id = self._one_of(list(self.memory.documents), pick)
+        self.real._tasks.quick.update_one({"_id": id}, {"$set": {"theirs": {"a": "$b"}}})
+        self.memory.documents[id]["theirs"] = {"a": "$b"}  # type: ignore[typeddict-unknown-key]
+        self.marked.add(id)
+
     @rule(
         queue=queues,
         limit=st.sampled_from([1, 2, 3, 4, 4]),
@@ -111,16 +121,23 @@ class Model(RuleBasedStateMachine):
         only=only,
         lease_s=durations,
         durable=st.booleans(),
+        leases=st.sampled_from([{}, {}, {"t": 2_500.0}]),
     )
     def claim(self, limit: int, spare: int, queue: str, **more: Any) -> None:
         ask = Ask(queue, limit, os.urandom(16), worker="w", spare=min(limit, spare), **more)
         self._claim(ask)
 
     @precondition(lambda self: self.memory.documents)
-    @rule(queue=queues, chosen=st.lists(picks, min_size=1, max_size=3), lease_s=durations, durable=st.booleans())
-    def claim_ids(self, queue: str, chosen: list[int], lease_s: float, durable: bool) -> None:
+    @rule(
+        queue=queues,
+        chosen=st.lists(picks, min_size=1, max_size=3),
+        lease_s=durations,
+        durable=st.booleans(),
+        leases=st.sampled_from([{}, {"t": 2_500.0}]),
+    )
+    def claim_ids(self, queue: str, chosen: list[int], **more: Any) -> None:
         ids = tuple({self._one_of(list(self.memory.documents), pick) for pick in chosen})
-        ask = Ask(queue, len(ids), os.urandom(16), lease_s, "w", ids=ids, durable=durable)
+        ask = Ask(queue, len(ids), os.urandom(16), worker="w", ids=ids, **more)
         self._claim(ask)
 
     def _claim(self, ask: Ask) -> None:
@@ -282,6 +299,7 @@ class Model(RuleBasedStateMachine):
     def _check(self, real: dict[ObjectId, dict[str, Any]]) -> None:
         for id, document in real.items():
             status: Status = document["status"]
+            assert (document.get("theirs") == {"a": "$b"}) == (id in self.marked)
             assert (status == RUNNING) == ("claim_id" in document) == ("lease_until" in document)
             assert 0 <= document["attempt"] <= document["max_attempts"] or self._was_retried_past_its_last(document)
             before = self.statuses.get(id, status)

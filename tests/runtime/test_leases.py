@@ -12,7 +12,17 @@ import trio
 import trio.testing
 from bson import ObjectId
 
-from streamq import Handle, LeaseLost, Retry, StoreUnavailable, StreamQ, TaskFailed
+from streamq import (
+    Handle,
+    Handler,
+    LeaseLost,
+    OptionInvalid,
+    Retry,
+    StoreUnavailable,
+    StreamQ,
+    TaskFailed,
+    current_task,
+)
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TaskDocument
@@ -295,6 +305,68 @@ async def test_short_lease_of_a_process_that_came_later_is_taken_back_in_time() 
         claim_as_a_dead_process(app, lease_s=5)
         ends_at = trio.current_time() + 5
         assert 0 <= await app.handle(new.id).result() - ends_at <= 5
+
+
+async def test_lease_is_the_handlers_own_else_the_queues_else_the_apps() -> None:
+    app = memory_app(lease_s=600, safety_scan_s=None)
+    leases: dict[str, float] = {}
+
+    async def note() -> None:
+        document = memory(app).documents[current_task().id]
+        leases[document["task"] or ""] = (document["lease_until"] - document["started_at"]).total_seconds()
+
+    for name, queue, lease_s in (("own", "a", 5.0), ("queues", "a", None), ("apps", "b", None), ("long", "b", 900.0)):
+        app.task(name=name, queue=queue, lease_s=lease_s)(note)
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work(lease_s={"a": 60}, task_status=task_status))
+        (row,) = memory(app).members.values()
+        assert row.lease_s == 5.0, "who takes leases back must know how soon one may end"
+        for handling in app.handlers.values():
+            handler: Handler[[], None, Any] = Handler(note, handling, app)
+            await (await handler.put()).result()
+        nursery.cancel_scope.cancel()
+    assert leases == {"own": 5.0, "queues": 60.0, "apps": 600.0, "long": 900.0}
+
+
+async def test_handler_keeps_a_lease_of_its_own_while_it_runs() -> None:
+    app = memory_app(lease_s=10_000)
+
+    @app.task(lease_s=2)
+    async def long() -> int:
+        await trio.sleep(100)
+        return current_task().attempt
+
+    async with working(app):
+        assert await (await long.put()).result() == 1
+
+
+async def test_shorter_lease_of_a_second_worker_in_the_process_is_told_at_once() -> None:
+    app = memory_app(lease_s=600, safety_scan_s=None)
+
+    @app.task
+    async def note() -> None: ...
+
+    async with working(app), trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work(lease_s=3, task_status=task_status))
+        assert [row.lease_s for row in memory(app).members.values()] == [3.0]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("lease_s", "named"), [(0.5, "lease_s"), ("5", "lease_s"), ({"defalt": 5}, "lease_s"), ({"default": 0}, "lease_s")]
+)
+async def test_lease_that_is_none_is_refused(lease_s: Any, named: str) -> None:
+    app = memory_app()
+
+    @app.task
+    async def note() -> None: ...
+
+    async with app:
+        with pytest.raises(OptionInvalid, match=named):
+            await app.work(lease_s=lease_s)
+    if not isinstance(lease_s, dict):
+        with pytest.raises(OptionInvalid, match=named):
+            app.task(name="other", lease_s=lease_s)(note)
 
 
 async def test_lease_that_ends_on_the_last_attempt_fails_the_task_with_that_reason() -> None:

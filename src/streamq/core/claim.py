@@ -49,9 +49,10 @@ class Ask(msgspec.Struct, frozen=True):
     """What a claim call asks for.
 
     With `ids` it claims those of them that are ready (a wake named them), else the first `limit` by priority
-    and `seq`. `only` restricts to handler names; None takes every task of the queue. `spare` of the `limit`
-    are for waiting in the process (prefetch): a task with a single attempt is never among them, since a
-    SIGKILL would burn the attempt of a task that never started.
+    and `seq`. `only` restricts to handler names; None takes every task of the queue. `leases` are those of handlers
+    that have a lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the
+    process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a
+    task that never started.
     """
 
     queue: str
@@ -63,6 +64,11 @@ class Ask(msgspec.Struct, frozen=True):
     ids: tuple[ObjectId, ...] | None = None
     spare: int = 0
     durable: bool = False
+    leases: Mapping[str, float] = {}
+
+    def lease_of(self, task: object) -> float:
+        """Return the lease of a task whose stored handler's name is `task`."""
+        return self.leases.get(task, self.lease_s) if self.leases and isinstance(task, str) else self.lease_s
 
     @property
     def slots(self) -> int:

@@ -27,7 +27,7 @@ class BareSettings(msgspec.Struct, frozen=True):
 
 
 class Handling(msgspec.Struct, frozen=True):
-    """One declared handler. `keep_s`, `keep_failed_s` None: the default."""
+    """One declared handler. `keep_s`, `keep_failed_s` None: the default; `lease_s` None: that of the queue."""
 
     name: str
     queue: str
@@ -39,4 +39,5 @@ class Handling(msgspec.Struct, frozen=True):
     priority: int = 0
     keep_s: float | None = None
     keep_failed_s: float | None = None
+    lease_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES

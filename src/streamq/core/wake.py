@@ -17,7 +17,7 @@ class Wake(msgspec.Struct, frozen=True):
       be claimed with majority, both known for new tasks only (`is_new`).
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
     - `settled`: task `id`, for whose result this process waits, has ended.
-    - `member`: a worker came; `lease_s` is the shortest lease it uses.
+    - `member`: a worker came or uses another lease; `lease_s` is its shortest.
     - `bell`: the process's own request to stop reading.
     """
 

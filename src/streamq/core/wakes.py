@@ -24,9 +24,9 @@ END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 class Interest(msgspec.Struct, frozen=True):
     """What one stream is to tell.
 
-    `queues` whose ready tasks matter; `timers`: also tasks that become delayed and members that come, for a
-    scheduler; `reply_to`: ends of tasks whose results this member waits for; `bell`: the stream's own name, by
-    which it is told to stop.
+    `queues` whose ready tasks matter; `timers`: also tasks that become delayed, members that come and members whose
+    shortest lease changes, for a scheduler; `reply_to`: ends of tasks whose results this member waits for; `bell`: the
+    stream's own name, by which it is told to stop.
     """
 
     queues: tuple[str, ...]
@@ -55,9 +55,11 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         moved = {f"{changed}.revision": {"$exists": True}, f"{changed}.due_at": {"$exists": True}}
         wanted.append({"operationType": "update"} | moved)
         wanted.append({"operationType": "insert", "fullDocument.kind": MEMBER})
+        # A member that begins to use a shorter lease. A beat that leaves it as it was does not name the field.
+        wanted.append({"operationType": "update", f"{changed}.lease_s": {"$exists": True}})
     if interest.reply_to is not None:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
-    told = ["bell", "status", "due_at", "ready_in", "revision"]
+    told = ["bell", "status", "due_at", "ready_in", "revision", "lease_s"]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s"]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
@@ -82,8 +84,7 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     if stored.get("bell") == interest.bell:
         return Wake("bell")
     if stored.get("kind") == MEMBER:
-        lease_s = stored.get("lease_s")
-        return Wake("member", lease_s=lease_s if is_number(lease_s) else 0.0)
+        return _member(stored)
     id = event["documentKey"]["_id"]
     if stored["status"] == DELAYED:
         return Wake("delayed", id, due_in_s=_due_in_s(stored, event))
@@ -103,11 +104,18 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
     id = event["documentKey"]["_id"]
     if changed.get("bell") == interest.bell:
         return Wake("bell")
+    if "lease_s" in changed:
+        return _member(changed)
     if "ready_in" in changed:
         return Wake("ready", id, queue=changed["ready_in"])
     if changed.get("status") == DELAYED or ("revision" in changed and "due_at" in changed):
         return Wake("delayed", id, due_in_s=_due_in_s(changed, event))
     return Wake("settled", id)
+
+
+def _member(fields: Mapping[str, Any]) -> Wake:
+    lease_s: Any = fields.get("lease_s")
+    return Wake("member", lease_s=lease_s if is_number(lease_s) else 0.0)
 
 
 def _due_in_s(fields: Mapping[str, Any], event: Mapping[str, Any]) -> float:

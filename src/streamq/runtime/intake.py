@@ -11,7 +11,7 @@ makes another one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -44,8 +44,9 @@ PAUSE_S: Final = (0.1, 5.0)
 
 
 class Wants(msgspec.Struct, frozen=True):
-    """What an intake claims. `only` are the handlers' names it knows (None: any task); `most_spare` bounds what may
-    wait in the process beyond what its takers can take at once; `spare` fixes that number instead of measuring."""
+    """What an intake claims. `only` are the handlers' names it knows (None: any task), `leases` those of handlers that
+    have a lease of their own; `most_spare` bounds what may wait in the process beyond what its takers can take at once;
+    `spare` fixes that number instead of measuring."""
 
     queue: str
     worker: str
@@ -53,6 +54,12 @@ class Wants(msgspec.Struct, frozen=True):
     only: tuple[str, ...] | None = None
     spare: int | None = None
     most_spare: int = demand.MOST_A_CLAIM
+    leases: Mapping[str, float] = {}
+
+    @property
+    def shortest_lease_s(self) -> float:
+        """The shortest lease that a claim may get."""
+        return min([self.lease_s, *self.leases.values()])
 
 
 class Early(msgspec.Struct, frozen=True):
@@ -299,6 +306,7 @@ class Intake:
             ids=ids,
             spare=spare,
             durable=durable,
+            leases=self.wants.leases,
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:

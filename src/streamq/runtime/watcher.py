@@ -75,6 +75,7 @@ class Watcher:
         self._rung = False
         self._lost = False
         self._last_wake_at = -float("inf")
+        self._told_lease_s = 0.0  # the shortest lease that the row names
 
     # --- what it is for ---------------------------------------------------------------------------------------
 
@@ -85,6 +86,8 @@ class Watcher:
         """
         self._intakes.extend(one for one in intakes if one not in self._intakes)
         await self._covered()
+        if self._row().lease_s < self._told_lease_s:
+            await self._try_to_beat()  # the stream was open already; the others must know how soon a lease may end
         for intake in intakes:
             intake.scan()
 
@@ -182,10 +185,18 @@ class Watcher:
             await trio.sleep(BEAT_S)
             if self._open is None:
                 continue
-            try:
-                self._scheduler.join(await self._bridge.call(self._store.beat, self._row()))
-            except StoreError as error:
-                self._journal.write("store error", doing="beat", error=error)
+            await self._try_to_beat()
+
+    async def _try_to_beat(self) -> None:
+        try:
+            await self._beat()
+        except StoreError as error:
+            self._journal.write("store error", doing="beat", error=error)
+
+    async def _beat(self) -> None:
+        row = self._row()
+        self._scheduler.join(await self._bridge.call(self._store.beat, row))
+        self._told_lease_s = row.lease_s
 
     async def safety_scan(self) -> None:
         """Look at every queue that was not looked at for a while, whatever the traffic: a rolled-back claim makes no
@@ -227,7 +238,7 @@ class Watcher:
     async def _cover(self, interest: Interest) -> None:
         """Barrier, then scan; from here on nothing of `interest` can be missed."""
         self._rung = True  # the row exists from now on
-        self._scheduler.join(await self._bridge.call(self._store.beat, self._row()))
+        await self._beat()
         for intake in self._intakes:
             intake.scan()
         self._waiters.recheck()
@@ -283,7 +294,7 @@ class Watcher:
 
     def _row(self) -> Member:
         queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
-        lease_s = min((intake.wants.lease_s for intake in self._intakes), default=self._member.lease_s)
+        lease_s = min((intake.wants.shortest_lease_s for intake in self._intakes), default=self._member.lease_s)
         return msgspec.structs.replace(self._member, queues=queues, lease_s=lease_s)
 
     async def _refuse(self, error: StoreError) -> None:

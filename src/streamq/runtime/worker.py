@@ -21,20 +21,22 @@ from streamq.runtime.sole import sole_error
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """One queue of a worker: its handlers by name, and how many tasks run at once."""
+    """One queue of a worker: its handlers by name, how many tasks run at once, and the lease of handlers that have none
+    of their own."""
 
     queue: str
     handlers: Mapping[str, Handling]
     slots: int
+    lease_s: float
 
 
 class Worker:
     """Works on its lanes until cancelled."""
 
-    def __init__(self, services: Services, lanes: list[Lane], lease_s: float) -> None:
+    def __init__(self, services: Services, lanes: list[Lane]) -> None:
         self._services = services
         self._runner = Runner(services.journal)
-        self._intakes = [(lane, services.intake(_wants(lane, services, lease_s))) for lane in lanes]
+        self._intakes = [(lane, services.intake(_wants(lane, services))) for lane in lanes]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; `started` once no later put can be missed.
@@ -69,5 +71,12 @@ class Worker:
                         nursery.start_soon(Slot(intake, lane.handlers, self._runner, self._services.settler).run)
 
 
-def _wants(lane: Lane, services: Services, lease_s: float) -> Wants:
-    return Wants(queue=lane.queue, worker=services.worker, lease_s=lease_s, only=tuple(lane.handlers))
+def _wants(lane: Lane, services: Services) -> Wants:
+    own = {name: one.lease_s for name, one in lane.handlers.items() if one.lease_s not in (None, lane.lease_s)}
+    return Wants(
+        queue=lane.queue,
+        worker=services.worker,
+        lease_s=lane.lease_s,
+        only=tuple(lane.handlers),
+        leases={name: lease_s for name, lease_s in own.items() if lease_s is not None},
+    )

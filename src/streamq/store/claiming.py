@@ -79,7 +79,9 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     claims = (
         ()
         if taken is None
-        else (claim_of(taken, claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=taken["attempt"]),)
+        else (
+            claim_of(taken, claim_id=ask.claim_id, lease_s=ask.lease_of(taken.get("task")), attempt=taken["attempt"]),
+        )
     )
     return Claimed(claims, more=False)
 
@@ -91,7 +93,8 @@ def _startable(found: list[Document], ask: Ask) -> list[Document]:
 
 def _claim(document: Document, ask: Ask) -> Claim:
     # The update was guarded by the attempt that was read, so one more is what it wrote.
-    return claim_of(document, claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=document["attempt"] + 1)
+    lease_s = ask.lease_of(document.get("task"))
+    return claim_of(document, claim_id=ask.claim_id, lease_s=lease_s, attempt=document["attempt"] + 1)
 
 
 def _take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:

@@ -116,7 +116,10 @@ class MemoryStore:
             claim_move.apply(document, ask, now)
             claims.append(
                 claim_of(
-                    copy.deepcopy(document), claim_id=ask.claim_id, lease_s=ask.lease_s, attempt=document["attempt"]
+                    copy.deepcopy(document),
+                    claim_id=ask.claim_id,
+                    lease_s=ask.lease_of(document["task"]),
+                    attempt=document["attempt"],
                 )
             )
         full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
@@ -186,7 +189,8 @@ class MemoryStore:
 
     def beat(self, member: Member) -> Roster:
         """See `Store.beat`: everyone here is alive."""
-        if member.row_id not in self.members:
+        before = self.members.get(member.row_id)
+        if before is None or before.lease_s != member.lease_s:
             for feed in self._feeds:
                 if feed.interest.timers:
                     feed.tell(Wake("member", lease_s=member.lease_s))

@@ -32,12 +32,22 @@ def update(ask: Ask) -> list[dict[str, Any]]:
     fields = {
         "status": next_status(READY, "claim"),
         "claim_id": ask.claim_id,
-        "lease_until": after_ms(ask.lease_s),
+        "lease_until": _lease_until(ask),
         "attempt": {"$add": ["$attempt", 1]},
         "worker": {"$literal": ask.worker},
         "started_at": "$$NOW",
     }
     return [{"$set": fields}, {"$unset": "ready_in"}]
+
+
+def _lease_until(ask: Ask) -> dict[str, Any]:
+    if not ask.leases:
+        return after_ms(ask.lease_s)
+    own = [
+        {"case": {"$eq": ["$task", {"$literal": name}]}, "then": after_ms(lease_s)}
+        for name, lease_s in ask.leases.items()
+    ]
+    return {"$switch": {"branches": own, "default": after_ms(ask.lease_s)}}
 
 
 def is_ready(document: TaskDocument, ask: Ask) -> bool:
@@ -55,7 +65,7 @@ def apply(document: TaskDocument, ask: Ask, now: datetime) -> None:
     """Claim a document in memory."""
     document["status"] = next_status(document["status"], "claim")
     document["claim_id"] = ask.claim_id
-    document["lease_until"] = after(now, ask.lease_s)
+    document["lease_until"] = after(now, ask.lease_of(document["task"]))
     document["attempt"] += 1
     document["worker"] = ask.worker
     document["started_at"] = now
