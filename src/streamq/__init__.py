@@ -12,6 +12,7 @@ from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
 from streamq.core.priority import Priority
 from streamq.core.retry import Retry
+from streamq.core.schedule import ScheduleInfo
 from streamq.core.signals import RetryAfter, Snooze
 from streamq.errors import (
     AccessRefused,
@@ -68,6 +69,7 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryAfter",
+    "ScheduleInfo",
     "ServerTooOld",
     "Snooze",
     "StoreError",

@@ -31,9 +31,17 @@ from streamq.core.options import (
     require_text,
     require_timeout_s,
 )
+from streamq.core.recurrence import Missed, recurrence_of
 from streamq.core.retry import Retry, require_retry
+from streamq.core.schedule import ScheduleInfo
 from streamq.core.schema import Schema
-from streamq.drafting import require_new
+from streamq.drafting import (
+    require_callable_bare,
+    require_new,
+    require_schedule_name,
+    require_switched,
+    schedules_of,
+)
 from streamq.errors import OptionInvalid, UsageError
 from streamq.handle import Handle
 from streamq.handler import Handler
@@ -162,6 +170,11 @@ class StreamQ:
         keep_s: float | None = ...,
         keep_failed_s: float | None = ...,
         lease_s: float | None = ...,
+        cron: str | None = ...,
+        tz: str | None = ...,
+        every_s: float | None = ...,
+        missed: Missed | None = ...,
+        overlap: bool | None = ...,
     ) -> Declare: ...
 
     def task(
@@ -177,6 +190,11 @@ class StreamQ:
         keep_s: float | None = None,
         keep_failed_s: float | None = None,
         lease_s: float | None = None,
+        cron: str | None = None,
+        tz: str | None = None,
+        every_s: float | None = None,
+        missed: Missed | None = None,
+        overlap: bool | None = None,
     ) -> Any:
         """Declare a handler, as `@app.task` or `@app.task(queue="images", timeout_s=30)`.
 
@@ -184,7 +202,13 @@ class StreamQ:
         in a thread. `name` is what is stored (default: the function's own name) and must stay the same while tasks
         wait. `timeout_s` limits one attempt. `lease_s` is how long a worker that died, froze or lost the network
         keeps a task from others (default: the queue's). Raises `UsageError` naming the parameter that cannot be stored.
+
+        `cron` (five fields, in the time zone `tz`, default UTC) or `every_s` (seconds from 1 to ten years) make it
+        recur while a worker that declares it runs: one task without arguments for each slot. `missed` says what
+        becomes of slots at whose time there was none: "latest" (the default: the newest runs), "all" (the newest
+        1,000 run), "none". With `overlap=False` a slot is skipped while the task of the slot before has not ended.
         """
+        recurrence = recurrence_of(cron, tz, every_s, missed, overlap)
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
             is_async = _is_async(function)
@@ -203,7 +227,10 @@ class StreamQ:
                 ),
                 lease_s=None if lease_s is None else require_lease_s(lease_s),
                 limit_bytes=self._limit_bytes,
+                recurrence=recurrence,
             )
+            if recurrence is not None:
+                require_callable_bare(handling)
             if handling.name in self._handlers:
                 taken = self._handlers[handling.name].function
                 where = f"{taken.__module__}.{getattr(taken, '__qualname__', type(taken).__name__)}"
@@ -357,7 +384,12 @@ class StreamQ:
         slots = self._slots(queues, concurrency)
         leases = self._leases(lease_s, slots)
         lanes = [self._lane(queue, count, leases[queue]) for queue, count in slots.items()]
-        await Worker(self.services(), lanes).run(task_status=task_status)
+        services = self.services()
+        schedules = schedules_of(self._handlers.values())
+        await services.recurrer.declare(schedules)
+        worker = Worker(services, lanes)
+        with services.recurrer.serving(schedules):
+            await worker.run(task_status=task_status)
 
     def _slots(self, queues: Mapping[str, int] | Iterable[str] | str | None, concurrency: int) -> dict[str, int]:
         if queues is None:
@@ -436,6 +468,28 @@ class StreamQ:
             return services.store.find(queue=queue, status=status, limit=limit)
 
         return await services.bridge.call(find)
+
+    async def schedules(self) -> list[ScheduleInfo]:
+        """List the stored schedules by name: those declared here, elsewhere, or long ago. Trips: 1."""
+        services = self.services()
+        return await services.bridge.call(services.store.schedules)
+
+    async def disable_schedule(self, name: str) -> None:
+        """Fire no more slots of the recurring handler `name`, in any process, until it is enabled again.
+
+        Kept through restarts and new versions. Tasks that were put stay. Raises `UsageError` when no worker has
+        declared a schedule of that name yet. Trips: 3, or 1 when it is so already.
+        """
+        await self._switch(name, False)
+
+    async def enable_schedule(self, name: str) -> None:
+        """Fire the slots of the recurring handler `name` again, from now on; as `disable_schedule`."""
+        await self._switch(name, True)
+
+    async def _switch(self, name: str, enabled: bool) -> None:
+        services = self.services()
+        require_schedule_name(name)
+        require_switched(name, await services.bridge.call(services.store.switch, name, enabled, services.member.id))
 
     # --- without trio -----------------------------------------------------------------------------------------
 

@@ -14,21 +14,22 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Protocol, Self, Unpack
 
 import msgspec
 
 from streamq.core.claim import Ask, Claim
 from streamq.core.codec import from_stored
-from streamq.core.handling import BareSettings
+from streamq.core.handling import BareSettings, Handling
 from streamq.core.member import Member
 from streamq.core.new_task import NewTask, PutReply, require_accepted
 from streamq.core.options import PutOptions, require_delay_s, require_lease_s
 from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
+from streamq.core.schedule import ScheduleInfo
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.wakes import Interest
-from streamq.drafting import require_new
+from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
 from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable, StoreError, UsageError
 from streamq.queue import Queue
 from streamq.runtime import clock
@@ -38,6 +39,14 @@ from streamq.store.contract import Feed, Store
 
 SLICE_S: Final = 0.25
 """A waiting claim looks up this often: by so much it may wait longer than asked, or start a delayed task late."""
+
+
+class Recurring(Protocol):
+    """A declared handler, of whatever parameters."""
+
+    @property
+    def handling(self) -> Handling:
+        """How it is put and run."""
 
 
 class Blocking:
@@ -75,6 +84,22 @@ class Blocking:
     def worker(self) -> str:
         """What is written on the tasks that are claimed here. Asked at each claim: the program may have forked."""
         return self._worker_id or f"{socket.gethostname()}:{os.getpid()}"
+
+    def run_now(self, handler: Recurring) -> PutReply:
+        """Put a task of a recurring handler at once, outside of its slots; as `Handler.run_now`. Trips: 1."""
+        return self.put(task_now(handler.handling, None))
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """List the stored schedules by name. Trips: 1."""
+        return self._open().schedules()
+
+    def disable_schedule(self, name: str) -> None:
+        """Fire no more slots of the recurring handler `name`; as `StreamQ.disable_schedule`."""
+        require_switched(name, self.store().switch(require_schedule_name(name), False, self.worker))
+
+    def enable_schedule(self, name: str) -> None:
+        """Fire the slots of the recurring handler `name` again, from now on; as `StreamQ.enable_schedule`."""
+        require_switched(name, self.store().switch(require_schedule_name(name), True, self.worker))
 
     def uses(self, store: Store) -> bool:
         """Say whether calls have been made on `store`."""

@@ -12,7 +12,8 @@ from streamq.core.codec import require_size, to_stored
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options
-from streamq.errors import UsageError
+from streamq.core.schedule import Schedule
+from streamq.errors import OptionInvalid, UsageError
 
 NO_OPTIONS = Options()
 
@@ -68,3 +69,42 @@ def _new(
         keep_failed_s=settings.keep_failed_s if options.keep_failed_s is None else options.keep_failed_s,
         reply_to=reply_to,
     )
+
+
+def require_callable_bare(handling: Handling) -> None:
+    """Refuse a recurring handler that cannot be called without arguments, naming the parameter."""
+    required = handling.schema.required
+    if required:
+        raise UsageError(
+            f"{handling.name}: parameter {required[0]} needs a default: the tasks of a recurring handler are put "
+            f"without arguments"
+        )
+
+
+def schedules_of(handlings: Iterable[Handling]) -> list[Schedule]:
+    """Build what is declared of the recurring ones among `handlings`."""
+    return [
+        Schedule(one.recurrence, task_of_handler(one, (), {}, NO_OPTIONS, None))
+        for one in handlings
+        if one.recurrence is not None
+    ]
+
+
+def task_now(handling: Handling, reply_to: str | None) -> NewTask:
+    """Build a task of a recurring handler outside of its slots. Raises `UsageError` for one that does not recur."""
+    if handling.recurrence is None:
+        raise UsageError(f"{handling.name} does not recur (it has no cron or every_s): put it")
+    return task_of_handler(handling, (), {}, NO_OPTIONS, reply_to)
+
+
+def require_schedule_name(name: object) -> str:
+    """Return `name` if it can name a schedule, else raise `OptionInvalid`."""
+    if not isinstance(name, str):
+        raise OptionInvalid("name", name, "the name of a recurring handler, as a str")
+    return name
+
+
+def require_switched(name: str, found: bool) -> None:
+    """Refuse a schedule that is not stored."""
+    if not found:
+        raise UsageError(f"there is no schedule {name!r}: a worker that declares it stores it when it starts")

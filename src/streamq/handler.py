@@ -9,7 +9,7 @@ from streamq.core.document import TaskDocument
 from streamq.core.handling import Handling
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import Options, PutOptions, options_of
-from streamq.drafting import NO_OPTIONS, task_of_handler
+from streamq.drafting import NO_OPTIONS, task_now, task_of_handler
 from streamq.handle import Handle
 from streamq.runtime.services import Services
 
@@ -55,6 +55,14 @@ class Handler(Generic[P, R, C]):
         wait. Cancellation: withdrawn before it is sent, else stored and returned.
         """
         reply = await self._door.services().putter.put(self.new(*args, **kwargs))
+        return handle_of(self._door, self.handling, reply)
+
+    async def run_now(self) -> Handle[R]:
+        """Put a task of this recurring handler at once, outside of its slots: none is moved, skipped or counted.
+
+        Raises `UsageError` when the handler does not recur; else as `put`.
+        """
+        reply = await self._door.services().putter.put(task_now(self.handling, self._door.reply_to))
         return handle_of(self._door, self.handling, reply)
 
     def new(self, *args: P.args, **kwargs: P.kwargs) -> NewTask:

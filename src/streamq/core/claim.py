@@ -38,6 +38,7 @@ class Claim(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] | None = None
     created_at: datetime | None = None
     tag: str | None = None
+    slot_at: datetime | None = None
 
     @property
     def is_last_attempt(self) -> bool:
@@ -86,6 +87,7 @@ def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, at
     task = document.get("task")
     created_at = document.get("created_at")
     tag = document.get("tag")
+    slot_at = document.get("slot_at")
     return Claim(
         id=document["_id"],
         queue=document["queue"],
@@ -100,6 +102,7 @@ def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, at
         headers=_headers(document.get("headers")),
         created_at=created_at if isinstance(created_at, datetime) else None,
         tag=tag if isinstance(tag, str) else None,
+        slot_at=slot_at if isinstance(slot_at, datetime) else None,
     )
 
 

@@ -78,6 +78,8 @@ class TaskDocument(TypedDict, total=False):
     settled_by: bytes  # claim_id of the last settlement: tells "done by me" from "taken over"
     settled_for: list[str]  # copy of reply_to, written at a terminal settlement so that waiters hear it
     reply_to: list[str]  # members that wait for the result
+    slot_at: datetime  # of a recurring task: the slot of its schedule it is for
+    fired_by: str  # the member that put it for its slot
     keep_s: float  # how long to keep it once succeeded; 0: deleted at the settlement
     keep_failed_s: float  # how long to keep it after any other end, where that is not the default
     remove_at: datetime  # TTL

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from streamq.core.recurrence import Recurrence
 from streamq.core.retry import Retry
 from streamq.core.schema import Schema
 
@@ -41,3 +42,4 @@ class Handling(msgspec.Struct, frozen=True):
     keep_failed_s: float | None = None
     lease_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
+    recurrence: Recurrence | None = None

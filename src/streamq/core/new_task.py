@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -28,6 +29,8 @@ class NewTask(msgspec.Struct, frozen=True):
     keep_s: float | None = None
     keep_failed_s: float | None = None
     reply_to: str | None = None
+    slot_at: datetime | None = None  # of a recurring task: the slot it is for
+    fired_by: str | None = None  # the member that put it for its slot
 
 
 PutOutcome = Literal["created", "existing", "replaced", "refused", "hidden"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from bson import ObjectId
+
 from streamq.core.claim import INT32, Ask
-from streamq.core.document import DELAYED, READY, RUNNING, STATUSES
+from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL
+from streamq.core.schedule import PREFIX
 
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
 """Higher priority first, then the order of storing. Served by the index `streamq_claim`."""
@@ -87,6 +90,18 @@ def next_due() -> list[dict[str, Any]]:
 def next_lease_end() -> list[dict[str, Any]]:
     """In how many ms the earliest lease ends."""
     return next_instant(RUNNING, "lease_until")
+
+
+def schedules(ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Read schedules of the meta collection (those of `ids`, else all by a range of the `_id` index), each with the
+    server's time beside it in `now`."""
+    wanted: dict[str, Any] = {"$gte": PREFIX, "$lt": "schedule;"} if ids is None else {"$in": list(ids)}
+    return [{"$match": {"_id": wanted}}, {"$sort": {"_id": 1}}, {"$addFields": {"now": "$$NOW"}}]
+
+
+def has_not_ended(id: ObjectId) -> dict[str, Any]:
+    """Match task `id` while it has not ended: what the next slot of a schedule that must not overlap waits out."""
+    return {"_id": id, "status": {"$in": [one for one in STATUSES if one not in TERMINAL]}}
 
 
 def in_order(counted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

@@ -70,6 +70,11 @@ class Schema:
     def __repr__(self) -> str:
         return f"<Schema of {self.name}({', '.join(self._names)})>"
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The parameters without a default, in order."""
+        return tuple(name for name in self._names if name in self._required)
+
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the payload to store for a call with these arguments: one field per argument that was given.
 

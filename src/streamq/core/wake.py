@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from bson import ObjectId
 
-WakeKind = Literal["ready", "delayed", "settled", "member", "bell"]
+WakeKind = Literal["ready", "delayed", "settled", "member", "schedule", "bell"]
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -18,6 +18,7 @@ class Wake(msgspec.Struct, frozen=True):
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
     - `settled`: task `id`, for whose result this process waits, has ended.
     - `member`: a worker came or uses another lease; `lease_s` is its shortest.
+    - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.
     """
 

@@ -16,6 +16,7 @@ import msgspec
 from streamq.core.claim import is_number
 from streamq.core.document import DELAYED, READY
 from streamq.core.member import MEMBER
+from streamq.core.schedule import CONTROL_ID as SCHEDULES
 from streamq.core.wake import Wake
 
 END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
@@ -24,9 +25,9 @@ END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 class Interest(msgspec.Struct, frozen=True):
     """What one stream is to tell.
 
-    `queues` whose ready tasks matter; `timers`: also tasks that become delayed, members that come and members whose
-    shortest lease changes, for a scheduler; `reply_to`: ends of tasks whose results this member waits for; `bell`: the
-    stream's own name, by which it is told to stop.
+    `queues` whose ready tasks matter; `timers`: also tasks that become delayed, members that come, members whose
+    shortest lease changes and schedules that change, for a scheduler; `reply_to`: ends of tasks whose results this
+    member waits for; `bell`: the stream's own name, by which it is told to stop.
     """
 
     queues: tuple[str, ...]
@@ -57,6 +58,7 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": "insert", "fullDocument.kind": MEMBER})
         # A member that begins to use a shorter lease. A beat that leaves it as it was does not name the field.
         wanted.append({"operationType": "update", f"{changed}.lease_s": {"$exists": True}})
+        wanted.append({"operationType": {"$in": ["insert", "update"]}, "documentKey._id": SCHEDULES})
     if interest.reply_to is not None:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
     told = ["bell", "status", "due_at", "ready_in", "revision", "lease_s"]
@@ -75,6 +77,8 @@ def wake_of(event: Mapping[str, Any], interest: Interest) -> Wake | None:
         return None
     if operation not in ("insert", "update"):
         return None
+    if event["documentKey"]["_id"] == SCHEDULES:
+        return Wake("schedule")
     wake = _of_insert(event, interest) if operation == "insert" else _of_update(event, interest)
     return wake if wake.kind != "ready" or isinstance(wake.queue, str) else None
 

@@ -15,7 +15,7 @@ from streamq.errors import UsageError
 
 class TaskInfo(msgspec.Struct, frozen=True):
     """What is known of a running task. `attempt` counts from 1; `claim_id` is a token that outside systems may
-    store to tell an old holder from a new one."""
+    store to tell an old holder from a new one. `slot_at` is the instant a recurring task is for, None for any other."""
 
     id: ObjectId
     queue: str
@@ -27,6 +27,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     created_at: datetime | None
     claim_id: bytes
     tag: str | None = None
+    slot_at: datetime | None = None
 
 
 RUNNING: ContextVar[Claim] = ContextVar("streamq_running_task")
@@ -45,6 +46,7 @@ def info_of(claim: Claim) -> TaskInfo:
         created_at=claim.created_at,
         claim_id=claim.claim_id,
         tag=claim.tag,
+        slot_at=claim.slot_at,
     )
 
 

@@ -19,6 +19,8 @@ LEVELS: Final = {
     "leases no longer trusted": logging.WARNING,
     "settlements unknown": logging.ERROR,
     "task cannot be moved": logging.ERROR,
+    "schedule cannot be fired": logging.ERROR,
+    "slot skipped": logging.WARNING,
     "settlement refused": logging.ERROR,
     "claim unknown": logging.WARNING,
     "thread left behind": logging.WARNING,

@@ -25,6 +25,7 @@ from streamq.runtime.journal import Journal
 from streamq.runtime.keeper import Keeper
 from streamq.runtime.picker import Picker
 from streamq.runtime.putter import Putter
+from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import Settler
 from streamq.runtime.waiter import Waiters
@@ -57,8 +58,16 @@ class Services:
         self._keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
         self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
+        self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
         self.watcher = Watcher(
-            store, bridge, self._scheduler, self.waiters, journal, self.member, safety_scan_s=safety_scan_s
+            store,
+            bridge,
+            self._scheduler,
+            self.recurrer,
+            self.waiters,
+            journal,
+            self.member,
+            safety_scan_s=safety_scan_s,
         )
         self.picker = Picker(
             store,
@@ -80,6 +89,7 @@ class Services:
         if not self._scheduling:
             self._scheduling = True
             self.start(self._scheduler.run)
+            self.start(self.recurrer.run)
         return Intake(
             wants, self.store, self.bridge, self.holdings, self.journal, self._abandoner.add, self.settler.release
         )

@@ -19,13 +19,14 @@ import msgspec
 import trio
 
 from streamq.bridge import Bridge
-from streamq.core.member import BEAT_S, Member
+from streamq.core.member import BEAT_S, Member, Roster
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.intake import Early, Intake
 from streamq.runtime.journal import Journal
+from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.waiter import Waiters
 from streamq.store.contract import Feed, Store
@@ -51,6 +52,7 @@ class Watcher:
         store: Store,
         bridge: Bridge,
         scheduler: Scheduler,
+        recurrer: Recurrer,
         waiters: Waiters,
         journal: Journal,
         member: Member,
@@ -60,6 +62,7 @@ class Watcher:
         self._store = store
         self._bridge = bridge
         self._scheduler = scheduler
+        self._recurrer = recurrer
         self._waiters = waiters
         self._journal = journal
         self._member = member
@@ -141,6 +144,8 @@ class Watcher:
                     intake.hint(wake)
         elif wake.kind == "settled":
             self._waiters.tell(wake.id)
+        elif wake.kind == "schedule":
+            self._recurrer.look()
         else:
             self._scheduler.hear(wake)
 
@@ -195,7 +200,7 @@ class Watcher:
 
     async def _beat(self) -> None:
         row = self._row()
-        self._scheduler.join(await self._bridge.call(self._store.beat, row))
+        self._join(await self._bridge.call(self._store.beat, row))
         self._told_lease_s = row.lease_s
 
     async def safety_scan(self) -> None:
@@ -243,6 +248,7 @@ class Watcher:
             intake.scan()
         self._waiters.recheck()
         self._scheduler.look()
+        self._recurrer.look()
         async with self._opened:
             self._open = interest
             self._refused = None
@@ -250,6 +256,10 @@ class Watcher:
                 self._lost = False
                 self._journal.write("stream open again")
             self._opened.notify_all()
+
+    def _join(self, roster: Roster) -> None:
+        self._scheduler.join(roster)
+        self._recurrer.join(roster)
 
     async def _follow(self, feed: Feed, interest: Interest) -> None:
         def ring() -> None:

@@ -18,6 +18,7 @@ from streamq.core.claim import Ask, Claim
 from streamq.core.document import TaskDocument
 from streamq.core.member import Member, Roster
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
@@ -53,6 +54,20 @@ class Tick(msgspec.Struct, frozen=True):
 
     released: tuple[tuple[ObjectId, str], ...]
     failed: int
+    next_s: float | None
+    refused: tuple[Refused, ...] = ()
+
+
+class Firing(msgspec.Struct, frozen=True):
+    """What one look at the schedules did and when the next slot comes.
+
+    `fired` are the tasks that were put for slots; `skipped` names schedules and the slots left out because the task of
+    the slot before had not ended. `next_s` is the time until the next slot that is known, None when none is ahead.
+    `refused` names the rows that cannot be fired, with the reason: they are tried again at each look.
+    """
+
+    fired: tuple[NewTask, ...]
+    skipped: tuple[tuple[str, datetime], ...]
     next_s: float | None
     refused: tuple[Refused, ...] = ()
 
@@ -94,6 +109,22 @@ class Store(Protocol):
 
     def tick(self) -> Tick:
         """Release what is due, take back what has ended, and say when to look again."""
+
+    def declare(self, schedules: Sequence[Schedule], by: str) -> None:
+        """Make the stored schedules say what `schedules` say, which member `by` declares. Idempotent.
+
+        A new one counts from now, so does one with other slots; one with the same keeps its next slot.
+        """
+
+    def fire(self, schedules: Sequence[Schedule], by: str) -> Firing:
+        """Put a task for each slot of `schedules` that has come, each slot once whoever calls, and say when to look
+        again. A row that is missing is declared anew."""
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """List the stored schedules by name."""
+
+    def switch(self, name: str, enabled: bool, by: str) -> bool:
+        """Enable or disable a schedule; False when there is none of that name."""
 
     def beat(self, member: Member) -> Roster:
         """Write the member's row with majority (this is the barrier too) and say who else is there."""

@@ -21,16 +21,17 @@ from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL, TaskDocumen
 from streamq.core.member import Member, Roster
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
-from streamq.core.moves import release_due, replace, take_back
+from streamq.core.moves import recur, release_due, replace, take_back
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.fence import is_held
 from streamq.core.moves.put import document_of, whole_ms
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid
-from streamq.store.contract import Claimed, Tick
+from streamq.store.contract import Claimed, Firing, Refused, Tick
 
 
 class MemoryFeed:
@@ -66,6 +67,7 @@ class MemoryStore:
         self._feeds: list[MemoryFeed] = []
         self.documents: dict[ObjectId, TaskDocument] = {}
         self.members: dict[str, Member] = {}
+        self.meta: dict[str, dict[str, Any]] = {}
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -186,6 +188,78 @@ class MemoryStore:
             if document["status"] in (DELAYED, RUNNING)
         ]
         return max(0.0, (min(instants) - now).total_seconds()) if instants else None
+
+    def declare(self, schedules: Sequence[Schedule], by: str) -> None:
+        """See `Store.declare`."""
+        now = whole_ms(self._clock())
+        written = [self._declare(one, by, now) for one in schedules]
+        if any(written):
+            self._announce()
+
+    def _declare(self, schedule: Schedule, by: str, now: datetime) -> bool:
+        row = self.meta.get(schedule.row_id)
+        if row is None:
+            self.meta[schedule.row_id] = recur.new_row(schedule, by, now)
+            return True
+        update = recur.declare(row, schedule, by, now)
+        recur.apply(row, update or {})
+        return update is not None
+
+    def fire(self, schedules: Sequence[Schedule], by: str) -> Firing:
+        """See `Store.fire`."""
+        now = whole_ms(self._clock())
+        fired: list[NewTask] = []
+        skipped: list[tuple[str, datetime]] = []
+        refused: list[Refused] = []
+        ahead: list[float] = []
+        for one in schedules:
+            if one.row_id not in self.meta:
+                self._declare(one, by, now)
+            stored = self.meta[one.row_id]
+            try:
+                row = row_of(stored)
+            except OptionInvalid as error:
+                refused.append(Refused(one.row_id, str(error)))
+                continue
+            next_at = row.next_at
+            if recur.is_due(row, now):
+                shot = recur.fire(row, one.template, by, now, busy=self._is_busy(row))
+                for new in shot.tasks:
+                    self._put(new)
+                recur.apply(stored, shot.update)
+                fired += shot.tasks
+                skipped += [(one.name, slot) for slot in shot.skipped]
+                next_at = shot.next_at
+            if row.enabled and next_at is not None:
+                ahead.append((next_at - now).total_seconds())
+        return Firing(tuple(fired), tuple(skipped), min(ahead, default=None), tuple(refused))
+
+    def _is_busy(self, row: Row) -> bool:
+        if row.recurrence.overlap or row.last_id is None:
+            return False
+        before = self.documents.get(row.last_id)
+        return before is not None and before["status"] not in TERMINAL
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """See `Store.schedules`."""
+        found = [info_of(self.meta[id]) for id in sorted(self.meta) if id.startswith(PREFIX)]
+        return [one for one in found if one is not None]
+
+    def switch(self, name: str, enabled: bool, by: str) -> bool:
+        """See `Store.switch`."""
+        stored = self.meta.get(PREFIX + name)
+        if stored is None:
+            return False
+        update = recur.switch(row_of(stored), enabled, by, whole_ms(self._clock()))
+        if update is not None:
+            recur.apply(stored, update)
+            self._announce()
+        return True
+
+    def _announce(self) -> None:
+        for feed in list(self._feeds):
+            if feed.interest.timers:
+                feed.tell(Wake("schedule"))
 
     def beat(self, member: Member) -> Roster:
         """See `Store.beat`: everyone here is alive."""

@@ -15,13 +15,14 @@ from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
 from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
-from streamq.store import claiming, putting, settling, ticking
+from streamq.store import claiming, putting, scheduling, settling, ticking
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
-from streamq.store.contract import Claimed, Tick
+from streamq.store.contract import Claimed, Firing, Tick
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -97,6 +98,22 @@ class MongoStore:
     def tick(self) -> Tick:
         """See `Store.tick`."""
         return ticking.tick(self._tasks)
+
+    def declare(self, schedules: Sequence[Schedule], by: str) -> None:
+        """See `Store.declare`."""
+        scheduling.declare(self._tasks, schedules, by, self.now())
+
+    def fire(self, schedules: Sequence[Schedule], by: str) -> Firing:
+        """See `Store.fire`."""
+        return scheduling.fire(self._tasks, schedules, by, self.now())
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """See `Store.schedules`."""
+        return scheduling.schedules(self._tasks)
+
+    def switch(self, name: str, enabled: bool, by: str) -> bool:
+        """See `Store.switch`."""
+        return scheduling.switch(self._tasks, name, enabled, by)
 
     def beat(self, member: Member) -> Roster:
         """See `Store.beat`. Trips: 2."""

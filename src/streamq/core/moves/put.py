@@ -37,6 +37,10 @@ def document_of(new: NewTask, now: datetime) -> TaskDocument:
         document["keep_failed_s"] = float(new.keep_failed_s)
     if new.reply_to is not None and new.keep_s != 0:
         document["reply_to"] = [new.reply_to]
+    if new.slot_at is not None:
+        document["slot_at"] = new.slot_at
+    if new.fired_by is not None:
+        document["fired_by"] = new.fired_by
     if new.options.headers:
         document["headers"] = dict(new.options.headers)
     if new.options.tag is not None:
