@@ -179,6 +179,11 @@ def test_slots_that_have_come_are_fired_by_the_rule(
     assert (decided.last_slot_at, decided.next_at) == hours(int(now_h), int(now_h) + 1)
 
 
+def test_slot_that_was_announced_is_one_whatever_its_zone_says_now() -> None:
+    decided = due(recurring(cron="30 5 * * *"), NOON, NOON, NOON + MINUTE)
+    assert (decided.slots, decided.next_at) == ((NOON,), NOON + timedelta(hours=17.5))
+
+
 def test_a_year_of_missed_minutes_is_decided_at_once() -> None:
     now = NOON + timedelta(days=365)
     latest = due(recurring(cron="* * * * *", tz="Europe/Berlin"), NOON, NOON, now)

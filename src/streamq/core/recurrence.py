@@ -193,25 +193,26 @@ def due(recurrence: Recurrence, anchor_at: datetime, next_at: datetime, now: dat
     """Decide what becomes of the slots from `next_at`, which has come, to `now`. The clock is the server's."""
     most = MOST_MISSED if recurrence.missed == "all" else 1
     come = _newest(recurrence, anchor_at, next_at, now, most)
-    on_time = bool(come) and (now - come[-1]).total_seconds() <= LATE_S
+    on_time = (now - come[-1]).total_seconds() <= LATE_S
     fired = come if on_time or recurrence.missed != "none" else ()
-    return Due(fired, come[-1] if come else next_at, next_slot(recurrence, anchor_at, now))
+    return Due(fired, come[-1], next_slot(recurrence, anchor_at, now))
 
 
 def _newest(
     recurrence: Recurrence, anchor_at: datetime, first: datetime, now: datetime, most: int
 ) -> tuple[datetime, ...]:
-    """Return the newest slots from `first` to `now`, at most so many. A year of minutes may have passed: the look
-    back begins short and grows until it has found enough."""
+    """Return the newest slots from `first` to `now`, at most so many. `first` is one in any case: it was announced,
+    whatever rules of its zone have changed since. A year of minutes may have passed: the look back begins short and
+    grows until it has found enough."""
     back = FIRST_LOOK
     while True:
-        start = first if back >= now - first else now - back
-        found = []
-        for slot in slots_after(recurrence, anchor_at, start - timedelta(milliseconds=1)):
+        is_all = back >= now - first
+        found = [first] if is_all else []
+        for slot in slots_after(recurrence, anchor_at, first if is_all else now - back):
             if slot > now:
                 break
             found.append(slot)
-        if len(found) >= most or start == first:
+        if len(found) >= most or is_all:
             return tuple(found[-most:])
         back *= 4
 

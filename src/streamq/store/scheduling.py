@@ -132,7 +132,7 @@ def _in_transaction(
     """Fire one row; None when another scheduler has, or a person has switched it."""
     with (
         tasks.meta.database.client.start_session() as session,
-        session.start_transaction(ReadConcern("snapshot"), WriteConcern(w="majority", j=True), ReadPreference.PRIMARY),
+        session.start_transaction(ReadConcern("local"), WriteConcern(w="majority", j=True), ReadPreference.PRIMARY),
     ):
         shot = recur.fire(row, schedule.template, by, now, busy=_is_busy(tasks, row, session))
         if shot.tasks:
