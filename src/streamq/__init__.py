@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from streamq.app import StreamQ
 from streamq.blocking import Blocking, BlockingQueue, BlockingTask
+from streamq.blocking_desk import BlockingDesk
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
 from streamq.core.priority import Priority
+from streamq.core.requeued import Requeued, RequeueReport
 from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.signals import RetryAfter, Snooze
+from streamq.core.view import TaskView
+from streamq.desk import Desk
 from streamq.errors import (
     AccessRefused,
     ClaimError,
@@ -34,6 +38,7 @@ from streamq.errors import (
     TaskError,
     TaskFailed,
     TaskGone,
+    TaskRunning,
     TaskTimeout,
     UniqueConflict,
     UsageError,
@@ -47,9 +52,11 @@ from streamq.runtime.current import TaskInfo, current_task
 __all__ = [
     "AccessRefused",
     "Blocking",
+    "BlockingDesk",
     "BlockingQueue",
     "BlockingTask",
     "ClaimError",
+    "Desk",
     "EmbeddedError",
     "Handle",
     "Handler",
@@ -66,6 +73,8 @@ __all__ = [
     "PutReply",
     "PutUnknown",
     "Queue",
+    "RequeueReport",
+    "Requeued",
     "ResultTimeout",
     "Retry",
     "RetryAfter",
@@ -81,7 +90,9 @@ __all__ = [
     "TaskFailed",
     "TaskGone",
     "TaskInfo",
+    "TaskRunning",
     "TaskTimeout",
+    "TaskView",
     "Tasks",
     "UniqueConflict",
     "UsageError",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 import pymongo
 import trio
@@ -19,7 +19,7 @@ from streamq import embedded
 from streamq.blocking import Blocking
 from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
-from streamq.core.document import STATUSES, TaskDocument
+from streamq.core.document import TaskDocument
 from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
@@ -35,6 +35,8 @@ from streamq.core.recurrence import Missed, recurrence_of
 from streamq.core.retry import Retry, require_retry
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.schema import Schema
+from streamq.core.search import Sought, search_of
+from streamq.desk import Desk
 from streamq.drafting import (
     require_callable_bare,
     require_new,
@@ -458,16 +460,17 @@ class StreamQ:
         services = self.services()
         return await services.bridge.call(services.store.counts)
 
-    async def find(self, *, queue: str | None = None, status: str | None = None, limit: int = 20) -> list[TaskDocument]:
-        """List tasks as they are stored, newest first. Trips: 1."""
+    async def find(self, *, limit: int = 20, **sought: Unpack[Sought]) -> list[TaskDocument]:
+        """List tasks as they are stored, newest first; the keywords are those of `Desk`. Trips: 1."""
         services = self.services()
-        require_status(status)
+        search = search_of(sought)
         require_count(limit, "limit")
+        return await services.bridge.call(lambda: services.store.find(search, limit=limit))
 
-        def find() -> list[TaskDocument]:
-            return services.store.find(queue=queue, status=status, limit=limit)
-
-        return await services.bridge.call(find)
+    @property
+    def desk(self) -> Desk:
+        """Where to look at stored tasks and put them right: find, export, requeue, delete, purge."""
+        return Desk(self.services)
 
     async def schedules(self) -> list[ScheduleInfo]:
         """List the stored schedules by name: those declared here, elsewhere, or long ago. Trips: 1."""
@@ -545,12 +548,6 @@ def require_trio() -> None:
             "put with app.blocking.put(handler.new(...)), in asyncio by await asyncio.to_thread(app.blocking.put, "
             "handler.new(...)); run handlers with `streamq worker MODULE:APP`"
         ) from None
-
-
-def require_status(value: str | None) -> None:
-    """Refuse what is not a status, naming those there are."""
-    if value is not None and value not in STATUSES:
-        raise OptionInvalid("status", value, f"one of {', '.join(STATUSES)}")
 
 
 def _own_name(function: Callable[..., Any]) -> str:

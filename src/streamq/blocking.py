@@ -12,20 +12,23 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack
 
 import msgspec
 
+from streamq.blocking_desk import BlockingDesk
 from streamq.core.claim import Ask, Claim
 from streamq.core.codec import from_stored
+from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.member import Member
 from streamq.core.new_task import NewTask, PutReply, require_accepted
-from streamq.core.options import PutOptions, require_delay_s, require_lease_s
+from streamq.core.options import PutOptions, require_count, require_delay_s, require_lease_s
 from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
 from streamq.core.schedule import ScheduleInfo
+from streamq.core.search import Sought, search_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.wakes import Interest
@@ -100,6 +103,20 @@ class Blocking:
     def enable_schedule(self, name: str) -> None:
         """Fire the slots of the recurring handler `name` again, from now on; as `StreamQ.enable_schedule`."""
         require_switched(name, self.store().switch(require_schedule_name(name), True, self.worker))
+
+    @property
+    def desk(self) -> BlockingDesk:
+        """Where to look at stored tasks and put them right: find, export, requeue, delete, purge."""
+        return BlockingDesk(self._open)
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""
+        return self._open().counts()
+
+    def find(self, *, limit: int = 20, **sought: Unpack[Sought]) -> list[TaskDocument]:
+        """List tasks as they are stored, newest first; as `StreamQ.find`."""
+        search = search_of(sought)
+        return self._open().find(search, limit=require_count(limit, "limit"))
 
     def uses(self, store: Store) -> bool:
         """Say whether calls have been made on `store`."""

@@ -190,6 +190,14 @@ class TaskGone(TaskError):
     """The task is not stored (any more): deleted, removed after its retention, or never put."""
 
 
+class TaskRunning(TaskError):
+    """The task is running, and was left alone: wait for its end, cancel it, or ask for it by `force=True`."""
+
+    def __init__(self, task_id: object) -> None:
+        super().__init__(f"task {task_id} is running: it was not deleted (force=True deletes it all the same)")
+        self.task_id = task_id
+
+
 class ResultTimeout(TaskError):
     """The task had not ended within `timeout_s`. It goes on; ask again."""
 
@@ -220,6 +228,7 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskGone",
+    "TaskRunning",
     "TaskTimeout",
     "UniqueConflict",
     "UsageError",

@@ -14,6 +14,7 @@ from bson.timestamp import Timestamp
 from streamq.core.document import ERRORS_KEPT
 from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
+from streamq.core.search import Search
 from streamq.core.settlement import SettleMove
 from streamq.errors import ClaimUnknown
 
@@ -594,7 +595,7 @@ def test_the_lease_of_who_has_no_queues_counts_because_it_may_claim_too(lab: Lab
 
 def test_members_are_in_no_listing_and_no_count(lab: Lab) -> None:
     lab.store.beat(lab.member())
-    assert lab.store.find(queue=None, status=None, limit=10) == []
+    assert lab.store.find(Search(), limit=10) == []
     assert lab.store.counts() == {}
 
 
@@ -802,22 +803,6 @@ def test_waiting_for_a_task_that_has_ended_reads_it_and_changes_nothing(lab: Lab
     assert lab.stored(claim.id) == before
 
 
-def test_tasks_are_listed_newest_first_by_queue_and_status(lab: Lab) -> None:
-    a, b, c = lab.put("x"), lab.put("y"), lab.put("x")
-    later = lab.put("x", options={"delay_s": 60})
-
-    def listed(**more: Any) -> list[ObjectId]:
-        wanted: dict[str, Any] = {"queue": None, "status": None, "limit": 10}
-        return [document["_id"] for document in lab.store.find(**(wanted | more))]
-
-    assert listed() == [later, c, b, a]
-    assert listed(limit=2) == [later, c]
-    assert listed(limit=0) == []
-    assert listed(queue="x") == [later, c, a]
-    assert listed(queue="x", status="ready") == [c, a]
-    assert listed(status="running") == []
-
-
 def test_tasks_are_counted_by_queue_and_status(lab: Lab) -> None:
     lab.put("a")
     lab.put("a")
@@ -843,7 +828,7 @@ def test_what_is_read_can_be_changed_without_changing_what_is_stored(lab: Lab) -
     id = lab.put(payload=payload)
     payload["list"].append(2)
     lab.stored(id)["payload"]["list"].append(3)
-    lab.store.find(queue=None, status=None, limit=1)[0]["payload"]["list"].append(4)
+    lab.store.find(Search(), limit=1)[0]["payload"]["list"].append(4)
     (claim,) = lab.claim()
     claim.payload["list"].append(5)
     assert lab.stored(id)["payload"] == {"list": [1]}

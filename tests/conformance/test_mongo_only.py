@@ -23,6 +23,7 @@ from streamq.core.codec import from_stored
 from streamq.core.indexes import INDEXES
 from streamq.core.member import FORGOTTEN_S
 from streamq.core.outcome import Raised
+from streamq.core.search import Search
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown, FeedEnded, OptionInvalid, PayloadUndecodable, StoreError
 from streamq.store import claiming
@@ -353,7 +354,7 @@ def test_a_payload_that_python_cannot_hold_is_claimed_like_any_other(
         assert other.id == good
     assert (claim.id, claim.payload) == (bad, read)
     assert mongo.settle(claim, "fail", error=Raised(type="E", message="m"), keep_s=60.0) == "settled"
-    assert mongo.store.find(queue="q", status=None, limit=10)
+    assert mongo.store.find(Search(queue="q"), limit=10)
 
 
 def test_a_date_outside_of_pythons_years_is_refused_by_its_path() -> None:

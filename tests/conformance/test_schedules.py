@@ -20,6 +20,7 @@ from streamq.core.new_task import NewTask
 from streamq.core.options import Options
 from streamq.core.recurrence import recurrence_of
 from streamq.core.schedule import Schedule, ScheduleInfo
+from streamq.core.search import Search
 from streamq.errors import StoreError
 from streamq.store.contract import Firing
 from streamq.store.memory import MemoryStore
@@ -72,7 +73,7 @@ def hours_back(hours: int) -> dict[str, Any]:
 
 
 def tasks(lab: Lab) -> list[TaskDocument]:
-    return sorted(lab.store.find(queue="q", status=None, limit=100), key=lambda one: one["slot_at"])
+    return sorted(lab.store.find(Search(queue="q"), limit=100), key=lambda one: one["slot_at"])
 
 
 def info(lab: Lab) -> ScheduleInfo:
@@ -293,7 +294,7 @@ def test_schedulers_are_told_when_a_slot_may_come_sooner(lab: Lab, how: str) -> 
 
 def test_control_document_is_no_task(lab: Lab) -> None:
     declared(lab)
-    assert (lab.store.counts(), lab.store.find(queue=None, status=None, limit=5), lab.claim()) == ({}, [], [])
+    assert (lab.store.counts(), lab.store.find(Search(), limit=5), lab.claim()) == ({}, [], [])
 
 
 # --- the real server: races and crashes -----------------------------------------------------------------------------

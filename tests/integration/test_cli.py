@@ -19,6 +19,7 @@ import pytest
 import streamq
 from streamq import NewTask, StreamQ
 from streamq.cli import main
+from streamq.core.search import Search
 
 SOURCE = str(Path(streamq.__file__).parents[1])
 
@@ -108,7 +109,7 @@ class Shell:
 
     def document(self) -> dict[str, Any]:
         """The one task there is."""
-        (found,) = self.app.store.find(queue=None, status=None, limit=2)
+        (found,) = self.app.store.find(Search(), limit=2)
         return dict(found)
 
 

@@ -33,10 +33,13 @@ from hypothesis.stateful import (
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import RUNNING, TERMINAL, Status
 from streamq.core.moves import fence, take_back
+from streamq.core.moves import requeue as requeue_move
 from streamq.core.moves import settle as settle_move
+from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options
 from streamq.core.outcome import Raised
+from streamq.core.search import Search
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.transitions import TABLE
 from streamq.errors import ClaimUnknown
@@ -71,6 +74,7 @@ class Model(RuleBasedStateMachine):
         self.statuses: dict[ObjectId, Status] = {}
         self.marked: set[ObjectId] = set()  # have a field that no move knows
         self.answered: set[tuple[ObjectId, bytes]] = set()  # settled or abandoned
+        self.requeued: set[ObjectId] = set()  # in the step just made
 
     @initialize()
     def begin(self) -> None:
@@ -210,6 +214,36 @@ class Model(RuleBasedStateMachine):
             assert self.real.abandon(unknown) == self.memory.abandon(unknown)
             self.answered |= {(id, claim.claim_id) for id in ids}
 
+    @precondition(lambda self: self.memory.documents)
+    @rule(
+        chosen=st.lists(picks, min_size=1, max_size=4, unique=True),
+        delay_s=st.sampled_from([0.0, 0.0, 1_500.0]),
+        reset=st.booleans(),
+    )
+    def requeue(self, chosen: list[int], delay_s: float, reset: bool) -> None:
+        how = Requeue(ObjectId(), delay_s, reset)
+        ids = list(dict.fromkeys(self._one_of(list(self.memory.documents), pick) for pick in chosen))
+        ended = {id for id in ids if self.memory.documents[id]["status"] in TERMINAL}
+        report = self.real.requeue([*ids, ObjectId(b"twelve bytes")], how)
+        assert report == self.memory.requeue([*ids, ObjectId(b"twelve bytes")], how)
+        assert {one.id for one in report if one.verdict == "requeued"} == ended
+        self.requeued = ended
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(pick=picks, force=st.booleans())
+    def delete(self, pick: int, force: bool) -> None:
+        id = self._one_of(list(self.memory.documents), pick)
+        assert self.real.delete(id, force=force) == self.memory.delete(id, force=force)
+
+    @rule(
+        older_than_s=st.sampled_from([0.0, 500.0, 1_500.0]),
+        statuses=st.sampled_from([TERMINAL, ("failed",)]),
+        queue=queues,
+    )
+    def purge(self, older_than_s: float, **wanted: Any) -> None:
+        search = Search(**wanted)
+        assert self.real.purge(search, older_than_s) == self.memory.purge(search, older_than_s)
+
     @rule()
     def tick(self) -> None:
         real, memory = self.real.tick(), self.memory.tick()
@@ -300,14 +334,16 @@ class Model(RuleBasedStateMachine):
         for id, document in real.items():
             status: Status = document["status"]
             assert (document.get("theirs") == {"a": "$b"}) == (id in self.marked)
+            assert status in TERMINAL or {"finished_at", "remove_at", "settled_for", "result"}.isdisjoint(document)
             assert (status == RUNNING) == ("claim_id" in document) == ("lease_until" in document)
             assert 0 <= document["attempt"] <= document["max_attempts"] or self._was_retried_past_its_last(document)
             before = self.statuses.get(id, status)
             if before in TERMINAL:
-                assert status == before, "an ended task has moved"
+                assert status == before or id in self.requeued, "an ended task has moved"
             assert status == before or status in TABLE[before].values(), f"{before} to {status}"
             held = [claim for claim in self.claims if claim.id == id and claim.claim_id == document.get("claim_id")]
             assert len(held) == (status == RUNNING), "one live claim a running task, none else"
+        self.requeued = set()
         self.statuses = {id: document["status"] for id, document in real.items()}
 
     @staticmethod
@@ -372,6 +408,15 @@ def later_is_now(delay_s: float) -> dict[str, Any]:
     return {"$add": ["$$NOW", 0]}
 
 
+def requeued_whatever_the_status() -> dict[str, Any]:
+    return {"status": {"$exists": True}}
+
+
+def end_left_at_requeue(how: Requeue) -> list[dict[str, Any]]:
+    return real_requeue(how)[:1]
+
+
+real_requeue = requeue_move.update
 real_fence = fence.fence
 real_update = settle_move.update
 real_take_back = take_back.update
@@ -379,6 +424,8 @@ real_take_back = take_back.update
 PLANTED: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "fence without claim": [(claiming, "fence", fence_without_claim), (settling, "fence", fence_without_claim)],
     "release is counted": [(settle_move, "update", counted_release)],
+    "requeue whatever the status": [(requeue_move, "guard", requeued_whatever_the_status)],
+    "end left at requeue": [(requeue_move, "update", end_left_at_requeue)],
     "claim left at take-back": [(take_back, "update", claim_left_at_take_back)],
     "single attempts wait": [(claiming, "_startable", waits_for_single_attempts)],
     "snooze without delay": [(settle_move, "after_ms", later_is_now)],

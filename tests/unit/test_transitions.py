@@ -13,8 +13,9 @@ from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask
 from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL, Status, TaskDocument
-from streamq.core.moves import claim, extend, release_due, settle, take_back
+from streamq.core.moves import claim, extend, release_due, requeue, settle, take_back
 from streamq.core.moves.fence import HELD
+from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.transitions import BORN, TABLE, IllegalMove, is_terminal, next_status
@@ -48,6 +49,10 @@ def settlement(move: SettleMove) -> Settlement:
     return Settlement(ObjectId(), "q", b"c", move, result=result, error=error, delay_s=5.0, keep_s=60.0)
 
 
+AGAIN = Requeue(ObjectId(), 0.0, reset=True)
+LATER = Requeue(ObjectId(), 5.0, reset=False)
+
+
 def settle_apply(move: SettleMove) -> Callable[[TaskDocument], None]:
     return lambda document: settle.apply(document, settlement(move), NOW)
 
@@ -59,6 +64,8 @@ MOVES: list[tuple[str, Status, int, Callable[[TaskDocument], None], list[dict[st
     ("release_due", DELAYED, 1, lambda document: release_due.apply(document, NOW), release_due.update()),
     ("take_back", RUNNING, 1, lambda document: take_back.apply(document, NOW), take_back.update(last=False)),
     ("take_back_last", RUNNING, 5, lambda document: take_back.apply(document, NOW), take_back.update(last=True)),
+    ("requeue", "failed", 5, lambda document: requeue.apply(document, AGAIN, NOW), requeue.update(AGAIN)),
+    ("requeue_later", "expired", 5, lambda document: requeue.apply(document, LATER, NOW), requeue.update(LATER)),
     *((move, RUNNING, 1, settle_apply(move), settle.update(settlement(move))) for move in get_args(SettleMove)),
 ]
 NAMES = [move[0] for move in MOVES]

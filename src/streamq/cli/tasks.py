@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from streamq.cli.jsonable import jsonable, record
 from streamq.cli.place import HERE, Place, opened
 from streamq.cli.safe import plain
 from streamq.cli.screen import cell, console, say, table
 from streamq.core.document import DELAYED, RUNNING, Status, TaskDocument
-from streamq.core.options import require_count, require_queue
+from streamq.core.jsonable import jsonable, record
+from streamq.core.options import require_count
+from streamq.core.search import search_of
 
 MOST = 60
 """Characters of a payload or an error in the table. `--json` has them whole."""
@@ -31,10 +32,9 @@ def tasks(
 ) -> None:
     """List stored tasks, newest first."""
     require_count(limit, "--limit")
-    if queue is not None:
-        require_queue(queue)
+    search = search_of({"queue": queue, "status": status})
     with opened(place) as app:
-        found = app.store.find(queue=queue, status=status, limit=limit)
+        found = app.store.find(search, limit=limit)
         now = app.store.now()
     if json:
         _print_lines(found)

@@ -86,5 +86,6 @@ class TaskDocument(TypedDict, total=False):
     unique_key: Any  # as people read it (see `unique_key`)
     unique_lock: bytes  # what no other task of the queue has; until the end
     revision: int  # only beside a unique key: counted up whenever a later put takes the task's place
+    requeue_id: ObjectId  # of the request that requeued it last
     result: Any
     errors: list[StoredError]

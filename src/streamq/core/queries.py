@@ -56,6 +56,27 @@ def twins(queue: str, locks: Iterable[bytes]) -> dict[str, Any]:
     return {"queue": queue, "unique_lock": {"$in": list(locks)}}
 
 
+def waiting(queue: str) -> dict[str, Any]:
+    """Match the ready tasks of `queue`, whoever may claim them."""
+    return {"status": READY, "queue": queue}
+
+
+def beyond(wanted: Mapping[str, Any], after: Any, operator: str) -> dict[str, Any]:
+    """Match what `wanted` does, beyond the id `after` (None: from the beginning); `operator` is `$lt` or `$gt`.
+
+    By `$expr`, which compares ids of different types too: `{"_id": {"$lt": …}}` stops at the end of one type.
+    """
+    return dict(wanted) if after is None else {"$and": [wanted, {"$expr": {operator: ["$_id", {"$literal": after}]}}]}
+
+
+def ended_before(older_than_s: float) -> dict[str, Any]:
+    """Match what ended longer than so many seconds ago, by the server's clock; 0: whatever has ended."""
+    if older_than_s <= 0:
+        return {}
+    before = {"$subtract": ["$$NOW", round(older_than_s * 1000)]}
+    return {"finished_at": DATE, "$expr": {"$lte": ["$finished_at", before]}}
+
+
 def due() -> dict[str, Any]:
     """Match delayed tasks whose time has come, by the server's clock.
 
@@ -113,9 +134,9 @@ def in_order(counted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, in
     }
 
 
-def counts() -> list[dict[str, Any]]:
-    """Count tasks per queue and status. Rows of members have no status and are left out."""
+def counts(*fields: str) -> list[dict[str, Any]]:
+    """Count tasks per queue and status, and per `fields`. Rows of members have no status and are left out."""
     return [
         {"$match": {"status": {"$exists": True}}},
-        {"$group": {"_id": {"queue": "$queue", "status": "$status"}, "count": {"$sum": 1}}},
+        {"$group": {"_id": {name: f"${name}" for name in ("queue", "status", *fields)}, "count": {"$sum": 1}}},
     ]

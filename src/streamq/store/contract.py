@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from bson import ObjectId
@@ -17,8 +17,11 @@ from bson import ObjectId
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TaskDocument
 from streamq.core.member import Member, Roster
+from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.requeued import Requeued
 from streamq.core.schedule import Schedule, ScheduleInfo
+from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
@@ -72,6 +75,17 @@ class Firing(msgspec.Struct, frozen=True):
     refused: tuple[Refused, ...] = ()
 
 
+Deleted = Literal["deleted", "running", "gone"]
+"""What became of a task that was to be deleted: `running` ones are left alone."""
+
+
+class Purged(msgspec.Struct, frozen=True):
+    """What one step of a purge did: how many it deleted, and beyond which id the next begins (None: none is left)."""
+
+    count: int
+    next: ObjectId | None
+
+
 class Feed(Protocol):
     """One open change stream, or its stand-in. Used by one thread at a time."""
 
@@ -86,7 +100,39 @@ class Feed(Protocol):
         """Close it, from the thread that reads it."""
 
 
-class Store(Protocol):
+class Records(Protocol):
+    """What people and programs ask of the stored tasks, beside the road of a task."""
+
+    def find(self, search: Search, *, limit: int, after: ObjectId | None = None) -> list[TaskDocument]:
+        """List what `search` matches, newest first, from beyond the id `after`; payloads are not decoded."""
+
+    def page(self, search: Search, after: ObjectId | None = None) -> list[TaskDocument]:
+        """List as `find`, as many as bounded memory holds; none: there are no more."""
+
+    def ids(self, search: Search, *, limit: int, after: ObjectId | None = None) -> list[ObjectId]:
+        """List ids of what `search` matches, oldest first, from beyond the id `after`."""
+
+    def peek(self, queue: str, *, limit: int, tail: bool = False) -> list[TaskDocument]:
+        """Return the ready tasks that are to be claimed first, or with `tail` last, in the order of claims."""
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Count tasks as {queue: {status: n}}."""
+
+    def counts_by_handler(self) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+        """Count tasks as {queue: {handler: {status: n}}}; bare tasks have the handler ""."""
+
+    def delete(self, id: ObjectId, *, force: bool = False) -> Deleted:
+        """Delete one task, with `force` a running one too."""
+
+    def purge(self, search: Search, older_than_s: float, after: ObjectId | None = None) -> Purged:
+        """Delete some of what `search` matches and ended so long ago, from beyond the id `after` on. `search` names
+        terminal statuses only."""
+
+    def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
+        """Requeue those that have ended; say of each what became of it. Repeating it with the same `how` is safe."""
+
+
+class Store(Records, Protocol):
     """The contract."""
 
     def prepare(self) -> None:
@@ -147,12 +193,6 @@ class Store(Protocol):
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
         """Make sure the end of task `id` is told to `member_id`, then read it, majority-committed."""
-
-    def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
-        """List tasks, newest first, without payloads' being decoded."""
-
-    def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """Count tasks as {queue: {status: n}}."""
 
     def now(self) -> datetime:
         """The server's time: as last heard plus monotonic time since."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
-from streamq.core import queries
 from streamq.core.claim import Ask, Claim, claim_of
 from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL, TaskDocument
 from streamq.core.member import Member, Roster
@@ -25,13 +24,17 @@ from streamq.core.moves import recur, release_due, replace, take_back
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.fence import is_held
 from streamq.core.moves.put import document_of, whole_ms
+from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.requeued import Requeued
 from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
+from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid
-from streamq.store.contract import Claimed, Firing, Refused, Tick
+from streamq.store import memory_records
+from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Tick
 
 
 class MemoryFeed:
@@ -306,19 +309,45 @@ class MemoryStore:
             document["reply_to"] = [*document.get("reply_to", ()), member_id]
         return copy.deepcopy(document)
 
-    def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
+    def find(self, search: Search, *, limit: int, after: ObjectId | None = None) -> list[TaskDocument]:
         """See `Store.find`."""
-        found: Iterable[TaskDocument] = sorted(self.documents.values(), key=lambda one: one["_id"], reverse=True)
-        found = [one for one in found if queue in (None, one["queue"]) and status in (None, one["status"])]
-        return copy.deepcopy(found[:limit])
+        return memory_records.find(self.documents, search, limit, after)
+
+    def page(self, search: Search, after: ObjectId | None = None) -> list[TaskDocument]:
+        """See `Store.page`."""
+        return memory_records.find(self.documents, search, memory_records.MOST_A_PAGE, after)
+
+    def ids(self, search: Search, *, limit: int, after: ObjectId | None = None) -> list[ObjectId]:
+        """See `Store.ids`."""
+        return memory_records.ids(self.documents, search, limit, after)
+
+    def peek(self, queue: str, *, limit: int, tail: bool = False) -> list[TaskDocument]:
+        """See `Store.peek`."""
+        return memory_records.peek(self.documents, queue, limit, tail=tail)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """See `Store.counts`."""
-        counted: dict[str, dict[str, int]] = {}
-        for document in self.documents.values():
-            of_queue = counted.setdefault(document["queue"], {})
-            of_queue[document["status"]] = of_queue.get(document["status"], 0) + 1
-        return queries.in_order(counted)
+        return memory_records.counts(self.documents.values())
+
+    def counts_by_handler(self) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+        """See `Store.counts_by_handler`."""
+        return memory_records.counts_by_handler(self.documents.values())
+
+    def delete(self, id: ObjectId, *, force: bool = False) -> Deleted:
+        """See `Store.delete`."""
+        return memory_records.delete(self.documents, id, force=force)
+
+    def purge(self, search: Search, older_than_s: float, after: ObjectId | None = None) -> Purged:
+        """See `Store.purge`."""
+        return memory_records.purge(self.documents, search, older_than_s, after, whole_ms(self._clock()))
+
+    def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
+        """See `Store.requeue`."""
+        requeued = memory_records.requeue(self.documents, ids, how, whole_ms(self._clock()))
+        for one in requeued:
+            if one.verdict == "requeued":
+                self._tell(self.documents[one.id])
+        return requeued
 
     def now(self) -> datetime:
         """See `Store.now`."""

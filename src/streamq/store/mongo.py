@@ -8,21 +8,24 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import pymongo
-from bson import DatetimeMS, ObjectId
+from bson import ObjectId
 
 from streamq.core import queries
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
 from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
+from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.requeued import Requeued
 from streamq.core.schedule import Schedule, ScheduleInfo
+from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
-from streamq.store import claiming, putting, scheduling, settling, ticking
+from streamq.store import claiming, looking, putting, scheduling, settling, tending, ticking
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
-from streamq.store.contract import Claimed, Firing, Tick
+from streamq.store.contract import Claimed, Deleted, Firing, Purged, Tick
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -30,9 +33,6 @@ from streamq.store.setup import check_server, connect, make_indexes
 TIMEOUT_S: Final = 10.0
 """How long one call may take, retries of the driver included: an election (about 12 s by default) is mostly survived
 inside a call or two, and a caller is never left waiting for long without an answer."""
-
-NAMELESS: Final = "?"
-"""Stands in counts for the queue of documents that name none. No queue can be called so."""
 
 
 class MongoStore:
@@ -158,7 +158,8 @@ class MongoStore:
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`. Trips: 1."""
         with reading("read a task"), self._tasks.deadline():
-            return _as_task(self._tasks.committed.find_one({"_id": id, "status": {"$exists": True}}))
+            document = self._tasks.committed.find_one({"_id": id, "status": {"$exists": True}})
+            return None if document is None else looking.as_task(document)
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
         """See `Store.wait_for`. Trips: 1, or 3 when the put did not name this member."""
@@ -171,26 +172,41 @@ class MongoStore:
             )
         return self.get(id)
 
-    def find(self, *, queue: str | None, status: str | None, limit: int) -> list[TaskDocument]:
-        """See `Store.find`. Trips: 1 or more, by `limit`."""
-        if limit <= 0:
-            return []  # to the server 0 means without limit
-        wanted: dict[str, Any] = {"status": {"$exists": True} if status is None else status}
-        if queue is not None:
-            wanted["queue"] = queue
-        with reading("list tasks"), self._tasks.deadline():
-            found = self._tasks.quick.find(wanted).sort("_id", -1).limit(limit)
-            return [document for document in map(_as_task, found) if document is not None]
+    def find(self, search: Search, *, limit: int, after: ObjectId | None = None) -> list[TaskDocument]:
+        """See `Store.find`."""
+        return looking.find(self._tasks, search, limit, after)
+
+    def page(self, search: Search, after: ObjectId | None = None) -> list[TaskDocument]:
+        """See `Store.page`."""
+        return looking.page(self._tasks, search, after)
+
+    def ids(self, search: Search, *, limit: int, after: ObjectId | None = None) -> list[ObjectId]:
+        """See `Store.ids`."""
+        return looking.ids(self._tasks, search, limit, after)
+
+    def peek(self, queue: str, *, limit: int, tail: bool = False) -> list[TaskDocument]:
+        """See `Store.peek`."""
+        return looking.peek(self._tasks, queue, limit, tail=tail)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """See `Store.counts`. Trips: 1; reads every task."""
-        counted: dict[str, dict[str, int]] = {}
-        with reading("count tasks"), self._tasks.deadline():
-            for row in self._tasks.quick.aggregate(queries.counts()):
-                queue, status = row["_id"].get("queue"), row["_id"]["status"]
-                of_queue = counted.setdefault(queue if isinstance(queue, str) else NAMELESS, {})
-                of_queue[str(status)] = of_queue.get(str(status), 0) + row["count"]
-        return queries.in_order(counted)
+        """See `Store.counts`."""
+        return looking.counts(self._tasks)
+
+    def counts_by_handler(self) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+        """See `Store.counts_by_handler`."""
+        return looking.counts_by_handler(self._tasks)
+
+    def delete(self, id: ObjectId, *, force: bool = False) -> Deleted:
+        """See `Store.delete`."""
+        return tending.delete(self._tasks, id, force=force)
+
+    def purge(self, search: Search, older_than_s: float, after: ObjectId | None = None) -> Purged:
+        """See `Store.purge`."""
+        return tending.purge(self._tasks, search, older_than_s, after)
+
+    def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
+        """See `Store.requeue`."""
+        return tending.requeue(self._tasks, ids, how)
 
     def now(self) -> datetime:
         """See `Store.now`. Trips: 1 in 30 s, else 0."""
@@ -207,10 +223,3 @@ class MongoStore:
                 "hello", codec_options=self._tasks.quick.codec_options
             )["localTime"]
         return said
-
-
-def _as_task(document: Document | None) -> TaskDocument | None:
-    """Read a stored task. An instant that no `datetime` can hold is none."""
-    if document is None:
-        return None
-    return {name: value for name, value in document.items() if not isinstance(value, DatetimeMS)}  # type: ignore[return-value]

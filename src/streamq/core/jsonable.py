@@ -15,15 +15,34 @@ from streamq.errors import PayloadUndecodable
 FIELDS: Final = (
     *("queue", "task", "status", "priority", "attempt", "max_attempts", "worker"),
     *("created_at", "due_at", "started_at", "finished_at", "lease_until", "remove_at"),
-    *("headers", "payload", "result", "errors"),
+    *("tag", "unique_key", "headers", "payload", "result", "errors"),
 )
-"""What is shown of a task beside its id; what is streamq's own (sequence, claim, addresses) is not."""
+"""What is shown of a task beside its id, in this order, before whatever else was stored."""
+
+OWN: Final = frozenset(
+    {
+        "_id",
+        "v",
+        "seq",
+        "keep_s",
+        "keep_failed_s",
+        "claim_id",
+        "settled_by",
+        "ready_in",
+        "reply_to",
+        "settled_for",
+        "unique_lock",
+    }
+    | {"requeue_id", "revision"}
+)
+"""What is streamq's own (sequence, claim, addresses), and shown to nobody."""
 
 
 def record(document: TaskDocument) -> dict[str, Any]:
     """Return a task as one JSON object; fields it does not have are left out."""
     stored: Mapping[str, Any] = document
-    shown = {field: jsonable(stored[field]) for field in FIELDS if field in stored}
+    others = [field for field in stored if field not in OWN and field not in FIELDS]
+    shown = {field: jsonable(stored[field]) for field in (*FIELDS, *others) if field in stored}
     return {"id": str(document["_id"]), **shown}
 
 
