@@ -15,7 +15,7 @@ from streamq.core.priority import Priority
 from streamq.core.requeued import Requeued, RequeueReport
 from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
-from streamq.core.signals import RetryAfter, Snooze
+from streamq.core.signals import CancelTask, RetryAfter, Snooze
 from streamq.core.view import TaskView
 from streamq.desk import Desk
 from streamq.errors import (
@@ -55,6 +55,7 @@ __all__ = [
     "BlockingDesk",
     "BlockingQueue",
     "BlockingTask",
+    "CancelTask",
     "ClaimError",
     "Desk",
     "EmbeddedError",

@@ -21,9 +21,11 @@ from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
     require_count,
+    require_id,
     require_keep_s,
     require_lease_s,
     require_priority,
@@ -45,7 +47,7 @@ from streamq.drafting import (
     schedules_of,
 )
 from streamq.errors import OptionInvalid, UsageError
-from streamq.handle import Handle
+from streamq.handle import Handle, TaskId, chosen
 from streamq.handler import Handler
 from streamq.queue import Queue
 from streamq.runtime.journal import Journal
@@ -441,11 +443,30 @@ class StreamQ:
 
         Its result comes typed if the task's handler is declared in this app, else as plain values.
         """
-        if isinstance(id, str) and ObjectId.is_valid(id):
-            id = ObjectId(id)
-        if not isinstance(id, ObjectId):
-            raise OptionInvalid("id", id, "a bson.ObjectId or its 24 hex digits")
-        return Handle(id, self.services, self._load_result)
+        return Handle(require_id(id), self.services, self._load_result)
+
+    @overload
+    async def cancel(self, tasks: TaskId, /) -> CancelReply: ...  # type: ignore[overload-overlap] # str is iterable
+
+    @overload
+    async def cancel(self, tasks: Iterable[TaskId], /) -> dict[ObjectId, CancelReply]: ...
+
+    async def cancel(self, tasks: TaskId | Iterable[TaskId], /) -> CancelReply | dict[ObjectId, CancelReply]:
+        """Cancel one task, or many, by handle or id; say what became of it, or of each by its id.
+
+        - `cancelled`: it had not begun and never will, or it was cancelled before;
+        - `asked`: it is running. Its worker hears of it through the stream and cancels the handler; once that has
+          ended, the task is `cancelled`. A handler that is through before it hears has succeeded;
+        - `ended`: it had ended otherwise before;
+        - `gone`: it is not stored (any more).
+
+        After `OutcomeUnknown` call again: it is idempotent. Trips: 2 per 1,000 tasks. Cancellation: waited for, and the
+        reply is returned.
+        """
+        services = self.services()
+        ids, one = chosen(tasks)
+        replies = await services.bridge.call(services.store.cancel, ids)
+        return replies[0] if one else dict(zip(ids, replies, strict=True))
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
         return Handle(reply.id, self.services, self._load_result, outcome=reply.outcome, keeps=new.keep_s != 0)

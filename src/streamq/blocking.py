@@ -14,9 +14,10 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, Unpack
+from typing import Any, Final, Protocol, Self, Unpack, overload
 
 import msgspec
+from bson import ObjectId
 
 from streamq.blocking_desk import BlockingDesk
 from streamq.core.claim import Ask, Claim
@@ -24,9 +25,10 @@ from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.member import Member
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply, require_accepted
-from streamq.core.options import PutOptions, require_count, require_delay_s, require_lease_s
-from streamq.core.outcome import Outcome, Snoozed, Stopped, raised
+from streamq.core.options import PutOptions, require_count, require_delay_s, require_lease_s, require_reason
+from streamq.core.outcome import CalledOff, Outcome, Snoozed, Stopped, raised, reason_of
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
 from streamq.core.settlement import Verdict, settlement_of
@@ -34,6 +36,7 @@ from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.wakes import Interest
 from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
 from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable, StoreError, UsageError
+from streamq.handle import TaskId, chosen
 from streamq.queue import Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
@@ -117,6 +120,18 @@ class Blocking:
         """List tasks as they are stored, newest first; as `StreamQ.find`."""
         search = search_of(sought)
         return self._open().find(search, limit=require_count(limit, "limit"))
+
+    @overload
+    def cancel(self, tasks: TaskId, /) -> CancelReply: ...  # type: ignore[overload-overlap] # str is iterable
+
+    @overload
+    def cancel(self, tasks: Iterable[TaskId], /) -> dict[ObjectId, CancelReply]: ...
+
+    def cancel(self, tasks: TaskId | Iterable[TaskId], /) -> CancelReply | dict[ObjectId, CancelReply]:
+        """Cancel one task, or many, by handle or id; as `StreamQ.cancel`."""
+        ids, one = chosen(tasks)
+        replies = self.store().cancel(ids)
+        return replies[0] if one else dict(zip(ids, replies, strict=True))
 
     def uses(self, store: Store) -> bool:
         """Say whether calls have been made on `store`."""
@@ -252,6 +267,15 @@ class BlockingTask:
     def snooze(self, delay_s: float) -> None:
         """Give the task back for `delay_s` seconds; the attempt is not counted."""
         self._settle(Snoozed(require_delay_s(delay_s)))
+
+    def cancel(self, reason: str = "") -> None:
+        """End the task in `cancelled`, with `reason` kept among its errors. Raises `LeaseLost`."""
+        self._settle(CalledOff(reason_of(require_reason(reason))))
+
+    def cancel_asked(self) -> bool:
+        """Ask whether somebody wants it cancelled: then `cancel` it. False also when it is not held any more: what
+        you do next tells. Trips: 1."""
+        return bool(self._store.asked([self._claim]))
 
     def extend(self, lease_s: float | None = None) -> None:
         """Extend the lease to `lease_s` seconds from now. Raises `LeaseLost`."""

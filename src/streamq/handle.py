@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 import trio
 from bson import ObjectId
 
 from streamq.core.document import SUCCEEDED, Status, TaskDocument
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import PutOutcome
-from streamq.core.options import require_timeout_s
+from streamq.core.options import require_id, require_timeout_s
 from streamq.errors import ResultTimeout, TaskFailed, TaskGone, UsageError
 from streamq.runtime.services import Services
 
@@ -80,6 +81,29 @@ class Handle(Generic[R]):
         if document is None:
             raise TaskGone(f"task {self.id} is not stored (any more)")
         return document["status"]
+
+    async def cancel(self) -> CancelReply:
+        """Cancel the task; see `StreamQ.cancel` for what the reply says. Trips: 2. Cancellation: waited for."""
+        services = self._services()
+        (reply,) = await services.bridge.call(services.store.cancel, [self.id])
+        return reply
+
+
+TaskId = Handle[Any] | ObjectId | str
+"""How a task can be named: by its handle, its id, or the id's 24 hex digits."""
+
+
+def chosen(tasks: TaskId | Iterable[TaskId]) -> tuple[list[ObjectId], bool]:
+    """Return the ids, and whether one task was named rather than a list. Raises `OptionInvalid`."""
+    if isinstance(tasks, Handle | ObjectId | str):
+        return [_id(tasks)], True
+    if not isinstance(tasks, Iterable):
+        return [require_id(tasks)], True
+    return [_id(one) for one in tasks], False
+
+
+def _id(task: TaskId) -> ObjectId:
+    return task.id if isinstance(task, Handle) else require_id(task)
 
 
 def _failed(document: TaskDocument) -> TaskFailed:

@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import RUNNING, TERMINAL, Status
+from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import fence, take_back
 from streamq.core.moves import requeue as requeue_move
 from streamq.core.moves import settle as settle_move
@@ -203,6 +204,13 @@ class Model(RuleBasedStateMachine):
             assert not was_held or verdict == "settled"
             if one.id not in touched:
                 assert self._real(one.id) == before[one.id], "a stale claim has changed its task"
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        ids = [self._one_of(list(self.memory.documents), pick), ObjectId()]
+        assert self.real.cancel(ids) == self.memory.cancel(ids)
+        assert self.real.asked(self.claims) == self.memory.asked(self.claims)
 
     @precondition(lambda self: self.claims)
     @rule(pick=picks, every=st.booleans())
@@ -392,12 +400,16 @@ def fence_without_claim(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) ->
 
 
 def counted_release(settlement: Settlement) -> list[dict[str, Any]]:
-    fields, unset = real_update(settlement)
-    return [{"$set": {name: value for name, value in fields["$set"].items() if name != "attempt"}}, unset]
+    fields, *rest = real_update(settlement)
+    return [{"$set": {name: value for name, value in fields["$set"].items() if name != "attempt"}}, *rest]
 
 
-def claim_left_at_take_back(*, last: bool) -> list[dict[str, Any]]:
-    return real_take_back(last=last)[:1]
+def claim_left_at_take_back(move: take_back.TakeBack) -> list[dict[str, Any]]:
+    return real_take_back(move)[:1]
+
+
+def asked_for_nothing() -> list[dict[str, Any]]:
+    return []
 
 
 def waits_for_single_attempts(found: list[dict[str, Any]], ask: Ask) -> list[dict[str, Any]]:
@@ -428,6 +440,7 @@ PLANTED: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "end left at requeue": [(requeue_move, "update", end_left_at_requeue)],
     "claim left at take-back": [(take_back, "update", claim_left_at_take_back)],
     "single attempts wait": [(claiming, "_startable", waits_for_single_attempts)],
+    "goes back although it was to be cancelled": [(cancel_move, "if_asked", asked_for_nothing)],
     "snooze without delay": [(settle_move, "after_ms", later_is_now)],
 }
 
@@ -437,4 +450,4 @@ def test_the_model_sees_a_planted_bug(real: MongoStore, monkeypatch: pytest.Monk
     for module, attribute, broken in PLANTED[name]:
         monkeypatch.setattr(module, attribute, broken)
     with pytest.raises(AssertionError):
-        run(real, examples=EXAMPLES, phases=(Phase.generate,))
+        run(real, examples=4 * EXAMPLES, phases=(Phase.generate,))

@@ -13,7 +13,7 @@ from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask
 from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL, Status, TaskDocument
-from streamq.core.moves import claim, extend, release_due, requeue, settle, take_back
+from streamq.core.moves import cancel, claim, extend, release_due, requeue, settle, take_back
 from streamq.core.moves.fence import HELD
 from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
@@ -62,8 +62,9 @@ MOVES: list[tuple[str, Status, int, Callable[[TaskDocument], None], list[dict[st
     ("claim", READY, 1, lambda document: claim.apply(document, ASK, NOW), claim.update(ASK)),
     ("extend", RUNNING, 1, lambda document: extend.apply(document, 30.0, NOW), extend.update(30.0)),
     ("release_due", DELAYED, 1, lambda document: release_due.apply(document, NOW), release_due.update()),
-    ("take_back", RUNNING, 1, lambda document: take_back.apply(document, NOW), take_back.update(last=False)),
-    ("take_back_last", RUNNING, 5, lambda document: take_back.apply(document, NOW), take_back.update(last=True)),
+    ("take_back", RUNNING, 1, lambda document: take_back.apply(document, NOW), take_back.update("take_back")),
+    ("take_back_last", RUNNING, 5, lambda document: take_back.apply(document, NOW), take_back.update("take_back_last")),
+    ("cancel", READY, 1, lambda document: cancel.apply(document, NOW), cancel.update()),
     ("requeue", "failed", 5, lambda document: requeue.apply(document, AGAIN, NOW), requeue.update(AGAIN)),
     ("requeue_later", "expired", 5, lambda document: requeue.apply(document, LATER, NOW), requeue.update(LATER)),
     *((move, RUNNING, 1, settle_apply(move), settle.update(settlement(move))) for move in get_args(SettleMove)),
@@ -71,11 +72,19 @@ MOVES: list[tuple[str, Status, int, Callable[[TaskDocument], None], list[dict[st
 NAMES = [move[0] for move in MOVES]
 
 
-def written_by(update: list[dict[str, Any]]) -> dict[str, Any]:
+def written_by(update: list[dict[str, Any]], *, asked: bool = False) -> dict[str, Any]:
+    """What an update writes on a task that nobody, or somebody (`asked`), wants cancelled."""
     fields: dict[str, Any] = {}
     for stage in update:
-        fields |= stage.get("$set", {})
-    return fields
+        for name, value in stage.get("$set", {}).items():
+            match value:
+                case {"$cond": [condition, then, _]} if condition == cancel.ASKED and asked:
+                    fields[name] = then
+                case {"$cond": [condition, _, other]} if condition == cancel.ASKED:
+                    assert other == f"${name}", "what nobody asked to cancel stays as the move wrote it"
+                case _:
+                    fields[name] = value
+    return {name: value for name, value in fields.items() if value != "$$REMOVE"}
 
 
 def test_every_status_has_its_row() -> None:
@@ -178,7 +187,9 @@ def test_a_claim_lies_on_running_tasks_only(name: str, start: Status, attempt: i
     if start != RUNNING:
         del document["claim_id"], document["lease_until"]
     apply(document)
-    assert (document["status"] == RUNNING) == (set(HELD) <= document.keys())
+    held = {"claim_id", "lease_until"}
+    assert held <= set(HELD)
+    assert (document["status"] == RUNNING) == (held <= document.keys()) == bool(set(HELD) & document.keys())
 
 
 @pytest.mark.parametrize(("name", "start", "attempt", "apply", "update"), MOVES, ids=NAMES)
@@ -203,6 +214,47 @@ def test_users_text_stands_in_an_update_under_literal_only(
         return {value} if isinstance(value, str) else set()
 
     assert not texts(update) & users
+
+
+BACK = ["retry", "retry_later", "release", "snooze"]
+
+
+@pytest.mark.parametrize("move", BACK)
+def test_a_task_that_was_to_be_cancelled_does_not_go_back(move: SettleMove) -> None:
+    document = document_in(RUNNING)
+    document["reply_to"] = ["m1"]
+    cancel.apply_ask(document)
+    assert document["cancel_to"] == "w"
+    before = dict(copy.deepcopy(document))
+    settle.apply(document, settlement(move), NOW)
+    assert document["status"] == "cancelled"
+    written = written_by(settle.update(settlement(move)), asked=True)
+    changed = {field for field, value in document.items() if before.get(field, "missing") != value}
+    assert changed <= written.keys()
+    assert written["status"] == "cancelled"
+    assert {"finished_at", "remove_at", "settled_for"} <= document.keys()
+    assert not {"ready_in", "cancel_to", "claim_id"} & document.keys()
+    assert "ready_in" not in written
+
+
+@pytest.mark.parametrize("move", ["succeed", "fail"])
+def test_a_task_that_has_ended_before_its_holder_heard_has_ended_so(move: SettleMove) -> None:
+    document = document_in(RUNNING)
+    cancel.apply_ask(document)
+    settle.apply(document, settlement(move), NOW)
+    assert document["status"] == TABLE[RUNNING][move]
+    assert "cancel_to" not in document
+
+
+@pytest.mark.parametrize("attempt", [1, 5])
+def test_a_task_that_was_to_be_cancelled_is_cancelled_when_its_holder_died(attempt: int) -> None:
+    document = document_in(RUNNING, attempt=attempt)
+    cancel.apply_ask(document)
+    take_back.apply(document, NOW)
+    assert document["status"] == "cancelled"
+    assert document["errors"][-1]["type"] == "LeaseExpired"
+    written = written_by(take_back.update("cancel"))
+    assert written["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("move", ["release", "snooze"])

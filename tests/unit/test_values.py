@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from bson import ObjectId
@@ -156,11 +156,17 @@ def test_a_timers_filter_takes_dates_only(filter: dict[str, Any]) -> None:
     assert filter[compared.removeprefix("$")] == {"$type": "date", "$not": {"$type": "array"}}
 
 
-@pytest.mark.parametrize("last", [True, False])
-def test_taking_back_asks_for_the_lease_and_the_attempts(last: bool) -> None:
-    (lease, attempts) = take_back.guard(last=last)["$expr"]["$and"]
+@pytest.mark.parametrize("move", ["take_back", "take_back_last"])
+def test_taking_back_asks_for_the_lease_and_the_attempts(move: take_back.TakeBack) -> None:
+    (lease, attempts) = take_back.guard(move)["$expr"]["$and"]
     assert lease == queries.lease_ended()["$expr"]
-    assert ("$not" in attempts) != last
+    assert ("$not" in attempts) == (move == "take_back")
+
+
+def test_taking_back_leaves_what_was_asked_to_be_cancelled_meanwhile_to_its_own_move() -> None:
+    for move in get_args(take_back.TakeBack):
+        assert take_back.guard(move)["cancel_to"] == {"$exists": move == "cancel"}
+    assert take_back.guard("cancel")["$expr"] == queries.lease_ended()["$expr"]
 
 
 # --- the document of a put ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from streamq.core.wakes import Interest, pipeline, wake_of, wake_of_document
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = ObjectId()
-ALL = Interest(("q", "r"), timers=True, reply_to="m1", bell="b1")
+ALL = Interest(("q", "r"), timers=True, reply_to="m1", bell="b1", holder="m1")
 NOTHING = Interest((), timers=False, reply_to=None, bell="b1")
 
 
@@ -51,6 +51,7 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
         (updated(status="delayed", due_at=NOW + timedelta(seconds=5)), Wake("delayed", ID, due_in_s=5.0)),
         (updated(status="delayed"), Wake("delayed", ID)),
         (updated(status="succeeded", settled_for=["m1"]), Wake("settled", ID)),
+        (updated(cancel_to="m1"), Wake("cancel", ID)),
         ({"operationType": "drop"}, None),
         ({"operationType": "invalidate"}, None),
         ({"operationType": "rename"}, None),
@@ -80,7 +81,7 @@ def test_what_reading_an_insert_needs_is_projected(name: str) -> None:
     assert f"fullDocument.{name}" in pipeline(ALL)[1]["$project"]
 
 
-@pytest.mark.parametrize("name", ["status", "due_at", "ready_in", "bell"])
+@pytest.mark.parametrize("name", ["status", "due_at", "ready_in", "bell", "cancel_to"])
 def test_what_reading_an_update_needs_is_projected(name: str) -> None:
     assert f"updateDescription.updatedFields.{name}" in pipeline(ALL)[1]["$project"]
 
@@ -99,6 +100,7 @@ def test_a_stream_asks_for_what_its_interest_says_and_no_more() -> None:
     ]
     assert {"operationType": "update", "updateDescription.updatedFields.settled_for": "m1"} in matched(ALL)
     assert {"operationType": "insert", "fullDocument.kind": "member"} in matched(ALL)
+    assert {"operationType": "update", "updateDescription.updatedFields.cancel_to": "m1"} in matched(ALL)
 
 
 def test_every_wanted_event_names_its_operation() -> None:
@@ -115,6 +117,7 @@ def test_every_wanted_event_names_its_operation() -> None:
         ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 1, "ready_in": "q"}, False, updated),
         ({"status": "delayed", "queue": "x", "due_at": NOW + timedelta(seconds=9)}, False, updated),
         ({"status": "failed", "queue": "x", "settled_for": ["m0", "m1"]}, False, updated),
+        ({"status": "running", "queue": "x", "cancel_to": "m1"}, False, updated),
     ],
 )
 def test_a_document_in_memory_tells_what_its_event_would(document: dict[str, Any], is_new: bool, event: Any) -> None:
@@ -132,6 +135,8 @@ def test_a_document_in_memory_tells_what_its_event_would(document: dict[str, Any
         ({"status": "failed", "queue": "q"}, ALL),
         ({"status": "failed", "queue": "q", "settled_for": ["m1"]}, NOTHING),
         ({"status": "running", "queue": "q"}, ALL),
+        ({"status": "running", "queue": "q", "cancel_to": "m2"}, ALL),
+        ({"status": "running", "queue": "q", "cancel_to": "m1"}, NOTHING),
     ],
 )
 def test_a_document_in_memory_says_nothing_to_who_did_not_ask(document: dict[str, Any], interest: Interest) -> None:

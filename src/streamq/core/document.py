@@ -73,6 +73,7 @@ class TaskDocument(TypedDict, total=False):
     claim_id: bytes
     lease_until: datetime
     worker: str
+    cancel_to: str  # the worker of a running task that is to be cancelled, so that its stream tells it
     started_at: datetime
     finished_at: datetime
     settled_by: bytes  # claim_id of the last settlement: tells "done by me" from "taken over"

@@ -176,6 +176,22 @@ def require_priority(value: object) -> int:
     return int(value)
 
 
+def require_reason(value: object) -> str:
+    """Return `value` if it can be the reason of a cancellation, else raise `OptionInvalid`."""
+    if not isinstance(value, str):
+        raise OptionInvalid("reason", value, "a str")
+    return value
+
+
+def require_id(value: object) -> ObjectId:
+    """Return the id that `value` is, or whose 24 hex digits it is, else raise `OptionInvalid`."""
+    if isinstance(value, str) and ObjectId.is_valid(value):
+        return ObjectId(value)
+    if not isinstance(value, ObjectId):
+        raise OptionInvalid("id", value, "a bson.ObjectId or its 24 hex digits")
+    return value
+
+
 def require_instant(name: str, value: object) -> datetime:
     """Return `value` if it is an aware datetime, else raise `OptionInvalid`."""
     if not isinstance(value, datetime) or value.utcoffset() is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -39,7 +39,30 @@ class Stopped(msgspec.Struct, frozen=True):
     started: bool
 
 
-Outcome = Done | Raised | Snoozed | Stopped
+class CalledOff(msgspec.Struct, frozen=True):
+    """The task is not to be done (any more): somebody asked for it, or the holder found out. `why` is kept."""
+
+    why: Raised | None = None
+
+
+Outcome = Done | Raised | Snoozed | Stopped | CalledOff
+
+
+def called_off(outcome: Outcome | None) -> Outcome:
+    """Say what an outcome counts for when the task was to be cancelled: what is done is done, all else ends there."""
+    if isinstance(outcome, Done | CalledOff):
+        return outcome
+    return CalledOff(outcome if isinstance(outcome, Raised) else None)
+
+
+CANCELLED: Final = "Cancelled"
+"""The type under which the reason of a cancellation is kept among a task's errors."""
+
+
+def reason_of(reason: str) -> Raised | None:
+    """Build what is kept of a reason; None when there is none."""
+    return raised(CANCELLED, reason) if reason else None
+
 
 TYPE_KEPT = 200
 MESSAGE_KEPT = 4_000

@@ -9,12 +9,12 @@ from bson import ObjectId
 
 from streamq.core.claim import Claim
 from streamq.core.options import KEEP_DEFAULT_S
-from streamq.core.outcome import Done, Outcome, Raised, Snoozed, Stopped, raised
+from streamq.core.outcome import CalledOff, Done, Outcome, Raised, Snoozed, Stopped, raised
 from streamq.core.retry import Miscomputed, Retry, backoff_s
 
 DEFAULT_RETRY: Final = Retry()
 
-SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snooze"]
+SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snooze", "cancel"]
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -61,6 +61,8 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
             return settle("retry_later" if delay_s > 0 else "retry", error=error, delay_s=delay_s)
         case Snoozed(delay_s):
             return settle("snooze", delay_s=delay_s) if delay_s > 0 else settle("release")
+        case CalledOff(why):
+            return settle("cancel", error=why)
         case Stopped(started=True) if claim.max_attempts == 1:
             # One attempt means: rather never than twice. The handler had begun, so it must not begin again.
             why = Raised(type="Stopped", message="the worker was stopped during the only attempt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamq.core.options import require_delay_s
+from streamq.core.options import require_delay_s, require_reason
 
 
 class Snooze(Exception):
@@ -26,3 +26,14 @@ class RetryAfter(Exception):
     def __init__(self, delay_s: float) -> None:
         self.delay_s = require_delay_s(delay_s)
         super().__init__(f"to be tried again after {self.delay_s:g} s")
+
+
+class CancelTask(Exception):
+    """End the running task in `cancelled`: it is not to be done, now or later. `reason` is kept among its errors.
+
+    Raise it in a handler: `raise CancelTask("the order was withdrawn")`.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = require_reason(reason)
+        super().__init__(reason or "cancelled")

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from streamq.core.codec import require_size, to_stored
-from streamq.core.outcome import Done, Raised, Snoozed, raised
+from streamq.core.outcome import CalledOff, Done, Raised, Snoozed, raised, reason_of
 from streamq.core.retry import Retry, is_retried
-from streamq.core.signals import RetryAfter, Snooze
+from streamq.core.signals import CancelTask, RetryAfter, Snooze
 
 
 def done_with(result: Any, limit_bytes: int) -> Done:
@@ -33,13 +33,30 @@ def failed_by(error: str | BaseException, rule: Retry, *, retry: bool) -> Raised
     return told if retry else msgspec.structs.replace(told, final=True)
 
 
-def outcome_of(error: BaseException, rule: Retry) -> Snoozed | Raised:
+def outcome_of(error: BaseException, rule: Retry) -> Snoozed | CalledOff | Raised:
     """Read what was raised: a word to the queue, also out of a nursery of the handler's own, or a failure."""
     return _signal(error) or failure_of(error, rule)
 
 
-def _signal(error: BaseException) -> Snoozed | Raised | None:
-    return _snoozed(error) or _asked_after(error)
+def _signal(error: BaseException) -> Snoozed | CalledOff | Raised | None:
+    return _called_off(error) or _snoozed(error) or _asked_after(error)
+
+
+def _called_off(error: BaseException) -> CalledOff | None:
+    """Read a `CancelTask`, also beside words that ask for later: who wants no more of the task wants more than they."""
+    if isinstance(error, CancelTask):
+        return CalledOff(reason_of(error.reason))
+    if isinstance(error, BaseExceptionGroup):
+        said, rest = error.split(CancelTask)
+        first = None if said is None else _first(said)
+        if first is not None and (rest is None or _asked_s(rest, (RetryAfter, Snooze)) is not None):
+            return CalledOff(reason_of(first.reason))
+    return None
+
+
+def _first(group: BaseExceptionGroup[CancelTask]) -> CancelTask:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _snoozed(error: BaseException) -> Snoozed | None:

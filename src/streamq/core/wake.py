@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from bson import ObjectId
 
-WakeKind = Literal["ready", "delayed", "settled", "member", "schedule", "bell"]
+WakeKind = Literal["ready", "delayed", "settled", "cancel", "member", "schedule", "bell"]
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -17,6 +17,7 @@ class Wake(msgspec.Struct, frozen=True):
       be claimed with majority, both known for new tasks only (`is_new`).
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
     - `settled`: task `id`, for whose result this process waits, has ended.
+    - `cancel`: somebody wants task `id` cancelled, which this process holds or held.
     - `member`: a worker came or uses another lease; `lease_s` is its shortest.
     - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.

@@ -27,13 +27,15 @@ class Interest(msgspec.Struct, frozen=True):
 
     `queues` whose ready tasks matter; `timers`: also tasks that become delayed, members that come, members whose
     shortest lease changes and schedules that change, for a scheduler; `reply_to`: ends of tasks whose results this
-    member waits for; `bell`: the stream's own name, by which it is told to stop.
+    member waits for; `bell`: the stream's own name, by which it is told to stop; `holder`: what its claims name as
+    their worker, to hear which of them to cancel.
     """
 
     queues: tuple[str, ...]
     timers: bool
     reply_to: str | None
     bell: str
+    holder: str | None = None
 
 
 def pipeline(interest: Interest) -> list[dict[str, Any]]:
@@ -61,7 +63,9 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": {"$in": ["insert", "update"]}, "documentKey._id": SCHEDULES})
     if interest.reply_to is not None:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
-    told = ["bell", "status", "due_at", "ready_in", "revision", "lease_s"]
+    if interest.holder is not None:
+        wanted.append({"operationType": "update", f"{changed}.cancel_to": interest.holder})
+    told = ["bell", "status", "due_at", "ready_in", "revision", "lease_s", "cancel_to"]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s"]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
@@ -114,7 +118,7 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
         return Wake("ready", id, queue=changed["ready_in"])
     if changed.get("status") == DELAYED or ("revision" in changed and "due_at" in changed):
         return Wake("delayed", id, due_in_s=_due_in_s(changed, event))
-    return Wake("settled", id)
+    return Wake("cancel" if "cancel_to" in changed else "settled", id)
 
 
 def _member(fields: Mapping[str, Any]) -> Wake:
@@ -141,3 +145,5 @@ def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Inter
         yield Wake("delayed", document["_id"], due_in_s=max(0.0, (document["due_at"] - now).total_seconds()))
     elif interest.reply_to is not None and interest.reply_to in document.get("settled_for", ()):
         yield Wake("settled", document["_id"])
+    elif interest.holder is not None and document.get("cancel_to") == interest.holder:
+        yield Wake("cancel", document["_id"])

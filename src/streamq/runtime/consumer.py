@@ -13,8 +13,8 @@ import trio
 from streamq.core.claim import Claim
 from streamq.core.codec import from_stored
 from streamq.core.handling import BareSettings
-from streamq.core.options import require_delay_s, require_lease_s
-from streamq.core.outcome import Done, Outcome, Snoozed, Stopped, raised
+from streamq.core.options import require_delay_s, require_lease_s, require_reason
+from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, called_off, raised, reason_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable
@@ -29,14 +29,16 @@ class Task:
     """A claimed task. Settle it once: by a method, or by leaving `async with task:`.
 
     While it is held its lease is extended in the background. When the lease is lost all the same, the body of
-    `async with task:` is cancelled and the block raises `LeaseLost`.
+    `async with task:` is cancelled and the block raises `LeaseLost`. When somebody wants the task cancelled, the body
+    is cancelled too, the block ends without an error, and the task ends in `cancelled` (a body that was through by then
+    has succeeded).
     """
 
     def __init__(self, held: Held, services: Services, settings: BareSettings) -> None:
         self._held = held
         self._services = services
         self._settings = settings
-        self._scope = trio.CancelScope()
+        self._scope = held.scope = trio.CancelScope()
         self.info: TaskInfo = info_of(held.claim)
         self.payload: Any = from_stored(held.claim.payload)
 
@@ -51,6 +53,11 @@ class Task:
     def is_lost(self) -> bool:
         """Say whether the claim was lost: somebody else runs the task now."""
         return self._held.lost
+
+    @property
+    def cancel_asked(self) -> bool:
+        """Say whether somebody wants the task cancelled, as far as this process has heard. End it by `cancel`."""
+        return self._held.cancelled
 
     async def succeed(self, result: Any = None) -> None:
         """Settle as succeeded. Raises `LeaseLost`: the task is not yours any more, nothing was changed."""
@@ -70,6 +77,10 @@ class Task:
     async def snooze(self, delay_s: float) -> None:
         """Give the task back for `delay_s` seconds; the attempt is not counted. Raises `LeaseLost`."""
         await self._settle(Snoozed(require_delay_s(delay_s)))
+
+    async def cancel(self, reason: str = "") -> None:
+        """End the task in `cancelled`, with `reason` kept among its errors. Raises `LeaseLost`."""
+        await self._settle(CalledOff(reason_of(require_reason(reason))))
 
     async def extend(self, lease_s: float | None = None) -> None:
         """Extend the lease now to `lease_s` seconds (the queue's own by default), beside the background's beat.
@@ -93,7 +104,6 @@ class Task:
         if self._held.lost:
             raise LeaseLost(self._claim.id, "start")
         self._held.started = True
-        self._held.scope = self._scope
         self._scope.__enter__()
         return self
 
@@ -105,17 +115,26 @@ class Task:
 
         Cancellation: shielded while it settles. Raises `LeaseLost`.
         """
-        swallowed = bool(self._scope.__exit__(kind, error, trace))
+        rest: BaseException | None = None
+        try:
+            swallowed = bool(self._scope.__exit__(kind, error, trace))
+        except BaseException as left:  # noqa: BLE001 - what a group holds besides our own scope's cancellation
+            swallowed, error, rest = False, left, left
         if self._held.lost and (swallowed or not isinstance(error, trio.Cancelled)):
             raise LeaseLost(self._claim.id) from error
         if self._held.lost or self._held.ending:
+            if rest is not None:
+                raise rest
             return swallowed
         with trio.CancelScope(shield=True):
             if error is None:
                 await self.succeed()
                 return False
-            await self._settle(self._told(error))
-        return isinstance(error, Exception)
+            outcome = self._told(error)
+            await self._settle(called_off(outcome) if self._held.cancelled else outcome)
+        if rest is not None and not isinstance(rest, Exception):
+            raise rest
+        return swallowed or isinstance(error, Exception)
 
     def _told(self, error: BaseException) -> Outcome:
         return outcome_of(error, self._settings.retry) if isinstance(error, Exception) else Stopped(started=True)
@@ -140,13 +159,16 @@ class Tasks:
         """Wait for a task. Cancellation: safe, nothing is taken."""
         while True:
             held = await self._intake.take()
-            task = None if held.lost else _task_of(held, self._services, self._settings)
+            task = _task_of(held, self._services, self._settings)
             if task is not None:
                 return task
 
 
 def _task_of(held: Held, services: Services, settings: BareSettings) -> Task | None:
-    """Read the task of a claim; None when it does not decode: so it would every time, and it fails for good."""
+    """Read the task of a claim; None when it is ours no more, and when it does not decode: so it would every time, and
+    it fails for good."""
+    if held.lost or held.ending:
+        return None
     try:
         return Task(held, services, settings)
     except PayloadUndecodable as error:

@@ -22,13 +22,26 @@ class Held:
     server may have given the task to somebody else. `lost` is set once, by whoever finds out.
     """
 
-    __slots__ = ("claim", "ending", "gone", "lost", "owner", "scope", "settled", "since", "started", "trusted_until")
+    __slots__ = (
+        "cancelled",
+        "claim",
+        "ending",
+        "gone",
+        "lost",
+        "owner",
+        "scope",
+        "settled",
+        "since",
+        "started",
+        "trusted_until",
+    )
 
     def __init__(self, claim: Claim, sent_at: float, owner: object) -> None:
         self.claim = claim
         self.owner = owner  # who claimed it, and gives it back when stopped
         self.since = sent_at
         self.lost = False
+        self.cancelled = False  # somebody wants it cancelled, and it has been told
         self.ending = False  # its settlement is on the way
         self.gone = False  # a beat did not find it; its settlement, which is on the way, will tell why
         self.started = False
@@ -53,6 +66,8 @@ class Holdings:
         self._journal = journal
         self._dropped = trio.lowlevel.ParkingLot()
         self.changed: Callable[[], None] = lambda: None
+        self.named: dict[ObjectId, None] = {}  # tasks that the stream has said somebody wants cancelled
+        self.named_again: Callable[[], None] = lambda: None  # called when one of them is claimed
 
     def __iter__(self) -> Iterator[Held]:
         return iter(list(self._held.values()))
@@ -68,6 +83,8 @@ class Holdings:
             self.lose(before, "claimed again by this process")
         self._held[held.claim.id] = held
         self.changed()
+        if self.named and held.claim.id in self.named:
+            self.named_again()
 
     def drop(self, held: Held) -> None:
         """Let go of a claim that has been settled."""

@@ -15,6 +15,7 @@ LEVELS: Final = {
     "worker stopped": logging.INFO,
     "task failed": logging.WARNING,
     "task will be retried": logging.INFO,
+    "task cancelled": logging.INFO,
     "lease lost": logging.WARNING,
     "leases no longer trusted": logging.WARNING,
     "settlements unknown": logging.ERROR,

@@ -9,7 +9,7 @@ import trio
 
 from streamq.core.codec import require_size
 from streamq.core.handling import Handling
-from streamq.core.outcome import Done, Outcome, Raised, raised
+from streamq.core.outcome import Done, Outcome, Raised, called_off, raised
 from streamq.core.retry import is_retried
 from streamq.core.telling import outcome_of
 from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable, TaskTimeout
@@ -40,6 +40,10 @@ class Runner:
             outcome = await self.run_unlimited(held, handling)
         if held.lost:
             return None
+        if held.cancelled:
+            if outcome is None and not handling.is_async:
+                self._journal.write("thread left behind", task=held.claim.id, name=handling.name)
+            return called_off(outcome)
         if outcome is not None and not (scope.cancel_called and isinstance(outcome, Raised)):
             return outcome
         if not handling.is_async:

@@ -19,6 +19,7 @@ from streamq.core.wake import Wake
 from streamq.errors import UsageError
 from streamq.runtime import clock
 from streamq.runtime.abandoner import Abandoner
+from streamq.runtime.canceller import Canceller
 from streamq.runtime.held import Holdings
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.journal import Journal
@@ -55,6 +56,7 @@ class Services:
         self.settler = Settler(store, bridge, self.holdings, journal)
         self.putter = Putter(store, bridge, self._stored)
         self.waiters = Waiters(store, bridge, self.member.id)
+        self.canceller = Canceller(store, bridge, self.holdings, self.settler, journal)
         self._keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
         self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
@@ -65,8 +67,10 @@ class Services:
             self._scheduler,
             self.recurrer,
             self.waiters,
+            self.canceller,
             journal,
             self.member,
+            holder=self.worker,
             safety_scan_s=safety_scan_s,
         )
         self.picker = Picker(
@@ -105,6 +109,7 @@ class Services:
                     self._keeper.extend,
                     self._keeper.watch,
                     self._abandoner.run,
+                    self.canceller.run,
                     self.watcher.run,
                     self.watcher.beat,
                     self.watcher.safety_scan,

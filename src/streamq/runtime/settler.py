@@ -14,7 +14,7 @@ import trio
 from bson import ObjectId
 
 from streamq.bridge import Bridge
-from streamq.core.outcome import Stopped
+from streamq.core.outcome import Stopped, called_off
 from streamq.core.retry import Retry
 from streamq.core.settlement import Settlement, Verdict, settlement_of
 from streamq.errors import LeaseLost, OutcomeUnknown, StoreError, StoreUnavailable, UsageError
@@ -98,7 +98,8 @@ class Settler:
 
     def release(self, held: Held) -> None:
         """Give a claim back that its owner has no use for; one that was not started is not counted."""
-        self.push(held, settlement_of(Stopped(held.started), held.claim, NO_RETRY, 0.0))
+        stopped = Stopped(held.started)
+        self.push(held, settlement_of(called_off(stopped) if held.cancelled else stopped, held.claim, NO_RETRY, 0.0))
 
     async def give_back(self, owner: object) -> None:
         """Release what `owner` still holds, and wait until all of its settlements are known.
@@ -166,7 +167,9 @@ class Settler:
         self._journal.add(settlement.move, 1)
         if verdict == "unknown":
             self._journal.write("settlements unknown", tasks=1, first=settlement.id)
-        if settlement.error is not None:
+        if settlement.move == "cancel":
+            self._journal.write("task cancelled", task=settlement.id, name=ending.held.claim.task)
+        elif settlement.error is not None:
             final = settlement.move == "fail"
             self._journal.write(
                 "task failed" if final else "task will be retried",

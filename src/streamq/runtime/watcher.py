@@ -24,6 +24,7 @@ from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable, StreamQError
 from streamq.runtime import clock
+from streamq.runtime.canceller import Canceller
 from streamq.runtime.intake import Early, Intake
 from streamq.runtime.journal import Journal
 from streamq.runtime.recurrer import Recurrer
@@ -54,9 +55,11 @@ class Watcher:
         scheduler: Scheduler,
         recurrer: Recurrer,
         waiters: Waiters,
+        canceller: Canceller,
         journal: Journal,
         member: Member,
         *,
+        holder: str,
         safety_scan_s: float | None,
     ) -> None:
         self._store = store
@@ -64,8 +67,10 @@ class Watcher:
         self._scheduler = scheduler
         self._recurrer = recurrer
         self._waiters = waiters
+        self._canceller = canceller
         self._journal = journal
         self._member = member
+        self._holder = holder
         self._safety_scan_s = safety_scan_s
         self._intakes: list[Intake] = []
         self._open: Interest | None = None
@@ -146,6 +151,9 @@ class Watcher:
             self._waiters.tell(wake.id)
         elif wake.kind == "schedule":
             self._recurrer.look()
+        elif wake.kind == "cancel":
+            if wake.id is not None:
+                self._canceller.hear(wake.id)
         else:
             self._scheduler.hear(wake)
 
@@ -210,6 +218,7 @@ class Watcher:
             return
         while True:
             await trio.sleep(self._safety_scan_s)
+            self._canceller.look()
             before = clock.now() - self._safety_scan_s
             stale = {intake.wants.queue for intake in self._intakes if intake.last_scan_at <= before}
             try:
@@ -247,6 +256,7 @@ class Watcher:
         for intake in self._intakes:
             intake.scan()
         self._waiters.recheck()
+        self._canceller.look()
         self._scheduler.look()
         self._recurrer.look()
         async with self._opened:
@@ -300,7 +310,8 @@ class Watcher:
     def _interest(self) -> Interest:
         queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
         reply_to = self._member.id if self._waiters.wanted else None
-        return Interest(queues=queues, timers=bool(queues), reply_to=reply_to, bell=clock.new_name())
+        bell = clock.new_name()
+        return Interest(queues=queues, timers=bool(queues), reply_to=reply_to, bell=bell, holder=self._holder)
 
     def _row(self) -> Member:
         queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))

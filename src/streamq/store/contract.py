@@ -17,6 +17,7 @@ from bson import ObjectId
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TaskDocument
 from streamq.core.member import Member, Roster
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.requeued import Requeued
@@ -152,6 +153,12 @@ class Store(Records, Protocol):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """Write the settlements, fenced, with majority; return what became of each."""
+
+    def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
+        """End those that nobody holds, ask the holders of those that run; say of each what came of it. Idempotent."""
+
+    def asked(self, claims: Sequence[Claim]) -> list[ObjectId]:
+        """Return the ids of those `claims` whose tasks somebody wants cancelled."""
 
     def tick(self) -> Tick:
         """Release what is due, take back what has ended, and say when to look again."""

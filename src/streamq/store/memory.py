@@ -16,12 +16,14 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask, Claim, claim_of
-from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL, TaskDocument
+from streamq.core.document import DELAYED, FAILED, READY, RUNNING, TERMINAL, TaskDocument
 from streamq.core.member import Member, Roster
+from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import recur, release_due, replace, take_back
 from streamq.core.moves import settle as settle_move
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.fence import is_held
 from streamq.core.moves.put import document_of, whole_ms
 from streamq.core.moves.requeue import Requeue
@@ -165,6 +167,30 @@ class MemoryStore:
         self._tell(document)
         return "settled"
 
+    def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
+        """See `Store.cancel`."""
+        return [self._cancel(self.documents.get(id)) for id in ids]
+
+    def _cancel(self, document: TaskDocument | None) -> CancelReply:
+        if document is not None and document["status"] in cancel_move.WAITING:
+            cancel_move.apply(document, whole_ms(self._clock()))
+            self._tell(document)
+        elif document is not None and document["status"] == RUNNING and "cancel_to" not in document:
+            cancel_move.apply_ask(document)
+            self._tell(document)
+        reply = cancel_move.reply_of(document)
+        assert reply is not None
+        return reply
+
+    def asked(self, claims: Sequence[Claim]) -> list[ObjectId]:
+        """See `Store.asked`."""
+        found = [(one, self.documents.get(one.id)) for one in claims]
+        return [
+            one.id
+            for one, document in found
+            if document is not None and "cancel_to" in document and is_held(document, one.queue, one.claim_id)
+        ]
+
     def tick(self) -> Tick:
         """See `Store.tick`."""
         now = whole_ms(self._clock())
@@ -176,7 +202,7 @@ class MemoryStore:
                 release_due.apply(document, now)
             elif take_back.is_ended(document, now):
                 take_back.apply(document, now)
-                failed += document["status"] in TERMINAL
+                failed += document["status"] == FAILED
             else:
                 continue
             if document["status"] == READY:

@@ -14,6 +14,7 @@ from streamq.core import queries
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
 from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.requeued import Requeued
@@ -22,7 +23,7 @@ from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
-from streamq.store import claiming, looking, putting, scheduling, settling, tending, ticking
+from streamq.store import cancelling, claiming, looking, putting, scheduling, settling, tending, ticking
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
 from streamq.store.contract import Claimed, Deleted, Firing, Purged, Tick
@@ -94,6 +95,14 @@ class MongoStore:
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """See `Store.settle`."""
         return settling.settle(self._tasks, settlements) if settlements else []
+
+    def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
+        """See `Store.cancel`."""
+        return cancelling.cancel(self._tasks, ids)
+
+    def asked(self, claims: Sequence[Claim]) -> list[ObjectId]:
+        """See `Store.asked`."""
+        return cancelling.asked(self._tasks, claims) if claims else []
 
     def tick(self) -> Tick:
         """See `Store.tick`."""

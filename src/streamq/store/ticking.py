@@ -58,21 +58,21 @@ def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]
 def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:
     with tasks.deadline():
         ended = list(
-            tasks.quick.find(queries.lease_ended(), {"queue": 1, "is_last": take_back.IS_LAST})
+            tasks.quick.find(queries.lease_ended(), {"queue": 1, "cancel_to": 1, "is_last": take_back.IS_LAST})
             .sort("lease_until", 1)
             .limit(MOST_A_TICK)
         )
-        last = [document for document in ended if document["is_last"]]
-        again = [document for document in ended if not document["is_last"]]
-        if again:
-            _apply(tasks, again, refused, last=False)
-        failed = _apply(tasks, last, refused, last=True) if last else 0
+        again = [one for one in ended if not one["is_last"] and "cancel_to" not in one]
+        last = [one for one in ended if one["is_last"] and "cancel_to" not in one]
+        _apply(tasks, "take_back", again, refused)
+        failed = _apply(tasks, "take_back_last", last, refused)
+        _apply(tasks, "cancel", [one for one in ended if "cancel_to" in one], refused)
     return _named(again, refused), failed
 
 
-def _apply(tasks: Tasks, documents: list[Document], refused: list[Refused], *, last: bool) -> int:
+def _apply(tasks: Tasks, move: take_back.TakeBack, documents: list[Document], refused: list[Refused]) -> int:
     ids = [document["_id"] for document in documents]
-    return _move(tasks, take_back.guard(last=last), take_back.update(last=last), ids, refused)
+    return _move(tasks, take_back.guard(move), take_back.update(move), ids, refused) if ids else 0
 
 
 def _move(

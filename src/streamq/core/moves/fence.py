@@ -14,7 +14,7 @@ from streamq.core.outcome import Raised
 from streamq.core.retry import MAX_DELAY_S
 from streamq.core.transitions import is_terminal
 
-HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until")
+HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until", "cancel_to")
 """Fields that only a running task has."""
 
 LOCKS: Final[tuple[str, ...]] = ("unique_lock",)

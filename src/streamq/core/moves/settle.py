@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from streamq.core.document import DELAYED, READY, RUNNING, SUCCEEDED, TaskDocument
+from streamq.core.moves import cancel
 from streamq.core.moves.fence import (
     after,
     after_ms,
@@ -36,7 +37,8 @@ def update(settlement: Settlement) -> list[dict[str, Any]]:
     fields["settled_by"] = "$claim_id"
     if settlement.result is not None:
         fields["result"] = {"$literal": settlement.result}
-    return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
+    instead = [] if is_terminal(fields["status"]) else cancel.if_asked()
+    return [{"$set": fields}, *instead, {"$unset": left_behind(fields["status"])}]
 
 
 def ending(move: str, error: Raised | None, delay_s: float = 0.0, keep_s: float = 0.0) -> dict[str, Any]:
@@ -81,4 +83,6 @@ def apply_ending(
         document["due_at"] = after(now, delay_s)
     elif is_terminal(status):
         end(document, keep_s if status == SUCCEEDED else None, now)
+    if not is_terminal(status) and "cancel_to" in document:
+        cancel.apply(document, now)
     let_go(document)

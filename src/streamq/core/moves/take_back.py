@@ -1,10 +1,10 @@
 """Take back: the lease of a running task has ended without its holder. The task goes back to its place, or, when
-that was its last attempt, it fails: no expired lease ends in limbo."""
+that was its last attempt, it fails: no expired lease ends in limbo. One that was to be cancelled is cancelled."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from streamq.core import queries
 from streamq.core.document import RUNNING, TaskDocument
@@ -22,16 +22,21 @@ IS_LAST: Final[dict[str, Any]] = {"$gte": ["$attempt", "$max_attempts"]}
 """Whether no attempt is left. Asked of the server, which can compare whatever the two fields hold."""
 
 
-def guard(*, last: bool) -> dict[str, Any]:
-    """Match ended leases with attempts left, or with none left."""
+TakeBack = Literal["take_back", "take_back_last", "cancel"]
+
+
+def guard(move: TakeBack) -> dict[str, Any]:
+    """Match the ended leases that leave by `move`. One whose task somebody asks to cancel between the look and the
+    update matches no more, and is found by the next look."""
     found = queries.lease_ended()
-    found["$expr"] = {"$and": [found["$expr"], IS_LAST if last else {"$not": [IS_LAST]}]}
+    found["cancel_to"] = {"$exists": move == "cancel"}
+    if move != "cancel":
+        found["$expr"] = {"$and": [found["$expr"], IS_LAST if move == "take_back_last" else {"$not": [IS_LAST]}]}
     return found
 
 
-def update(*, last: bool) -> list[dict[str, Any]]:
+def update(move: TakeBack) -> list[dict[str, Any]]:
     """Build the update. `settled_by` is left alone: nobody settled."""
-    move = "take_back_last" if last else "take_back"
     fields = ending(move, LEASE_EXPIRED)
     return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
@@ -44,4 +49,5 @@ def is_ended(document: TaskDocument, now: datetime) -> bool:
 def apply(document: TaskDocument, now: datetime) -> None:
     """Take a document in memory back."""
     last = document["attempt"] >= document["max_attempts"]
-    apply_ending(document, "take_back_last" if last else "take_back", LEASE_EXPIRED, now)
+    move = "cancel" if "cancel_to" in document else "take_back_last" if last else "take_back"
+    apply_ending(document, move, LEASE_EXPIRED, now)
