@@ -9,6 +9,7 @@ from __future__ import annotations
 from streamq.app import StreamQ
 from streamq.blocking import Blocking, BlockingQueue, BlockingTask
 from streamq.blocking_desk import BlockingDesk
+from streamq.core.limits import Rate
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
 from streamq.core.priority import Priority
@@ -74,6 +75,7 @@ __all__ = [
     "PutReply",
     "PutUnknown",
     "Queue",
+    "Rate",
     "RequeueReport",
     "Requeued",
     "ResultTimeout",

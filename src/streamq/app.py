@@ -21,6 +21,7 @@ from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling
+from streamq.core.limits import Limits, Rate
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
@@ -121,6 +122,7 @@ class StreamQ:
         self._keep_failed_s = None if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
         self._worker_id = None if worker_id is None else require_text("worker_id", worker_id)
         self._handlers: dict[str, Handling] = {}
+        self._limits: dict[str, Limits] = {}
         self._store: Store | None = None
         self._connecting = threading.Lock()
         self._bridge: Bridge | None = None
@@ -245,6 +247,28 @@ class StreamQ:
             return Handler(function, handling, self)
 
         return declare if function is None else declare(function)
+
+    def limit(
+        self,
+        queue: str,
+        *,
+        rate: Rate | None = None,
+        running: int | None = None,
+        key_rate: Rate | None = None,
+        key_running: int | None = None,
+    ) -> None:
+        """Limit a queue across all workers: `app.limit("mail", rate=Rate(100, per_s=60), running=8)`.
+
+        `rate` limits how often its tasks start, `running` how many run at once; `key_rate` and `key_running` do so for
+        the tasks of each `rate_key` (an option of their put) by themselves, without holding up those of other keys.
+        They hold among all who declare them, in any process: declare them where the handlers are declared, before work
+        begins. Limits that are declared again replace those before. Raises `OptionInvalid`.
+        """
+        self._limits[require_queue(queue)] = Limits(rate, running, key_rate, key_running)
+
+    def limits_of(self, queue: str) -> Limits | None:
+        """The declared limits of a queue; None when it has none."""
+        return self._limits.get(queue)
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name. Costs nothing; a queue exists by being used."""
@@ -422,7 +446,7 @@ class StreamQ:
         if not handlers:
             known = ", ".join(sorted({handling.queue for handling in self._handlers.values()})) or "none"
             raise UsageError(f"queue {queue!r} has no handler in this app (queues with handlers: {known})")
-        return Lane(queue, handlers, slots, lease_s)
+        return Lane(queue, handlers, slots, lease_s, self._limits.get(queue))
 
     async def put_many(self, tasks: Iterable[NewTask]) -> list[Handle[Any]]:
         """Put many tasks, each with its own options: `await app.put_many([resize.new(p) for p in paths])`.

@@ -200,7 +200,7 @@ class BlockingQueue:
                 store.settle([settlement_of(outcome, claim, self._settings.retry, 0.0)])
 
     def _claim_one(self, store: Store, lease_s: float) -> Claim | None:
-        ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, self._door.worker)
+        ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, self._door.worker, limits=self._queue.limits)
         claims = store.claim(ask).claims
         return claims[0] if claims else None
 

@@ -7,6 +7,7 @@ from typing import Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from streamq.core.document import TaskDocument
 from streamq.core.handling import Handling
+from streamq.core.limits import Limits
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import Options, PutOptions, options_of
 from streamq.drafting import NO_OPTIONS, task_now, task_of_handler
@@ -24,6 +25,9 @@ class Door(Protocol):
     @property
     def reply_to(self) -> str | None:
         """Where ends of tasks are to be told; None while the app is not entered."""
+
+    def limits_of(self, queue: str) -> Limits | None:
+        """The declared limits of a queue."""
 
     def services(self) -> Services:
         """The running services. Raises `UsageError` while the app is not entered."""

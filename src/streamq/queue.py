@@ -9,6 +9,7 @@ from typing import Any, Final, Unpack
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
+from streamq.core.limits import Limits
 from streamq.core.new_task import NewTask, PutReply, require_accepted
 from streamq.core.options import PutOptions, options_of, require_count, require_lease_s, require_wait_s
 from streamq.drafting import NO_OPTIONS, task_of_payload
@@ -31,6 +32,11 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
+
+    @property
+    def limits(self) -> Limits | None:
+        """The declared limits of this queue, as they are now; None when it has none."""
+        return self._door.limits_of(self.name)
 
     def new(self, payload: Any, **options: Unpack[PutOptions]) -> NewTask:
         """Build a task without putting it. Raises `PayloadInvalid`, `PayloadTooLarge`, `OptionInvalid`."""
@@ -115,7 +121,9 @@ class Queue:
 
     def _wants(self, lease_s: float | None, prefetch: int = 0) -> Wants:
         lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
-        return Wants(queue=self.name, worker=self._door.services().worker, lease_s=lease_s, spare=prefetch)
+        return Wants(
+            queue=self.name, worker=self._door.services().worker, lease_s=lease_s, limits=self.limits, spare=prefetch
+        )
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
         def load(document: TaskDocument) -> Any:

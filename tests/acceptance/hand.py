@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from streamq import LeaseLost, StreamQ, Tasks, current_task
+from streamq import LeaseLost, Rate, StreamQ, Tasks, current_task
 
 MODE, URI, DATABASE, LOG = sys.argv[1:5]
 
@@ -54,6 +55,24 @@ async def stuck_at_first(lease_s: float, own_lease_s: float | None = None) -> No
 
     async with app, trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: app.work(concurrency=50, task_status=task_status))
+        ready()
+
+
+async def limited(lease_s: float) -> None:
+    """Run within a rate and a number of running tasks, both of the queue as a whole; the first attempt of `stuck` never
+    ends."""
+    app = StreamQ(URI, database=DATABASE, lease_s=lease_s, safety_scan_s=None)
+    app.limit("default", rate=Rate(100, per_s=1, burst=10), running=4)
+
+    @app.task
+    async def job(number: int, stuck: bool) -> None:
+        note("began", time.monotonic_ns(), number)
+        if stuck and current_task().attempt == 1:
+            await trio.sleep_forever()
+        note("ended", time.monotonic_ns(), number)
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
         ready()
 
 
@@ -115,6 +134,10 @@ def main() -> None:
                 trio.run(until_terminated, partial(stuck_at_first, 3_600.0, 2.0))
             case "long-lease":
                 trio.run(until_terminated, partial(stuck_at_first, 3_600.0))
+            case "limited":
+                trio.run(until_terminated, partial(limited, 2.0))
+            case "limited-long-lease":
+                trio.run(until_terminated, partial(limited, 3_600.0))
             case "consume":
                 trio.run(until_terminated, consume)
             case "settle-late":

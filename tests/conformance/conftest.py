@@ -189,6 +189,8 @@ class MongoLab(Lab):
             for name in ("due_at", "lease_until")
         }
         self.mongo._tasks.durable.update_many({"status": {"$in": ["delayed", "running"]}}, [{"$set": moved}])
+        filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", ms]}}}
+        self.mongo._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
 
     def stored(self, id: ObjectId) -> dict[str, Any]:
         # Not by `get`: claims are w:1, and what is majority-committed may be a moment behind.

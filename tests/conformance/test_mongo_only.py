@@ -163,7 +163,7 @@ def test_a_claim_is_guarded_by_the_attempt_it_read(mongo: MongoLab, monkeypatch:
     """Between the look and the update of one claimer, another claims the task and puts it back: the first would
     believe in attempt 1 while the document says 2."""
     id, untouched = mongo.put(), mongo.put()
-    take = claiming._take
+    take = claiming.take
 
     def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any) -> set[ObjectId]:
         monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_a_claim_is_guarded_by_the_attempt_it_read(mongo: MongoLab, monkeypatch:
         mongo.settle(claim, "retry", error=Raised(type="E", message="m"))
         return take(tasks, ask, wanted, refused)
 
-    monkeypatch.setattr(claiming, "_take", slowly)
+    monkeypatch.setattr(claiming, "take", slowly)
     first = mongo.store.claim(mongo.ask(2))
     assert [claim.id for claim in first.claims] == [untouched]
     assert first.more

@@ -31,7 +31,8 @@ from hypothesis.stateful import (
 )
 
 from streamq.core.claim import Ask, Claim
-from streamq.core.document import RUNNING, TERMINAL, Status
+from streamq.core.document import READY, RUNNING, TERMINAL, Status
+from streamq.core.limits import Limits, Rate
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import fence, take_back
 from streamq.core.moves import requeue as requeue_move
@@ -59,6 +60,18 @@ handlers = st.sampled_from(["t", "t", "u", None])
 only = st.one_of(st.none(), st.none(), st.none(), st.sets(handlers).map(tuple))
 durations = st.sampled_from(LONG_S)
 picks = st.integers(0, 7)  # counted from the newest
+# Waits for tokens are multiples of 700 s, far from whole thousands; a bucket of one is full or empty at each step.
+A_RATE = Rate(1, per_s=700, burst=1)
+MOST_RUNNING = 2
+limits = st.sampled_from(
+    [
+        Limits(rate=A_RATE),
+        Limits(running=MOST_RUNNING),
+        Limits(key_rate=A_RATE),
+        Limits(key_running=1),
+        Limits(rate=A_RATE, running=MOST_RUNNING, key_rate=A_RATE, key_running=1),
+    ]
+)
 moves = st.sampled_from([move for move in get_args(SettleMove) if move != "succeed"])
 
 
@@ -80,6 +93,7 @@ class Model(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.real._tasks.quick.delete_many({})
+        self.real._tasks.meta.delete_many({})
         for max_attempts in (3, 1, 2, 1):
             self.put(1, None, "a", task="t", priority=0, max_attempts=max_attempts, keep_s=None, reply_to="m1")
 
@@ -94,10 +108,11 @@ class Model(RuleBasedStateMachine):
         keep_s=st.sampled_from([None, 0.0, 1_500.0]),
         keep_failed_s=st.sampled_from([None, None, 0.0, 2_500.0]),
         reply_to=st.sampled_from([None, "m1"]),
+        rate_key=st.sampled_from([None, "k", "k", "l"]),
         count=st.integers(1, 3),
     )
-    def put(self, count: int, delay_s: float | None, queue: str, **more: Any) -> None:
-        options = Options(delay_s=delay_s)
+    def put(self, count: int, delay_s: float | None, queue: str, rate_key: str | None = None, **more: Any) -> None:
+        options = Options(delay_s=delay_s, rate_key=rate_key)
         new = [NewTask(ObjectId(), queue, payload={"n": n}, options=options, **more) for n in range(count)]
         assert self.real.put(new) == self.memory.put(new)
 
@@ -131,6 +146,18 @@ class Model(RuleBasedStateMachine):
     def claim(self, limit: int, spare: int, queue: str, **more: Any) -> None:
         ask = Ask(queue, limit, os.urandom(16), worker="w", spare=min(limit, spare), **more)
         self._claim(ask)
+
+    @rule(queue=queues, limit=st.sampled_from([1, 2, 4]), limits=limits)
+    def claim_within_limits(self, queue: str, limit: int, limits: Limits) -> None:
+        # It begins by making ready what waited for a slot of its key.
+        held_up = [id for id, one in self.memory.documents.items() if one["queue"] == queue and "held_up_by" in one]
+        self.statuses |= dict.fromkeys(held_up, READY)
+        self._claim(Ask(queue, limit, os.urandom(16), 1_500.0, "w", limits=limits))
+        self._at_most_running(queue, limits)
+
+    def _at_most_running(self, queue: str, limits: Limits) -> None:
+        running = [one for one in self.memory.documents.values() if one["queue"] == queue and "slot" in one]
+        assert limits.running is None or len(running) <= MOST_RUNNING
 
     @precondition(lambda self: self.memory.documents)
     @rule(
@@ -270,6 +297,8 @@ class Model(RuleBasedStateMachine):
             for ms in [1_000_000 * thousands]
         }
         self.real._tasks.durable.update_many({}, [{"$set": moved}])
+        filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", 1_000_000 * thousands]}}}
+        self.real._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
 
     @precondition(lambda self: self.claims)
     @rule(queue=queues)

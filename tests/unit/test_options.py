@@ -28,6 +28,7 @@ BAD: dict[str, list[Any]] = {
     "delay_s": SECONDS_BAD,
     "keep_s": SECONDS_BAD,
     "keep_failed_s": SECONDS_BAD,
+    "rate_key": ["", "x" * 201, "a\0b", "\ud800", 7],
     "tag": ["", "x" * 201, "a\0b", "\ud800", 5, b"a", ["a"], {"$gt": ""}],
     "at": [
         *(datetime(2030, 1, 1), 1e9, "2030-01-01", AT.date()),
@@ -50,6 +51,7 @@ GOOD: dict[str, list[Any]] = {
     "delay_s": SECONDS_GOOD,
     "keep_s": SECONDS_GOOD,
     "keep_failed_s": SECONDS_GOOD,
+    "rate_key": ["a", "$a.b ä", "x" * 200],
     "tag": ["a", "$a.b ä\n", "x" * 200],
     "at": [AT, datetime(1960, 1, 1, tzinfo=UTC), AT.astimezone(timezone(timedelta(hours=5)))],
     "priority": [0, 2**31 - 1, -(2**31), *Priority],

@@ -97,6 +97,7 @@ def test_a_stream_asks_for_what_its_interest_says_and_no_more() -> None:
     assert [one for one in matched(ALL) if queues in one.values()] == [
         {"operationType": "insert", "fullDocument.status": "ready", "fullDocument.queue": queues},
         {"operationType": "update", "updateDescription.updatedFields.ready_in": queues},
+        {"operationType": "update", "updateDescription.updatedFields.freed_in": queues},
     ]
     assert {"operationType": "update", "updateDescription.updatedFields.settled_for": "m1"} in matched(ALL)
     assert {"operationType": "insert", "fullDocument.kind": "member"} in matched(ALL)
@@ -118,6 +119,8 @@ def test_every_wanted_event_names_its_operation() -> None:
         ({"status": "delayed", "queue": "x", "due_at": NOW + timedelta(seconds=9)}, False, updated),
         ({"status": "failed", "queue": "x", "settled_for": ["m0", "m1"]}, False, updated),
         ({"status": "running", "queue": "x", "cancel_to": "m1"}, False, updated),
+        ({"status": "failed", "queue": "q", "freed_in": "q"}, False, updated),
+        ({"status": "ready", "queue": "q", "ready_in": "q", "freed_in": "q", "max_attempts": 1}, False, updated),
     ],
 )
 def test_a_document_in_memory_tells_what_its_event_would(document: dict[str, Any], is_new: bool, event: Any) -> None:

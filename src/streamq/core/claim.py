@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from bson import ObjectId
 
+from streamq.core.limits import Limits
 from streamq.core.retry import MAX_DELAY_S
 
 INT32: Final = 2**31
@@ -39,6 +40,7 @@ class Claim(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
     tag: str | None = None
     slot_at: datetime | None = None
+    has_slot: bool = False
 
     @property
     def is_last_attempt(self) -> bool:
@@ -53,7 +55,7 @@ class Ask(msgspec.Struct, frozen=True):
     and `seq`. `only` restricts to handler names; None takes every task of the queue. `leases` are those of handlers
     that have a lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the
     process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a
-    task that never started.
+    task that never started. `limits` are those of the queue.
     """
 
     queue: str
@@ -66,6 +68,7 @@ class Ask(msgspec.Struct, frozen=True):
     spare: int = 0
     durable: bool = False
     leases: Mapping[str, float] = {}
+    limits: Limits | None = None
 
     def lease_of(self, task: object) -> float:
         """Return the lease of a task whose stored handler's name is `task`."""
@@ -77,7 +80,9 @@ class Ask(msgspec.Struct, frozen=True):
         return self.limit - self.spare
 
 
-def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, attempt: int) -> Claim:
+def claim_of(
+    document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, attempt: int, has_slot: bool = False
+) -> Claim:
     """Read a claim out of a stored task. `attempt` is the one the claim began.
 
     Another producer, or a person, may have stored anything. A field that cannot be what it should is read as if it
@@ -103,6 +108,7 @@ def claim_of(document: Mapping[str, Any], *, claim_id: bytes, lease_s: float, at
         created_at=created_at if isinstance(created_at, datetime) else None,
         tag=tag if isinstance(tag, str) else None,
         slot_at=slot_at if isinstance(slot_at, datetime) else None,
+        has_slot=has_slot,
     )
 
 

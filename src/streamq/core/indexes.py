@@ -10,7 +10,7 @@ from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL
 
 
 class Index(msgspec.Struct, frozen=True):
-    """One index of the tasks collection. `serves` says which query it is for."""
+    """One index. `serves` says which query it is for."""
 
     name: str
     keys: tuple[tuple[str, int], ...]
@@ -44,6 +44,26 @@ INDEXES: Final = (
         serves="queries.lease_ended, queries.next_lease_end: the scheduler",
     ),
     Index(
+        name="streamq_slot",
+        keys=(("queue", 1), ("slot", 1)),
+        partial={"slot": {"$exists": True}},
+        serves="queries.slots_taken; unique: a slot is given once. Only running tasks of limited queues are in it",
+        unique=True,
+    ),
+    Index(
+        name="streamq_key_slot",
+        keys=(("queue", 1), ("key_slot", 1)),
+        partial={"key_slot": {"$exists": True}},
+        serves="queries.key_slots_taken; unique, so that a slot is given once",
+        unique=True,
+    ),
+    Index(
+        name="streamq_held_up",
+        keys=(("queue", 1), ("held_up_by", 1), ("seq", 1)),
+        partial={"held_up_by": {"$exists": True}},
+        serves="queries.held_up: what waits for a slot of its key",
+    ),
+    Index(
         name="streamq_remove",
         keys=(("remove_at", 1),),
         partial={"status": {"$in": list(TERMINAL)}},
@@ -57,5 +77,15 @@ INDEXES: Final = (
         partial={"unique_lock": {"$exists": True}},
         serves="putting: one task a unique key, whoever puts it; queries.twins: which task has it",
         unique=True,
+    ),
+)
+
+META_INDEXES: Final = (
+    Index(
+        name="streamq_meta_remove",
+        keys=(("remove_at", 1),),
+        partial={"remove_at": {"$exists": True}},
+        serves="the server's own removal of what is not needed any more in the meta collection",
+        expire_after_s=0,
     ),
 )

@@ -46,6 +46,7 @@ class PutOptions(TypedDict, total=False):
     id: ObjectId | None
     unique: UniqueKey | None
     on_conflict: OnConflict | None
+    rate_key: str | None
 
 
 def options_of(given: PutOptions) -> Options:
@@ -71,6 +72,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             removes it within about a minute. Default: seven days.
         headers: a small dict of strings carried along (trace context, the user's own).
         tag: free text to find the task by, 1 to 200 characters.
+        rate_key: whose limits the task counts for besides its queue's, e.g. a customer's name: see `StreamQ.limit`.
         id: the task's id. Putting twice with one id stores one task: how to repeat after `PutUnknown`.
         unique: a key that only one task of the queue may have at a time, from its put until it has ended: a str, int,
             bytes or a tuple of these.
@@ -90,6 +92,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: ObjectId | None = None
     unique: UniqueKey | None = None
     on_conflict: OnConflict | None = None
+    rate_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.delay_s is not None and self.at is not None:
@@ -116,6 +119,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             require_unique(self.unique)
         if self.on_conflict is not None:
             require_on_conflict(self.on_conflict, self.unique)
+        if self.rate_key is not None:
+            require_text("rate_key", self.rate_key)
 
 
 def require_queue(value: object) -> str:

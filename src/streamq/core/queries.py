@@ -46,6 +46,21 @@ def ready(ask: Ask) -> dict[str, Any]:
     return found
 
 
+def slots_taken(queue: str) -> dict[str, Any]:
+    """Match the running tasks of `queue` that hold a slot of it: read `slot`, which the index holds."""
+    return {"queue": queue, "slot": {"$gte": 0}}
+
+
+def key_slots_taken(queue: str) -> dict[str, Any]:
+    """Match the running tasks of `queue` that hold a slot of their key: read `key_slot`, which the index holds."""
+    return {"queue": queue, "key_slot": {"$gte": ""}}
+
+
+def held_up(queue: str, key: str | None = None) -> dict[str, Any]:
+    """Match the delayed tasks of `queue` that wait for a slot of `key`, or of any."""
+    return {"queue": queue, "status": DELAYED, "held_up_by": {"$gte": ""} if key is None else {"$eq": key}}
+
+
 def behind(queues: Iterable[str]) -> dict[str, Any]:
     """Match ready tasks of `queues`: asked for distinct queues, the server probes the index once for each."""
     return {"status": READY, "queue": {"$in": list(queues)}}

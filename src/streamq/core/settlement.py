@@ -21,6 +21,8 @@ class Settlement(msgspec.Struct, frozen=True):
     """One fenced write that ends an attempt.
 
     `keep_s` is for `succeed`: 0 deletes the task instead of keeping it. How long a failed task is kept stands on it.
+    One that `frees` slots of a limit is not deleted but removed by the server within about a minute: of a deletion
+    others would not learn that the slots are free.
     """
 
     id: ObjectId
@@ -31,11 +33,12 @@ class Settlement(msgspec.Struct, frozen=True):
     error: Raised | None = None
     delay_s: float = 0.0
     keep_s: float = 0.0
+    frees: bool = False
 
     @property
     def deletes(self) -> bool:
         """Say whether the document is gone after this settlement."""
-        return self.move == "succeed" and self.keep_s == 0
+        return self.move == "succeed" and self.keep_s == 0 and not self.frees
 
 
 Verdict = Literal["settled", "lost", "unknown", "refused"]
@@ -48,7 +51,9 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
     """Decide how the attempt ends. `u` is drawn from [0, 1) for the jitter of a retry."""
 
     def settle(move: SettleMove, **more: Any) -> Settlement:
-        return Settlement(id=claim.id, queue=claim.queue, claim_id=claim.claim_id, move=move, **more)
+        return Settlement(
+            id=claim.id, queue=claim.queue, claim_id=claim.claim_id, move=move, frees=claim.has_slot, **more
+        )
 
     match outcome:
         case Done(result):
@@ -99,4 +104,4 @@ def refused(settlement: Settlement, said: str) -> Settlement:
 
 
 def _failed(settlement: Settlement, why: Raised) -> Settlement:
-    return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why)
+    return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why, frees=settlement.frees)

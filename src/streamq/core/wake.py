@@ -21,6 +21,8 @@ class Wake(msgspec.Struct, frozen=True):
     - `member`: a worker came or uses another lease; `lease_s` is its shortest.
     - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.
+
+    Besides, whatever it is: `freed_in` names a queue of which a slot under a limit is free again.
     """
 
     kind: WakeKind
@@ -31,3 +33,4 @@ class Wake(msgspec.Struct, frozen=True):
     durable: bool = False
     due_in_s: float = 0.0
     lease_s: float = 0.0
+    freed_in: str = ""

@@ -51,6 +51,7 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         queues = {"$in": list(interest.queues)}
         wanted.append({"operationType": "insert", "fullDocument.status": READY, "fullDocument.queue": queues})
         wanted.append({"operationType": "update", f"{changed}.ready_in": queues})
+        wanted.append({"operationType": "update", f"{changed}.freed_in": queues})
     if interest.timers:
         wanted.append({"operationType": "insert", "fullDocument.status": DELAYED})
         wanted.append({"operationType": "update", f"{changed}.status": DELAYED})
@@ -65,7 +66,7 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
     if interest.holder is not None:
         wanted.append({"operationType": "update", f"{changed}.cancel_to": interest.holder})
-    told = ["bell", "status", "due_at", "ready_in", "revision", "lease_s", "cancel_to"]
+    told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to"]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s"]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
@@ -114,11 +115,13 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
         return Wake("bell")
     if "lease_s" in changed:
         return _member(changed)
+    freed_in = changed.get("freed_in")
+    freed_in = freed_in if isinstance(freed_in, str) else ""
     if "ready_in" in changed:
-        return Wake("ready", id, queue=changed["ready_in"])
+        return Wake("ready", id, queue=changed["ready_in"], freed_in=freed_in)
     if changed.get("status") == DELAYED or ("revision" in changed and "due_at" in changed):
-        return Wake("delayed", id, due_in_s=_due_in_s(changed, event))
-    return Wake("cancel" if "cancel_to" in changed else "settled", id)
+        return Wake("delayed", id, due_in_s=_due_in_s(changed, event), freed_in=freed_in)
+    return Wake("cancel" if "cancel_to" in changed else "settled", id, freed_in=freed_in)
 
 
 def _member(fields: Mapping[str, Any]) -> Wake:
@@ -137,13 +140,16 @@ def _due_in_s(fields: Mapping[str, Any], event: Mapping[str, Any]) -> float:
 def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Interest, *, is_new: bool) -> Iterable[Wake]:
     """Say what a stream would tell of a task as it stands now: for a store without streams."""
     status = document.get("status")
+    freed_in = document.get("freed_in", "")
+    freed_in = freed_in if freed_in in interest.queues else ""
     if status == READY and document["queue"] in interest.queues:
         durable = is_new and document.get("max_attempts", 1) == 1
         task = document.get("task") if is_new else None
-        yield Wake("ready", document["_id"], document["queue"], task, is_new, durable)
+        yield Wake("ready", document["_id"], document["queue"], task, is_new, durable, freed_in=freed_in)
     elif status == DELAYED and interest.timers:
-        yield Wake("delayed", document["_id"], due_in_s=max(0.0, (document["due_at"] - now).total_seconds()))
-    elif interest.reply_to is not None and interest.reply_to in document.get("settled_for", ()):
-        yield Wake("settled", document["_id"])
+        due_in_s = max(0.0, (document["due_at"] - now).total_seconds())
+        yield Wake("delayed", document["_id"], due_in_s=due_in_s, freed_in=freed_in)
+    elif freed_in or (interest.reply_to is not None and interest.reply_to in document.get("settled_for", ())):
+        yield Wake("settled", document["_id"], freed_in=freed_in)
     elif interest.holder is not None and document.get("cancel_to") == interest.holder:
         yield Wake("cancel", document["_id"])

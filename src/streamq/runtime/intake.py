@@ -21,6 +21,7 @@ from bson import ObjectId
 from streamq.bridge import Bridge
 from streamq.core import demand
 from streamq.core.claim import Ask
+from streamq.core.limits import Limits
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
@@ -46,11 +47,13 @@ PAUSE_S: Final = (0.1, 5.0)
 class Wants(msgspec.Struct, frozen=True):
     """What an intake claims. `only` are the handlers' names it knows (None: any task), `leases` those of handlers that
     have a lease of their own; `most_spare` bounds what may wait in the process beyond what its takers can take at once;
-    `spare` fixes that number instead of measuring."""
+    `spare` fixes that number instead of measuring. Of a queue with `limits` nothing waits here, and wakes only make it
+    look: the claim from the head decides what starts."""
 
     queue: str
     worker: str
     lease_s: float
+    limits: Limits | None = None
     only: tuple[str, ...] | None = None
     spare: int | None = None
     most_spare: int = demand.MOST_A_CLAIM
@@ -105,6 +108,7 @@ class Intake:
         self._hints = Hints(holdings.has)
         self._taken = 0
         self._pace = Pace()
+        self._again_at = float("inf")  # when a rate that holds the queue up has its next token
         self._scope = trio.CancelScope()
         self._started = False
         self._stopped = trio.Event()
@@ -166,6 +170,9 @@ class Intake:
         """Note that a task became ready."""
         if not self._knows(wake):
             return
+        if self.wants.limits is not None:
+            self.scan()
+            return
         if self._behind:
             return  # the next claim from the head finds it
         self._offer.withdraw()  # what comes after it must not be claimed ahead of it
@@ -184,6 +191,7 @@ class Intake:
         if (
             wake.id is None
             or not wake.is_new
+            or self.wants.limits is not None
             or self._hints.was_heard(wake.id)
             or not self._knows(wake)
             or not self._offer.take()
@@ -243,7 +251,7 @@ class Intake:
             action = demand.next_action(self._demand())
             if isinstance(action, demand.Sleep):
                 self._offer.give(0 if self._behind else self._free())
-                await self._claimer.park()
+                await self._sleep()
                 self._offer.withdraw()
                 continue
             try:
@@ -259,12 +267,24 @@ class Intake:
                 pause_s = min(pause_s * 2, PAUSE_S[1])
             await trio.lowlevel.checkpoint_if_cancelled()
 
+    async def _sleep(self) -> None:
+        if self._again_at == float("inf"):
+            await self._claimer.park()
+            return
+        with trio.move_on_at(self._again_at) as scope:
+            await self._claimer.park()
+        if scope.cancelled_caught:
+            self._again_at = float("inf")
+            self.scan()
+
     def _free(self) -> int:
         return self._waiting - len(self._ready) - self._offer.out
 
     def _demand(self) -> demand.Demand:
         free = self._free()
-        if self.wants.spare is not None:
+        if self.wants.limits is not None:
+            spare = 0  # it would hold slots and tokens that others could use
+        elif self.wants.spare is not None:
             spare = self.wants.spare
         else:
             spare = demand.wanted_spare(self._pace.taken_per_s, self._pace.claim_s, cap=self.wants.most_spare)
@@ -285,6 +305,7 @@ class Intake:
             self._hints.asked()
         self._pace.note(clock.now(), clock.now() - sent_at, self._taken)
         self._take_in(claimed, sent_at)
+        self._again_at = float("inf") if claimed.again_s is None else clock.now() + claimed.again_s
         self._behind = self._behind or claimed.more
         if isinstance(action, demand.ClaimHead) and not claimed.more:
             # It has seen whatever was named before it; tasks that may not wait here were left out.
@@ -307,6 +328,7 @@ class Intake:
             spare=spare,
             durable=durable,
             leases=self.wants.leases,
+            limits=self.wants.limits,
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:

@@ -143,6 +143,10 @@ class Watcher:
                 self._tell(item)
 
     def _tell(self, wake: Wake) -> None:
+        if wake.freed_in:
+            for intake in self._intakes:
+                if intake.wants.queue == wake.freed_in:
+                    intake.scan()
         if wake.kind == "ready":
             for intake in self._intakes:
                 if intake.wants.queue == wake.queue:

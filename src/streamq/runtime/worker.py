@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from streamq.core.handling import Handling
+from streamq.core.limits import Limits
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.runner import Runner
 from streamq.runtime.services import Services
@@ -21,13 +22,14 @@ from streamq.runtime.sole import sole_error
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """One queue of a worker: its handlers by name, how many tasks run at once, and the lease of handlers that have none
-    of their own."""
+    """One queue of a worker: its handlers by name, how many tasks run at once, the lease of handlers that have none of
+    their own, and the queue's limits."""
 
     queue: str
     handlers: Mapping[str, Handling]
     slots: int
     lease_s: float
+    limits: Limits | None = None
 
 
 class Worker:
@@ -77,6 +79,7 @@ def _wants(lane: Lane, services: Services) -> Wants:
         queue=lane.queue,
         worker=services.worker,
         lease_s=lane.lease_s,
+        limits=lane.limits,
         only=tuple(lane.handlers),
         leases={name: lease_s for name, lease_s in own.items() if lease_s is not None},
     )

@@ -38,24 +38,24 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
     for _ in range(MOST_LOOKS):
         before = len(refused)
         with reading("find ready tasks"), tasks.deadline():
-            ready = _ready_but(ask, refused)
+            ready = ready_but(ask, refused)
             found = list(tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(ask.limit))
         wanted = _startable(found, ask)
-        mine = _take(tasks, ask, wanted, refused)
+        mine = take(tasks, ask, wanted, refused)
         # A head of the queue that the server lets nobody claim must not hide what waits behind it.
         if mine or len(refused) == before:
             break
     claims = [_claim(document, ask) for document in wanted if document["_id"] in mine]
     full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
-    return Claimed(tuple(claims), more=full, refused=_told(refused))
+    return Claimed(tuple(claims), more=full, refused=told(refused))
 
 
-def _ready_but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:
+def ready_but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:
     ready = queries.ready(ask)
     return ready | {"_id": ready["_id"] | {"$nin": list(refused)}} if refused else ready
 
 
-def _told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:
+def told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:
     return tuple(Refused(id, said) for id, said in refused.items())
 
 
@@ -73,9 +73,9 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
             return Claimed((), more=False, refused=(Refused(id, short(error)),))
         if not is_unknown(error):
             raise translated(error, "claim a task", writing=True) from error
-        taken = _own(tasks, ask, [id], error, durable=ask.durable).get(id)
+        taken = read_own(tasks, ask, [id], error, durable=ask.durable).get(id)
         if taken is None:
-            raise _unknown(tasks, ask, [id], error) from error
+            raise claim_unknown(tasks, ask, [id], error) from error
     claims = (
         ()
         if taken is None
@@ -97,7 +97,7 @@ def _claim(document: Document, ask: Ask) -> Claim:
     return claim_of(document, claim_id=ask.claim_id, lease_s=lease_s, attempt=document["attempt"] + 1)
 
 
-def _take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:
+def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:
     """Claim what is still as it was read; return the ids obtained. What the server refuses is added to `refused`."""
     alike: dict[tuple[int, float | None, bool], list[ObjectId]] = defaultdict(list)
     keyed = False
@@ -119,7 +119,7 @@ def _take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId
                 raise
             # What was obtained before goes back too: one unknown outcome, one answer.
             every = [document["_id"] for document in wanted]
-            raise _unknown(tasks, ask, every, error) from error
+            raise claim_unknown(tasks, ask, every, error) from error
     return mine
 
 
@@ -140,18 +140,18 @@ def _take_alike(
             return _take_halves(tasks, ask, guard, ids, refused, durable=durable)
         if not is_unknown(error):
             raise translated(error, "claim tasks", writing=True) from error
-        own = _own(tasks, ask, ids, error, durable=durable)
+        own = read_own(tasks, ask, ids, error, durable=durable)
         if len(own) < len(ids):
             raise OutcomeUnknown(short(error)) from error
         return list(own)
-    return _held(tasks, ask, ids)
+    return read_held(tasks, ask, ids)
 
 
 def _take_halves(
     tasks: Tasks, ask: Ask, guard: dict[str, Any], ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
 ) -> list[ObjectId]:
     """One of `ids` is refused, which ended the statement before the rest of it: claim by halves until it is alone."""
-    mine = _held(tasks, ask, ids)
+    mine = read_held(tasks, ask, ids)
     rest = [id for id in ids if id not in mine]
     middle = max(1, len(rest) // 2)
     try:
@@ -166,7 +166,7 @@ def _take_halves(
     return mine
 
 
-def _held(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[ObjectId]:
+def read_held(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[ObjectId]:
     """Read which of `ids` are ours by now."""
     try:
         with tasks.deadline():
@@ -176,7 +176,9 @@ def _held(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[ObjectId]:
         raise OutcomeUnknown(short(error)) from error
 
 
-def _own(tasks: Tasks, ask: Ask, ids: list[ObjectId], error: DriverError, *, durable: bool) -> dict[ObjectId, Document]:
+def read_own(
+    tasks: Tasks, ask: Ask, ids: list[ObjectId], error: DriverError, *, durable: bool
+) -> dict[ObjectId, Document]:
     """After a lost reply: what of `ids` is held under this claim. Raises `ClaimUnknown` when that cannot be read.
 
     A durable claim is read from what the majority has: one that may still be rolled back must not start.
@@ -186,16 +188,16 @@ def _own(tasks: Tasks, ask: Ask, ids: list[ObjectId], error: DriverError, *, dur
         with tasks.deadline():
             return {document["_id"]: document for document in held.find(fence(ask.queue, ask.claim_id, ids))}
     except DRIVER_ERRORS:
-        raise _unknown(tasks, ask, ids, error) from error
+        raise claim_unknown(tasks, ask, ids, error) from error
 
 
-def _unknown(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId], error: BaseException) -> ClaimUnknown:
+def claim_unknown(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId], error: BaseException) -> ClaimUnknown:
     return ClaimUnknown(ask.queue, ask.claim_id, tuple(ids), tasks.timeout_s, short(error))
 
 
 def abandon(tasks: Tasks, unknown: ClaimUnknown) -> int:
     """See `Store.abandon`. Trips: 1."""
-    release = settle_move.update(Settlement(unknown.ids[0], unknown.queue, unknown.claim_id, "release"))
+    release = settle_move.update(Settlement(unknown.ids[0], unknown.queue, unknown.claim_id, "release", frees=True))
     with writing("release an unknown claim"), tasks.deadline():
         held = fence(unknown.queue, unknown.claim_id, unknown.ids)
         return tasks.durable.update_many(held, release).modified_count

@@ -28,13 +28,15 @@ class Tasks(msgspec.Struct, frozen=True):
     majority-committed, and a w:1 write waits up to 100 ms for the journal (DESIGN section 3). `quick` writes with
     w:1, for claims: one that is rolled back is harmless, because settling is fenced. `committed` reads what
     cannot be rolled back. All go to the primary. `meta` is the collection beside the tasks, for what is no task and no
-    row of a member; it writes with majority too.
+    row of a member; it writes with majority too. `buckets` is the same with w:1, for tokens of rates, which are taken
+    at each claim: of one that is rolled back some tokens are given twice.
     """
 
     durable: Collection[Document]
     quick: Collection[Document]
     committed: Collection[Document]
     meta: Collection[Document]
+    buckets: Collection[Document]
     timeout_s: float
 
     @contextmanager
@@ -58,5 +60,6 @@ def tasks_of(database: Database[Document], name: str, timeout_s: float) -> Tasks
         quick=handle(WriteConcern(w=1), ReadConcern("local")),
         committed=handle(majority, ReadConcern("majority")),
         meta=handle(majority, ReadConcern("local"), name + META),
+        buckets=handle(WriteConcern(w=1), ReadConcern("local"), name + META),
         timeout_s=timeout_s,
     )

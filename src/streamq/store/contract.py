@@ -40,11 +40,12 @@ class Refused(msgspec.Struct, frozen=True):
 class Claimed(msgspec.Struct, frozen=True):
     """What a claim obtained, in claim order. `more` says whether the queue may hold more than was asked for. `refused`
     names the tasks that were passed over because the server does not take their claim, with its words: they stay
-    ready, for people to see to."""
+    ready, for people to see to. `again_s`: a rate holds the queue up, so long until its next token."""
 
     claims: tuple[Claim, ...]
     more: bool
     refused: tuple[Refused, ...] = ()
+    again_s: float | None = None
 
 
 class Tick(msgspec.Struct, frozen=True):

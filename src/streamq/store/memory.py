@@ -27,6 +27,7 @@ from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.fence import is_held
 from streamq.core.moves.put import document_of, whole_ms
 from streamq.core.moves.requeue import Requeue
+from streamq.core.moves.token import Bucket
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.requeued import Requeued
 from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
@@ -37,6 +38,7 @@ from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid
 from streamq.store import memory_records
 from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Tick
+from streamq.store.memory_shelf import MemoryShelf
 
 
 class MemoryFeed:
@@ -73,6 +75,7 @@ class MemoryStore:
         self.documents: dict[ObjectId, TaskDocument] = {}
         self.members: dict[str, Member] = {}
         self.meta: dict[str, dict[str, Any]] = {}
+        self.buckets: dict[str, Bucket] = {}
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -111,6 +114,9 @@ class MemoryStore:
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""
+        if ask.limits is not None:
+            now = whole_ms(self._clock())
+            return MemoryShelf(self.documents, self.buckets, ask, now, self._tell).claim(ask.limits)
         ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
         found = ready[: ask.limit]
@@ -136,7 +142,11 @@ class MemoryStore:
         """See `Store.abandon`."""
         found = (self.documents.get(id) for id in unknown.ids)
         held = [one for one in found if one is not None and is_held(one, unknown.queue, unknown.claim_id)]
-        return len(self.settle([Settlement(one["_id"], unknown.queue, unknown.claim_id, "release") for one in held]))
+        return len(
+            self.settle(
+                [Settlement(one["_id"], unknown.queue, unknown.claim_id, "release", frees=True) for one in held]
+            )
+        )
 
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.extend`."""

@@ -13,6 +13,7 @@ from bson import ObjectId
 from streamq.core import queries
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
+from streamq.core.indexes import INDEXES, META_INDEXES
 from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
@@ -23,7 +24,7 @@ from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
-from streamq.store import cancelling, claiming, looking, putting, scheduling, settling, tending, ticking
+from streamq.store import cancelling, claiming, looking, putting, scheduling, settling, shelf, tending, ticking
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
 from streamq.store.contract import Claimed, Deleted, Firing, Purged, Tick
@@ -69,10 +70,12 @@ class MongoStore:
             raise
 
     def prepare(self) -> None:
-        """See `Store.prepare`. Trips: 2."""
+        """See `Store.prepare`. Trips: 3."""
         with self._tasks.deadline():
             check_server(self._database)
-            make_indexes(self._tasks.durable, time.monotonic() + self._tasks.timeout_s)
+            until = time.monotonic() + self._tasks.timeout_s
+            make_indexes(self._tasks.durable, INDEXES, until)
+            make_indexes(self._tasks.meta, META_INDEXES, until)
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
         """See `Store.put`. Trips: 1 per 1,000 tasks. Clock: server."""
@@ -82,6 +85,8 @@ class MongoStore:
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""
+        if ask.limits is not None:
+            return shelf.claim(self._tasks, ask, ask.limits)
         return claiming.claim(self._tasks, ask)
 
     def abandon(self, unknown: ClaimUnknown) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,7 +15,7 @@ from pymongo.database import Database
 from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.operations import IndexModel
 
-from streamq.core.indexes import INDEXES, Index
+from streamq.core.indexes import Index
 from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, UsageError
 from streamq.store.faults import STANDALONE_HINT, reading
 
@@ -64,14 +65,14 @@ def check_server(database: Database[Document]) -> None:
         raise ServerTooOld("streamq needs MongoDB 6.0 or later; the server's wire version is older")
 
 
-def make_indexes(tasks: Collection[Document], deadline: float) -> None:
-    """Create the indexes that are missing. `createIndexes` is not retried by the driver: a step-down while it runs
+def make_indexes(collection: Collection[Document], indexes: Sequence[Index], deadline: float) -> None:
+    """Create those that are missing. `createIndexes` is not retried by the driver: a step-down while it runs
     is waited out here, until `deadline` by the monotonic clock."""
-    models = [_model(index) for index in INDEXES]
+    models = [_model(index) for index in indexes]
     while True:
         try:
             with reading("create the indexes"):
-                _create(tasks, models)
+                _create(collection, models)
             return
         except StoreError as error:
             if not isinstance(error.__cause__, AutoReconnect) or time.monotonic() > deadline:
@@ -79,15 +80,15 @@ def make_indexes(tasks: Collection[Document], deadline: float) -> None:
             time.sleep(0.1)  # an election takes longer; each try waits for a primary by itself
 
 
-def _create(tasks: Collection[Document], models: list[IndexModel]) -> None:
+def _create(collection: Collection[Document], models: list[IndexModel]) -> None:
     try:
-        tasks.create_indexes(models)
+        collection.create_indexes(models)
     except OperationFailure as error:
         if error.code not in INDEX_CONFLICTS:
             raise
         said = (error.details or {}).get("errmsg")
         raise StoreError(
-            f"an index of {tasks.full_name} differs from what streamq needs: {said}. "
+            f"an index of {collection.full_name} differs from what streamq needs: {said}. "
             "Drop the index named there; streamq makes it anew at the next start"
         ) from error
 

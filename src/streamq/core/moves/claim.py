@@ -4,12 +4,24 @@ which kills its process is bounded."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from streamq.core.claim import Ask
 from streamq.core.document import READY, TaskDocument
 from streamq.core.moves.fence import after, after_ms
 from streamq.core.transitions import next_status
+
+WAKES: Final = ["ready_in", "freed_in"]
+"""What is written for the stream and must be absent, to be a change when it is written again."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The slots that one claim takes of the limits on running tasks."""
+
+    slot: int | None = None
+    key_slot: str | None = None
 
 
 def guard(ask: Ask, attempt: int) -> dict[str, Any]:
@@ -27,8 +39,8 @@ def revision_guard(revision: float) -> dict[str, Any]:
     return {"revision": revision if revision else {"$in": [None, 0]}}
 
 
-def update(ask: Ask) -> list[dict[str, Any]]:
-    """Build the update that claims."""
+def update(ask: Ask, place: Place | None = None) -> list[dict[str, Any]]:
+    """Build the update that claims; of a task whose queue has limits with its `place`."""
     fields = {
         "status": next_status(READY, "claim"),
         "claim_id": ask.claim_id,
@@ -37,7 +49,9 @@ def update(ask: Ask) -> list[dict[str, Any]]:
         "worker": {"$literal": ask.worker},
         "started_at": "$$NOW",
     }
-    return [{"$set": fields}, {"$unset": "ready_in"}]
+    if place is not None:
+        fields |= place_fields(place)
+    return [{"$set": fields}, {"$unset": WAKES}]
 
 
 def _lease_until(ask: Ask) -> dict[str, Any]:
@@ -61,7 +75,17 @@ def is_ready(document: TaskDocument, ask: Ask) -> bool:
     )
 
 
-def apply(document: TaskDocument, ask: Ask, now: datetime) -> None:
+def place_fields(place: Place) -> dict[str, Any]:
+    """Say which slots a claim takes."""
+    fields: dict[str, Any] = {}
+    if place.slot is not None:
+        fields["slot"] = place.slot
+    if place.key_slot is not None:
+        fields["key_slot"] = {"$literal": place.key_slot}
+    return fields
+
+
+def apply(document: TaskDocument, ask: Ask, now: datetime, place: Place | None = None) -> None:
     """Claim a document in memory."""
     document["status"] = next_status(document["status"], "claim")
     document["claim_id"] = ask.claim_id
@@ -69,4 +93,9 @@ def apply(document: TaskDocument, ask: Ask, now: datetime) -> None:
     document["attempt"] += 1
     document["worker"] = ask.worker
     document["started_at"] = now
-    document.pop("ready_in", None)
+    for name in WAKES:
+        document.pop(name, None)  # type: ignore[misc]
+    if place is not None and place.slot is not None:
+        document["slot"] = place.slot
+    if place is not None and place.key_slot is not None:
+        document["key_slot"] = place.key_slot

@@ -14,10 +14,10 @@ from streamq.core.outcome import Raised
 from streamq.core.retry import MAX_DELAY_S
 from streamq.core.transitions import is_terminal
 
-HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until", "cancel_to")
+HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until", "cancel_to", "slot", "key_slot")
 """Fields that only a running task has."""
 
-LOCKS: Final[tuple[str, ...]] = ("unique_lock",)
+LOCKS: Final[tuple[str, ...]] = ("unique_lock", "held_up_by")
 """Fields that only a task which has not ended has: what they keep others from is free again at its end."""
 
 

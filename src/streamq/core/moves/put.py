@@ -41,6 +41,8 @@ def document_of(new: NewTask, now: datetime) -> TaskDocument:
         document["slot_at"] = new.slot_at
     if new.fired_by is not None:
         document["fired_by"] = new.fired_by
+    if new.options.rate_key is not None:
+        document["rate_key"] = new.options.rate_key
     if new.options.headers:
         document["headers"] = dict(new.options.headers)
     if new.options.tag is not None:

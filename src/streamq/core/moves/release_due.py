@@ -11,7 +11,10 @@ from streamq.core.transitions import next_status
 
 def update() -> list[dict[str, Any]]:
     """Build the update; its filter is `queries.due`."""
-    return [{"$set": {"status": next_status(DELAYED, "release_due"), "ready_in": "$queue"}}]
+    return [
+        {"$set": {"status": next_status(DELAYED, "release_due"), "ready_in": "$queue"}},
+        {"$unset": "held_up_by"},
+    ]
 
 
 def is_due(document: TaskDocument, now: datetime) -> bool:
@@ -23,3 +26,4 @@ def apply(document: TaskDocument, now: datetime) -> None:
     """Release a document in memory."""
     document["status"] = next_status(document["status"], "release_due")
     document["ready_in"] = document["queue"]
+    document.pop("held_up_by", None)

@@ -35,10 +35,18 @@ def update(settlement: Settlement) -> list[dict[str, Any]]:
     fields = ending(settlement.move, settlement.error, settlement.delay_s, settlement.keep_s)
     # By this, "done by me" can be told from "taken over" when a reply was lost.
     fields["settled_by"] = "$claim_id"
+    if settlement.frees:
+        fields |= freed()
     if settlement.result is not None:
         fields["result"] = {"$literal": settlement.result}
     instead = [] if is_terminal(fields["status"]) else cancel.if_asked()
     return [{"$set": fields}, *instead, {"$unset": left_behind(fields["status"])}]
+
+
+def freed() -> dict[str, Any]:
+    """What tells others that a slot is free again, if the task has one."""
+    has_slot = {"$or": [{"$gte": ["$slot", 0]}, {"$gte": ["$key_slot", ""]}]}
+    return {"freed_in": {"$cond": [has_slot, "$queue", "$$REMOVE"]}}
 
 
 def ending(move: str, error: Raised | None, delay_s: float = 0.0, keep_s: float = 0.0) -> dict[str, Any]:
@@ -61,10 +69,18 @@ def ending(move: str, error: Raised | None, delay_s: float = 0.0, keep_s: float 
 def apply(document: TaskDocument, settlement: Settlement, now: datetime) -> None:
     """Settle a document in memory (deleting it is the store's part)."""
     claim_id = document["claim_id"]
+    if settlement.frees:
+        apply_freed(document)
     apply_ending(document, settlement.move, settlement.error, now, settlement.delay_s, settlement.keep_s)
     document["settled_by"] = claim_id
     if settlement.result is not None:
         document["result"] = settlement.result
+
+
+def apply_freed(document: TaskDocument) -> None:
+    """`freed`, on a document in memory that still has its slots."""
+    if "slot" in document or "key_slot" in document:
+        document["freed_in"] = document["queue"]
 
 
 def apply_ending(

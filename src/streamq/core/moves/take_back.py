@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from streamq.core import queries
 from streamq.core.document import RUNNING, TaskDocument
 from streamq.core.moves.fence import left_behind
-from streamq.core.moves.settle import apply_ending, ending
+from streamq.core.moves.settle import apply_ending, apply_freed, ending, freed
 from streamq.core.outcome import Raised
 
 LEASE_EXPIRED = Raised(
@@ -37,7 +37,7 @@ def guard(move: TakeBack) -> dict[str, Any]:
 
 def update(move: TakeBack) -> list[dict[str, Any]]:
     """Build the update. `settled_by` is left alone: nobody settled."""
-    fields = ending(move, LEASE_EXPIRED)
+    fields = ending(move, LEASE_EXPIRED) | freed()
     return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
 
@@ -50,4 +50,5 @@ def apply(document: TaskDocument, now: datetime) -> None:
     """Take a document in memory back."""
     last = document["attempt"] >= document["max_attempts"]
     move = "cancel" if "cancel_to" in document else "take_back_last" if last else "take_back"
+    apply_freed(document)
     apply_ending(document, move, LEASE_EXPIRED, now)
