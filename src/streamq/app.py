@@ -129,7 +129,7 @@ class StreamQ:
         self._services: Services | None = None
         self._stack: AsyncExitStack | None = None
         self._server: embedded.EmbeddedServer | None = None
-        self._blocking = Blocking(lambda: self.store, self.queue, self._worker_id)
+        self._blocking = Blocking(lambda: self.store, self.queue, self._load_result, self._worker_id)
         self.journal = Journal()
 
     @classmethod

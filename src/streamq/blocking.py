@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack, overload
 
@@ -22,29 +22,48 @@ from bson import ObjectId
 from streamq.blocking_desk import BlockingDesk
 from streamq.core.claim import Ask, Claim
 from streamq.core.codec import from_stored
-from streamq.core.document import TaskDocument
+from streamq.core.document import SUCCEEDED, Status, TaskDocument
 from streamq.core.handling import BareSettings, Handling
-from streamq.core.member import Member
+from streamq.core.limits import Limits
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply, require_accepted
-from streamq.core.options import PutOptions, require_count, require_delay_s, require_lease_s, require_reason
-from streamq.core.outcome import CalledOff, Outcome, Snoozed, Stopped, raised, reason_of
+from streamq.core.options import (
+    PutOptions,
+    require_count,
+    require_delay_s,
+    require_id,
+    require_lease_s,
+    require_reason,
+    require_timeout_s,
+    require_wait_s,
+)
+from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, raised, reason_of
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
-from streamq.core.wakes import Interest
+from streamq.core.transitions import is_terminal
 from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
-from streamq.errors import FeedEnded, LeaseLost, OptionInvalid, PayloadUndecodable, StoreError, UsageError
-from streamq.handle import TaskId, chosen
-from streamq.queue import Queue
+from streamq.ear import Ear
+from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable, StoreError, UsageError
+from streamq.handle import TaskId, chosen, failure_of_task, late, require_stored
+from streamq.queue import MOST_CLAIMED, Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.settler import require_settled
-from streamq.store.contract import Feed, Store
+from streamq.store.contract import Store
 
 SLICE_S: Final = 0.25
 """A waiting claim looks up this often: by so much it may wait longer than asked, or start a delayed task late."""
+
+END_SLICE_S: Final = 1.0
+"""The same for one that waits for a task's end."""
+
+LONGEST_S: Final = 86_400.0
+"""The lease of who claims nothing: it must not shorten anybody's look at ended leases."""
+
+MOST_ECHOES: Final = 100
+"""Tasks that a loop claims one after the other before it drops the stream that told of them."""
 
 
 class Recurring(Protocol):
@@ -58,8 +77,15 @@ class Recurring(Protocol):
 class Blocking:
     """The door of an app without trio: `app.blocking`. Any thread may use it."""
 
-    def __init__(self, store: Callable[[], Store], queue: Callable[[str], Queue], worker_id: str | None) -> None:
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        queue: Callable[[str], Queue],
+        load: Callable[[TaskDocument], Any],
+        worker_id: str | None,
+    ) -> None:
         self._worker_id = worker_id
+        self._load = load
         self._open = store
         self._queue = queue
         self._prepared: Store | None = None
@@ -85,6 +111,56 @@ class Blocking:
         """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
         new = require_new(tasks, "put_many")
         return self.store().put(new, session)
+
+    def result(self, id: ObjectId | str, timeout_s: float | None = None) -> Any:
+        """Wait for the end of a task (by its id or the id's 24 hex digits) and return its result: as the handler's
+        return annotation says if it is declared in this app, else plain values.
+
+        Woken by the change stream; it does not poll. Raises `TaskFailed` with the stored error when the task did not
+        succeed, `ResultTimeout` after `timeout_s` seconds (the task goes on; ask again), `TaskGone` when it is not
+        stored any more, `UsageError` when the task is deleted at its success.
+        """
+        document = self.wait(id, timeout_s)
+        if document["status"] != SUCCEEDED:
+            raise failure_of_task(document)
+        return self._load(document)
+
+    def wait(self, id: ObjectId | str, timeout_s: float | None = None) -> TaskDocument:
+        """Wait for the end of a task and return it as it is stored. Raises as `result`, but not `TaskFailed`. Trips: 1
+        when it has ended, else a stream while it waits."""
+        return self.wait_until(lambda: False, id, timeout_s)
+
+    def wait_until(
+        self, stopped: Callable[[], bool], id: ObjectId | str, timeout_s: float | None = None
+    ) -> TaskDocument:
+        """Wait as `wait`, and no longer once `stopped()`, which is asked once a second."""
+        id = require_id(id)
+        timeout_s = require_timeout_s(timeout_s)
+        store = self.store()
+        document = require_stored(store.get(id), id)
+        if is_terminal(document["status"]):
+            return document
+        if document.get("keep_s") == 0:
+            raise UsageError(f"task {id} is deleted at its success (keep_s=0): there is no end to wait for")
+
+        def look() -> tuple[TaskDocument | None, float]:
+            document = require_stored(store.wait_for(id, ear.member.id), id)
+            return (document if is_terminal(document["status"]) else None), math.inf
+
+        with Ear(store, hears_ends=True, lease_s=LONGEST_S, slice_s=END_SLICE_S, stopped=stopped) as ear:
+            ended = ear.wait(look, math.inf if timeout_s is None else timeout_s)
+        return ended or self._late(id, timeout_s)
+
+    def _late(self, id: ObjectId, timeout_s: float | None) -> TaskDocument:
+        document = require_stored(self.store().get(id), id)
+        if not is_terminal(document["status"]):
+            raise late(id, document["status"], timeout_s)
+        return document
+
+    def status(self, id: ObjectId | str) -> Status:
+        """Return a task's status now. Raises `TaskGone`. Trips: 1."""
+        id = require_id(id)
+        return require_stored(self.store().get(id), id)["status"]
 
     @property
     def worker(self) -> str:
@@ -169,73 +245,134 @@ class BlockingQueue:
         return self._door.put_many([self._queue.new(payload, **options) for payload in payloads], session=session)
 
     def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> BlockingTask | None:
-        """Claim the next task; None when there is none after `wait_s` seconds (woken by the stream, not polling).
+        """Claim the next task; None when there is none after `wait_s` seconds (`math.inf`: wait for ever). A waiting
+        claim is woken by the stream, it does not poll.
 
-        The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 2; while waiting,
-        four a second besides. A payload that does not decode fails its task, and the next one is claimed.
+        The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 2; 4 when there is
+        nothing, and a stream while it waits. A payload that does not decode fails its task, and the next is claimed.
 
         Workers learn of leases shorter than their own only from each other: should this program die, the end of a
         shorter lease given here is noticed after their own lease at the latest.
         """
-        if isinstance(wait_s, bool) or not isinstance(wait_s, int | float) or not 0 <= wait_s < math.inf:
-            raise OptionInvalid("wait_s", wait_s, "seconds, 0 or more")
+        tasks = self.claim_many(1, wait_s=wait_s, lease_s=lease_s)
+        return tasks[0] if tasks else None
+
+    def claim_many(self, n: int, *, wait_s: float = 0.0, lease_s: float | None = None) -> list[BlockingTask]:
+        """Claim up to `n` tasks (1 to 1,000) by one call, in order; as `claim`.
+
+        When there is none it waits at most `wait_s` seconds and returns what is there then; it does not wait until
+        there are `n`. All of them have the lease from now on: the last one must be settled or extended in time too.
+        """
+        require_count(n, "n", most=MOST_CLAIMED)
+        return self.claimer(lease_s).claim(n, require_wait_s(wait_s))
+
+    def claimer(self, lease_s: float | None = None) -> Claimer:
+        """Make what claims tasks of this queue, as `claim` does: for a door of another kind."""
         lease_s = self._settings.lease_s if lease_s is None else require_lease_s(lease_s)
-        store = self._door.store()
-        task = self._claim(store, lease_s)
-        if task is None and wait_s > 0:
-            task = self._wait(store, wait_s, lease_s)
-        return task
+        return Claimer(self.name, self._door, self._settings, lease_s, self._queue.limits)
 
-    def _claim(self, store: Store, lease_s: float) -> BlockingTask | None:
-        while True:
-            claim = self._claim_one(store, lease_s)
-            if claim is None and store.tick().released:
-                claim = self._claim_one(store, lease_s)
-            if claim is None:
-                return None
+    def pop(self, *, wait_s: float = 0.0) -> BlockingTask | None:
+        """Claim the next task and settle it as succeeded at once: at most once, for what may be lost rather than done
+        twice. The task is returned, with its `payload` and `info`, when its success is stored; None as by `claim`.
+
+        Raises `OutcomeUnknown` when it is not known whether that is stored. Trips: 3.
+        """
+        until = time.monotonic() + require_wait_s(wait_s)
+        while (task := self.claim(wait_s=max(0.0, until - time.monotonic()))) is not None:
             try:
-                return BlockingTask(claim, store, self._settings)
-            except PayloadUndecodable as error:
-                outcome = raised("PayloadUndecodable", str(error), final=True)
-                store.settle([settlement_of(outcome, claim, self._settings.retry, 0.0)])
-
-    def _claim_one(self, store: Store, lease_s: float) -> Claim | None:
-        ask = Ask(self.name, 1, clock.new_claim_id(), lease_s, self._door.worker, limits=self._queue.limits)
-        claims = store.claim(ask).claims
-        return claims[0] if claims else None
-
-    def _wait(self, store: Store, wait_s: float, lease_s: float) -> BlockingTask | None:
-        """Open, barrier, scan, follow: the order that misses no wake (see `runtime.watcher`)."""
-        until = time.monotonic() + wait_s
-        me = Member(clock.new_name(), socket.gethostname(), os.getpid(), (), 1, lease_s)
-        interest = Interest(queues=(self.name,), timers=True, reply_to=None, bell=me.id)
-        slice_s = wait_s / math.ceil(wait_s / SLICE_S)
-        task: BlockingTask | None = None
-        feed: Feed | None = None
-        try:
-            while task is None and time.monotonic() < until:
-                if feed is None:
-                    feed = store.feed(interest, slice_s)
-                    store.beat(me)
-                task = self._claim(store, lease_s)
-                if task is None:
-                    feed = _read(feed)
-        finally:
-            if feed is not None:
-                feed.close()
-            with contextlib.suppress(StoreError):  # it has beaten once; without a good-bye it is forgotten by itself
-                store.leave(me)
-        return task
-
-
-def _read(feed: Feed) -> Feed | None:
-    """Wait for a wake; None when the feed is dead and must be opened anew."""
-    try:
-        feed.read()
-    except FeedEnded:
-        feed.close()
+                verdict = task._settle(Done())
+            except LeaseLost:
+                continue  # somebody else has it by now
+            if verdict == "unknown":
+                raise OutcomeUnknown(f"task {task.info.id} has succeeded or will run again: nobody can know")
+            return task
         return None
-    return feed
+
+    def consume(self, *, wait_s: float = math.inf, lease_s: float | None = None) -> Generator[BlockingTask]:
+        """Claim tasks one after the other, until there is none for `wait_s` seconds (by default never):
+
+            for task in app.blocking.queue("ticks").consume():
+                with task:
+                    handle_tick(task.payload)
+
+        Nothing is claimed ahead. When the loop is left, by `break` or an error, a task that was not settled is given
+        back, uncounted. Leases and errors as of `claim`.
+        """
+        return _consume(self.claimer(lease_s), require_wait_s(wait_s))
+
+
+def _consume(claimer: Claimer, wait_s: float) -> Generator[BlockingTask]:
+    with claimer.ear() as ear:
+        at_once = 0
+        while True:
+            tasks, _ = claimer.look(1)
+            at_once = at_once + 1 if tasks else 0
+            if at_once > MOST_ECHOES:
+                ear.close()  # what it was told meanwhile is long claimed, and would be looked for in vain
+            tasks = tasks or ear.wait(lambda: claimer.look(1), wait_s)
+            if not tasks:
+                return
+            try:
+                yield tasks[0]
+            except GeneratorExit:
+                tasks[0].give_back()
+                raise
+
+
+class Claimer:
+    """Claims for one caller."""
+
+    def __init__(
+        self, queue: str, door: Blocking, settings: BareSettings, lease_s: float, limits: Limits | None
+    ) -> None:
+        self._queue = queue
+        self._limits = limits
+        self._door = door
+        self._store = door.store()
+        self._settings = settings
+        self._lease_s = lease_s
+
+    def claim(self, n: int, wait_s: float, stopped: Callable[[], bool] = lambda: False) -> list[BlockingTask]:
+        """Claim up to `n`, and wait for the first at most `wait_s`, or until `stopped()`, which is asked four times a
+        second."""
+        tasks, _ = self.look(n)
+        if tasks or wait_s == 0:
+            return tasks or []
+        with self.ear(stopped) as ear:
+            return ear.wait(lambda: self.look(n), wait_s) or []
+
+    def ear(self, stopped: Callable[[], bool] = lambda: False) -> Ear:
+        """Make what tells that there may be something to claim."""
+        return Ear(self._store, queues=(self._queue,), lease_s=self._lease_s, slice_s=SLICE_S, stopped=stopped)
+
+    def look(self, n: int) -> tuple[list[BlockingTask] | None, float]:
+        """Claim up to `n`; None, and when to look again, when there is nothing."""
+        while True:
+            claims = self._claim(n)
+            again_s = math.inf
+            if not claims:
+                # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.
+                tick = self._store.tick()
+                again_s = math.inf if tick.next_s is None else tick.next_s
+                if self._limits is not None:
+                    again_s = 0.0  # a freed slot or a new token is not on the stream: look as often as it can be
+                claims = self._claim(n) if tick.released else ()
+            tasks = [task for claim in claims if (task := self._task_of(claim)) is not None]
+            if tasks or not claims:
+                return tasks or None, again_s
+
+    def _claim(self, n: int) -> Sequence[Claim]:
+        ask = Ask(self._queue, n, clock.new_claim_id(), self._lease_s, self._door.worker, limits=self._limits)
+        return self._store.claim(ask).claims
+
+    def _task_of(self, claim: Claim) -> BlockingTask | None:
+        try:
+            return BlockingTask(claim, self._store, self._settings)
+        except PayloadUndecodable as error:
+            outcome = raised("PayloadUndecodable", str(error), final=True)
+            with contextlib.suppress(StoreError):  # its lease ends by itself, and others were claimed with it
+                self._store.settle([settlement_of(outcome, claim, self._settings.retry, 0.0)])
+            return None
 
 
 class BlockingTask:
@@ -302,7 +439,7 @@ class BlockingTask:
             self._settle(Stopped(started=True))
         return isinstance(error, Exception)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _settle(self, outcome: Outcome) -> Verdict:
         if self._verdict == "lost":
             raise LeaseLost(self._claim.id)
         if self._verdict is not None:
@@ -310,3 +447,10 @@ class BlockingTask:
         settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
         (self._verdict,) = self._store.settle([settlement])
         require_settled(self._claim.id, self._verdict)
+        return self._verdict
+
+    def give_back(self) -> None:
+        """Release the task if it was not settled: for whoever leaves it. Uncounted; without it its lease would end."""
+        if self._verdict is None:
+            with contextlib.suppress(LeaseLost, StoreError):
+                self._settle(Stopped(started=False))

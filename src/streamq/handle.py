@@ -12,6 +12,7 @@ from streamq.core.document import SUCCEEDED, Status, TaskDocument
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import PutOutcome
 from streamq.core.options import require_id, require_timeout_s
+from streamq.core.transitions import is_terminal
 from streamq.errors import ResultTimeout, TaskFailed, TaskGone, UsageError
 from streamq.runtime.services import Services
 
@@ -58,7 +59,7 @@ class Handle(Generic[R]):
         """
         document = await self.wait(timeout_s)
         if document["status"] != SUCCEEDED:
-            raise _failed(document)
+            raise failure_of_task(document)
         return self._load(document)
 
     async def wait(self, timeout_s: float | None = None) -> TaskDocument:
@@ -67,20 +68,21 @@ class Handle(Generic[R]):
         if not self._keeps:
             raise UsageError("keep_s=0 deletes this task at its success: there is no result to wait for")
         services = self._services()
-        try:
-            with trio.fail_after(float("inf") if timeout_s is None else timeout_s):
-                await services.watcher.hear_results()
-                return await services.waiters.end_of(self.id)
-        except trio.TooSlowError:
-            raise ResultTimeout(f"task {self.id} had not ended after timeout_s={timeout_s:g}") from None
+        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+            await services.watcher.hear_results()
+            return await services.waiters.end_of(self.id)
+        document = await self._stored()
+        if not is_terminal(document["status"]):
+            raise late(self.id, document["status"], timeout_s)
+        return document
 
     async def status(self) -> Status:
         """Return the task's status now. Raises `TaskGone`. Trips: 1."""
+        return (await self._stored())["status"]
+
+    async def _stored(self) -> TaskDocument:
         services = self._services()
-        document = await services.bridge.call(services.store.get, self.id)
-        if document is None:
-            raise TaskGone(f"task {self.id} is not stored (any more)")
-        return document["status"]
+        return require_stored(await services.bridge.call(services.store.get, self.id), self.id)
 
     async def cancel(self) -> CancelReply:
         """Cancel the task; see `StreamQ.cancel` for what the reply says. Trips: 2. Cancellation: waited for."""
@@ -106,7 +108,20 @@ def _id(task: TaskId) -> ObjectId:
     return task.id if isinstance(task, Handle) else require_id(task)
 
 
-def _failed(document: TaskDocument) -> TaskFailed:
+def require_stored(document: TaskDocument | None, id: ObjectId) -> TaskDocument:
+    """Return a task that was read, if it is stored. Raises `TaskGone`."""
+    if document is None:
+        raise TaskGone(f"task {id} is not stored (any more)")
+    return document
+
+
+def late(id: ObjectId, status: Status, timeout_s: float | None) -> ResultTimeout:
+    """Build what waiters hear of a task that goes on."""
+    return ResultTimeout(f"task {id} had not ended after timeout_s={timeout_s or 0:g}: it is {status}")
+
+
+def failure_of_task(document: TaskDocument) -> TaskFailed:
+    """Build what waiters for the result of a task hear that did not succeed."""
     errors = document.get("errors")
     if not errors:
         return TaskFailed(document["_id"], document["status"], None, None)

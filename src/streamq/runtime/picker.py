@@ -179,7 +179,9 @@ class Picker:
 
 
 def _ask(wants: Wants, count: int) -> Ask:
-    return Ask(wants.queue, count, clock.new_claim_id(), wants.lease_s, wants.worker, only=wants.only)
+    return Ask(
+        wants.queue, count, clock.new_claim_id(), wants.lease_s, wants.worker, only=wants.only, limits=wants.limits
+    )
 
 
 def _left() -> UsageError:
