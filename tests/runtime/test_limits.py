@@ -99,3 +99,18 @@ async def test_bare_loop_keeps_to_the_limits_of_its_queue_and_fetches_nothing_ah
                 if len(began) == 3:
                     break
     assert began == [0, 10, 20]
+
+
+async def test_bare_loop_takes_no_slot_for_a_task_that_would_wait_here() -> None:
+    app = memory_app(safety_scan_s=None)
+    app.limit("ticks", running=5)
+    async with app:
+        queue = app.queue("ticks")
+        await queue.put_many(range(5))
+        async with queue.consume(prefetch=10) as tasks:
+            async for task in tasks:
+                await trio.sleep(0.5)
+                running = (await app.counts())["ticks"]["running"]
+                await task.succeed()
+                break
+    assert running == 1
