@@ -10,7 +10,7 @@ from importlib import metadata
 
 from cyclopts import App, CycloptsError
 
-from streamq.cli import counts, dev, put, screen, tasks, worker
+from streamq.cli import counts, dev, put, schedules, screen, tasks, worker
 from streamq.cli.safe import redacted
 from streamq.errors import StreamQError, UsageError
 
@@ -48,7 +48,7 @@ def _app() -> App:
         version=_version,
         result_action="return_value",
     )
-    for command in (dev.dev, worker.worker, put.put, counts.counts, tasks.tasks):
+    for command in (dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, schedules.schedules):
         app.command(command)
     return app
 
@@ -62,7 +62,7 @@ def _version() -> str:
 
 def _help_of(arguments: Sequence[str]) -> str:
     named = next((one for one in arguments if not one.startswith("-")), "")
-    known = {"dev", "worker", "put", "counts", "tasks"}
+    known = {"dev", "worker", "put", "counts", "tasks", "schedules"}
     return f"streamq {named} --help" if named in known else "streamq --help"
 
 
