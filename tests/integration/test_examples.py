@@ -81,3 +81,13 @@ def test_sync_put(uri: str) -> None:
         "mail for order 1",
         "mail for order 3",
     ]
+
+
+def test_recurring(uri: str) -> None:
+    assert run("recurring.py", uri).splitlines() == [
+        "now: 1 day, slot None",
+        "beat 1",
+        "beat 2",
+        "beat: every 1000 ms, off",
+        "report: cron 30 2 * * * Europe/Berlin, on",
+    ]

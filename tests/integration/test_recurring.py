@@ -20,6 +20,7 @@ from pymongo import MongoClient
 import streamq
 from streamq import Handler, StreamQ, UsageError, current_task
 from streamq.cli import main
+from streamq.core.search import Search
 from streamq.drafting import schedules_of
 
 if TYPE_CHECKING:
@@ -144,9 +145,9 @@ def test_scheduler_killed_between_its_writes_loses_no_slot(
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL
-    assert app.store.find(queue=None, status=None, limit=5) == []
+    assert app.store.find(Search(), limit=5) == []
     assert len(app.store.fire(schedules, "w").fired) == 1
-    assert [one["slot_at"] for one in app.store.find(queue=None, status=None, limit=5)] == [slot]
+    assert [one["slot_at"] for one in app.store.find(Search(), limit=5)] == [slot]
     mongo.admin.command("killAllSessions", [])  # what the dead one left open, or dropping the database waits a minute
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from streamq.cli.jsonable import jsonable
 from streamq.cli.place import HERE, Place, opened
 from streamq.cli.screen import cell, console, say, table
+from streamq.core.jsonable import jsonable
 from streamq.core.schedule import ScheduleInfo
 from streamq.errors import UsageError
 
