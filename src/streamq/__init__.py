@@ -9,6 +9,7 @@ from __future__ import annotations
 from streamq.app import StreamQ
 from streamq.blocking import Blocking, BlockingQueue, BlockingTask
 from streamq.blocking_desk import BlockingDesk
+from streamq.core.checkup import Checkup, Finding
 from streamq.core.limits import Rate
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
@@ -18,6 +19,7 @@ from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.signals import CancelTask, RetryAfter, Snooze
 from streamq.core.view import TaskView
+from streamq.core.workers import WorkerView
 from streamq.desk import Desk
 from streamq.errors import (
     AccessRefused,
@@ -57,9 +59,11 @@ __all__ = [
     "BlockingQueue",
     "BlockingTask",
     "CancelTask",
+    "Checkup",
     "ClaimError",
     "Desk",
     "EmbeddedError",
+    "Finding",
     "Handle",
     "Handler",
     "LeaseLost",
@@ -99,5 +103,6 @@ __all__ = [
     "Tasks",
     "UniqueConflict",
     "UsageError",
+    "WorkerView",
     "current_task",
 ]

@@ -7,12 +7,14 @@ from typing import TypeVar, Unpack
 
 from bson import ObjectId
 
+from streamq.core.checkup import Checkup
 from streamq.core.document import TaskDocument
 from streamq.core.options import require_count, require_delay_s, require_queue
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
 from streamq.core.search import Search, Sought, ended, require_id, search_of
 from streamq.core.view import TaskView, view_of
-from streamq.desk import MOST_FOUND, line_of, shown, was_deleted
+from streamq.core.workers import WorkerView
+from streamq.desk import MOST_FOUND, line_of, require_bool, served, shown, was_deleted
 from streamq.store.contract import Store
 
 T = TypeVar("T")
@@ -112,3 +114,13 @@ class BlockingDesk:
             count, after = count + purged.count, purged.next
             if after is None:
                 return count
+
+    def check(self, *, repair: bool = False) -> Checkup:
+        """Check the server, the collection and every task; with `repair` mend what is safe. Tells also of a server on
+        which no worker would start. Reads every task several times. Trips: about 25."""
+        require_bool("repair", repair)
+        return served(self._store()).check(repair=repair)
+
+    def workers(self) -> list[WorkerView]:
+        """List the processes that beat, and who else holds tasks. Trips: 2."""
+        return served(self._store()).workers()

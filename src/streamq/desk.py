@@ -9,15 +9,18 @@ from typing import Any, Generic, Self, TypeVar, TypeVarTuple, Unpack
 
 from bson import ObjectId
 
+from streamq.core.checkup import Checkup
 from streamq.core.document import TaskDocument
 from streamq.core.jsonable import record
 from streamq.core.options import require_count, require_delay_s, require_queue
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
 from streamq.core.search import Search, Sought, ended, require_id, search_of
 from streamq.core.view import TaskView, view_of
-from streamq.errors import TaskGone, TaskRunning
+from streamq.core.workers import WorkerView
+from streamq.errors import OptionInvalid, TaskGone, TaskRunning, UsageError
 from streamq.runtime.services import Services
-from streamq.store.contract import Deleted
+from streamq.store.contract import Deleted, Store
+from streamq.store.mongo import MongoStore
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -154,6 +157,21 @@ class Desk:
             if after is None:
                 return count
 
+    async def check(self, *, repair: bool = False) -> Checkup:
+        """Check the server, the collection and every task; with `repair` mend what is safe.
+
+        Reads every task several times. Of a server that no app can be entered on `app.blocking.desk.check` tells.
+        Trips: about 25. Cancellation: waits for its end.
+        """
+        store = served(self._services().store)
+        require_bool("repair", repair)
+        return await self._call(lambda: store.check(repair=repair))
+
+    async def workers(self) -> list[WorkerView]:
+        """List the processes that beat, and who else holds tasks. One that was killed is listed for a day.
+        Trips: 2."""
+        return await self._call(served(self._services().store).workers)
+
     async def _call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._services().bridge.call(function, *args)
 
@@ -178,6 +196,19 @@ class Pages(Generic[T]):
         document = self._read.popleft()
         self._after = document["_id"]
         return self._load(document)
+
+
+def served(store: Store) -> MongoStore:
+    """Return the store if there is a server behind it. Raises `UsageError`."""
+    if not isinstance(store, MongoStore):
+        raise UsageError("this app is not on a MongoDB")
+    return store
+
+
+def require_bool(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise OptionInvalid(name, value, "True or False")
 
 
 def line_of(document: TaskDocument) -> str:

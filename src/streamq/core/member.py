@@ -36,6 +36,7 @@ class Member(msgspec.Struct, frozen=True):
     queues: tuple[str, ...]
     slots: int
     lease_s: float  # the shortest lease it uses
+    worker: str | None = None  # what it writes on the tasks it claims; None: its id
 
     @property
     def row_id(self) -> str:
@@ -70,6 +71,8 @@ def beat_update(member: Member) -> list[dict[str, Any]]:
         "beat_at": "$$NOW",
         "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
     }
+    if member.worker is not None:
+        fields["worker"] = {"$literal": member.worker}
     return [{"$set": fields}]
 
 

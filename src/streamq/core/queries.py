@@ -76,6 +76,11 @@ def waiting(queue: str) -> dict[str, Any]:
     return {"status": READY, "queue": queue}
 
 
+def all_ready() -> dict[str, Any]:
+    """Match every ready task: asked for distinct queues, the server goes from queue to queue in the index."""
+    return {"status": READY, "queue": {"$gte": ""}}
+
+
 def beyond(wanted: Mapping[str, Any], after: Any, operator: str) -> dict[str, Any]:
     """Match what `wanted` does, beyond the id `after` (None: from the beginning); `operator` is `$lt` or `$gt`.
 

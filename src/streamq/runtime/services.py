@@ -50,7 +50,7 @@ class Services:
         self.store = store
         self.bridge = bridge
         self.journal = journal
-        self.member = Member(clock.new_name(), socket.gethostname(), os.getpid(), (), 0, lease_s)
+        self.member = Member(clock.new_name(), socket.gethostname(), os.getpid(), (), 0, lease_s, worker_id)
         self.worker = worker_id or self.member.id  # shown on tasks; several processes may be given one
         self.holdings = Holdings(journal)
         self.settler = Settler(store, bridge, self.holdings, journal)

@@ -11,6 +11,7 @@ import pymongo
 from bson import ObjectId
 
 from streamq.core import queries
+from streamq.core.checkup import Checkup
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
 from streamq.core.indexes import INDEXES, META_INDEXES
@@ -23,8 +24,20 @@ from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
+from streamq.core.workers import WorkerView
 from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
-from streamq.store import cancelling, claiming, looking, putting, scheduling, settling, shelf, tending, ticking
+from streamq.store import (
+    cancelling,
+    checking,
+    claiming,
+    looking,
+    putting,
+    scheduling,
+    settling,
+    shelf,
+    tending,
+    ticking,
+)
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
 from streamq.store.contract import Claimed, Deleted, Firing, Purged, Tick
@@ -221,6 +234,14 @@ class MongoStore:
     def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
         """See `Store.requeue`."""
         return tending.requeue(self._tasks, ids, how)
+
+    def workers(self) -> list[WorkerView]:
+        """List the members and who else holds tasks. Trips: 2."""
+        return checking.workers(self._tasks)
+
+    def check(self, *, repair: bool = False) -> Checkup:
+        """Check the server, the collection and the tasks; see `checking`."""
+        return checking.check(self._database, self._tasks, repair=repair)
 
     def now(self) -> datetime:
         """See `Store.now`. Trips: 1 in 30 s, else 0."""

@@ -17,7 +17,7 @@ from streamq.core.moves.fence import after, after_ms
 from streamq.core.transitions import next_status
 from streamq.core.unique_key import lock_again
 
-ENDED_BY: Final[tuple[str, ...]] = ("finished_at", "remove_at", "result", "settled_for")
+ENDED_BY: Final[tuple[str, ...]] = ("finished_at", "remove_at", "result", "settled_for", "freed_in")
 """What a terminal move has written."""
 
 

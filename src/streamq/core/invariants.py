@@ -1,0 +1,114 @@
+"""What holds of every stored task, as values: each with the filter that finds the tasks of which it does not.
+
+Such a task was changed by hand, by another program, or by a fault of streamq's. `mend` names the move of `moves.repair`
+that is safe whatever the reason; without one a person has to decide.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from streamq.core.checkup import Severity
+from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL
+from streamq.core.moves.fence import HELD, LOCKS
+from streamq.core.queries import DATE, NO_ARRAY, NUMBER
+
+LATE_S: Final = 60.0
+"""What is due for longer than this is moved by nobody: schedulers are milliseconds late, or seconds in an election."""
+
+Mend = Literal["let_go", "end_lease", "give_place", "tick"]
+
+
+class Invariant(msgspec.Struct, frozen=True):
+    """`broken` matches the tasks of which it does not hold."""
+
+    what: str
+    broken: dict[str, Any]
+    severity: Severity
+    advice: str
+    mend: Mend | None = None
+
+
+def _long_since(field: str) -> dict[str, Any]:
+    late = {"$subtract": ["$$NOW", round(LATE_S * 1000)]}
+    return {field: DATE, "$expr": {"$lte": [f"${field}", late]}}
+
+
+INVARIANTS: Final = (
+    Invariant(
+        "a task has a status that there is",
+        {"status": {"$exists": True, "$nin": list(STATUSES)}},
+        "error",
+        f"nobody moves it: set its status to one of {', '.join(STATUSES)}, or delete it",
+    ),
+    Invariant(
+        "a running task has a claim and a lease",
+        {"status": RUNNING, "$or": [{"claim_id": {"$exists": False}}, {"lease_until": {"$not": DATE}}]},
+        "error",
+        "nobody holds it and nobody takes it back: repair ends its lease, so that it is taken back",
+        "end_lease",
+    ),
+    Invariant(
+        "a delayed task has an instant at which it is due",
+        {"status": DELAYED, "due_at": {"$not": DATE}},
+        "error",
+        "it waits for ever: set due_at to a date, or delete it",
+    ),
+    Invariant(
+        "a ready task has its place in the queue",
+        {"status": READY, "$or": [{"seq": {"$not": {"$type": "timestamp"}}}, {"priority": {"$not": NUMBER}}]},
+        "warning",
+        "it is claimed out of order: repair gives it priority 0 if it has none, and the last place if it has none",
+        "give_place",
+    ),
+    Invariant(
+        "a ready task can be claimed",
+        {
+            "status": READY,
+            "$or": [{"queue": {"$not": {"$type": "string"} | NO_ARRAY}}]
+            + [{field: {"$not": NUMBER}} for field in ("attempt", "max_attempts")],
+        },
+        "error",
+        "nobody claims it: its queue must be a text, attempt and max_attempts must be numbers",
+    ),
+    Invariant(
+        "a task has been tried at most as often as it may be",
+        {
+            "status": {"$in": [READY, DELAYED]},
+            "attempt": NUMBER,
+            "max_attempts": NUMBER,
+            "$expr": {"$gt": ["$attempt", "$max_attempts"]},
+        },
+        "warning",
+        "it is tried once more: set max_attempts or attempt if it should not be",
+    ),
+    Invariant(
+        "a task that has ended holds nothing",
+        {"status": {"$in": list(TERMINAL)}, "$or": [{field: {"$exists": True}} for field in (*HELD, *LOCKS)]},
+        "error",
+        "what it holds keeps others waiting: repair takes it away",
+        "let_go",
+    ),
+    Invariant(
+        "a task that has ended says when",
+        {"status": {"$in": list(TERMINAL)}, "finished_at": {"$not": DATE}},
+        "info",
+        "purging by age does not find it: delete it, or purge with older_than_s=0",
+    ),
+    Invariant(
+        "an ended lease is taken back",
+        {"status": RUNNING} | _long_since("lease_until"),
+        "warning",
+        "no scheduler runs: start a worker; repair takes it back now",
+        "tick",
+    ),
+    Invariant(
+        "a due task is made ready",
+        {"status": DELAYED} | _long_since("due_at"),
+        "warning",
+        "no scheduler runs: start a worker; repair makes it ready now",
+        "tick",
+    ),
+)
