@@ -191,6 +191,8 @@ class MongoLab(Lab):
         self.mongo._tasks.durable.update_many({"status": {"$in": ["delayed", "running"]}}, [{"$set": moved}])
         filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", ms]}}}
         self.mongo._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
+        ends = {"remove_at": {"$subtract": ["$remove_at", ms]}}
+        self.mongo._tasks.meta.update_many({"remove_at": {"$type": "date"}}, [{"$set": ends}])
 
     def stored(self, id: ObjectId) -> dict[str, Any]:
         # Not by `get`: claims are w:1, and what is majority-committed may be a moment behind.

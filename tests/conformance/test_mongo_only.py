@@ -4,7 +4,7 @@ server chooses, what becomes of documents that somebody changed by hand."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from pymongo import MongoClient
 from streamq.core import queries
 from streamq.core.claim import Ask
 from streamq.core.codec import from_stored
-from streamq.core.indexes import INDEXES
+from streamq.core.indexes import INDEXES, META_INDEXES, Index
 from streamq.core.member import FORGOTTEN_S
 from streamq.core.outcome import Raised
 from streamq.core.search import Search
@@ -552,10 +552,15 @@ def test_a_session_of_another_client_is_refused_by_name(mongo: MongoLab, uri: st
 
 def test_the_indexes_on_the_server_are_those_declared(mongo: MongoLab) -> None:
     mongo.store.prepare()
-    found = {index["name"]: index for index in mongo.mongo._tasks.quick.list_indexes()}
+    for collection, indexes in ((mongo.mongo._tasks.quick, INDEXES), (mongo.mongo._tasks.meta, META_INDEXES)):
+        same_indexes(collection, indexes)
+
+
+def same_indexes(collection: Any, indexes: Sequence[Index]) -> None:
+    found = {index["name"]: index for index in collection.list_indexes()}
     del found["_id_"]
-    assert found.keys() == {index.name for index in INDEXES}
-    for index in INDEXES:
+    assert found.keys() == {index.name for index in indexes}
+    for index in indexes:
         on_server = found[index.name]
         assert tuple(on_server["key"].items()) == index.keys
         assert on_server["partialFilterExpression"] == index.partial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -220,3 +221,86 @@ def test_a_task_that_was_given_back_is_replaced(lab: Lab) -> None:
 
 def test_replacing_where_nothing_is_puts(lab: Lab) -> None:
     assert put(lab, keyed(lab, on_conflict="replace")).created
+
+
+# --- keys that outlive their tasks ---------------------------------------------------------------------------------
+
+FOREVER = math.inf
+
+
+def held(lab: Lab, key: Any = "k", queue: str = "q", *, for_s: float = 60, **more: Any) -> NewTask:
+    return keyed(lab, key, queue, options={"unique_for_s": for_s} | more.pop("options", {}), **more)
+
+
+def test_a_task_whose_key_outlives_it_has_no_lock_of_its_own(lab: Lab) -> None:
+    stored = lab.stored(put(lab, held(lab, ("a", 1))).id)
+    assert (stored["unique_key"], stored["unique_for_s"]) == (["a", 1], 60.0)
+    assert "unique_lock" not in stored
+
+
+@pytest.mark.parametrize("for_s", [60, FOREVER])
+@pytest.mark.parametrize("end", [None, "succeed", "delete", "fail"])
+def test_a_key_that_outlives_its_task_is_held_whatever_becomes_of_it(lab: Lab, end: str | None, for_s: float) -> None:
+    first = put(lab, held(lab, max_attempts=1, for_s=for_s))
+    if end is not None:
+        end_of(lab, first.id, end)
+    assert put(lab, held(lab)) == PutReply(first.id, "existing")
+    assert put(lab, held(lab, on_conflict="raise")) == PutReply(first.id, "refused")
+
+
+def test_a_key_held_for_a_time_is_free_when_that_has_passed_and_its_task_still_waits(lab: Lab) -> None:
+    first = put(lab, held(lab, for_s=60))
+    lab.pass_time(55)
+    assert put(lab, held(lab, for_s=5)).id == first.id
+    lab.pass_time(6)
+    second = put(lab, held(lab, for_s=60))
+    assert second.created
+    assert put(lab, held(lab)).id == second.id
+
+
+def test_a_key_held_for_ever_is_never_free(lab: Lab) -> None:
+    first = put(lab, held(lab, for_s=FOREVER))
+    lab.pass_time(1e9)
+    assert put(lab, held(lab)) == PutReply(first.id, "existing")
+
+
+def test_a_key_taken_once_more_is_held_as_long_as_the_second_says(lab: Lab) -> None:
+    put(lab, held(lab, for_s=5))
+    lab.pass_time(6)
+    second = put(lab, held(lab, for_s=FOREVER))
+    lab.pass_time(1e6)
+    assert put(lab, held(lab)).id == second.id
+
+
+@pytest.mark.parametrize("other", [("k2", "q"), ("k", "q2"), (("k",), "q")])
+def test_another_key_or_queue_is_no_conflict_with_one_that_outlives_its_task(lab: Lab, other: tuple[Any, str]) -> None:
+    put(lab, held(lab))
+    assert put(lab, held(lab, *other)).created
+
+
+def test_a_task_whose_key_outlives_it_is_replaced_while_it_has_not_started(lab: Lab) -> None:
+    first = put(lab, held(lab, payload=1)).id
+    assert put(lab, held(lab, payload=2, on_conflict="replace")) == PutReply(first, "replaced")
+    (claim,) = lab.claim()
+    assert claim.payload == 2
+    assert put(lab, held(lab, payload=3, on_conflict="replace")) == PutReply(first, "existing")
+
+
+def test_a_repeated_put_of_a_key_that_outlives_its_task_is_recognised_as_its_own(lab: Lab) -> None:
+    for on_conflict in (None, "raise", "replace"):
+        new = held(lab, ObjectId().binary, on_conflict=on_conflict)
+        assert put(lab, new).created
+        assert put(lab, new) == PutReply(new.id, "existing")
+
+
+def test_tasks_of_all_kinds_in_one_put_each_get_their_answer(lab: Lab) -> None:
+    new = [
+        *(lab.new(), held(lab, "a", payload=1), keyed(lab, "b"), held(lab, "a"), held(lab, "a", on_conflict="raise")),
+        *(keyed(lab, "b"), held(lab, "a", payload=6, on_conflict="replace"), lab.new()),
+    ]
+    replies = lab.store.put(new)
+    assert [reply.outcome for reply in replies] == [
+        *("created", "created", "created", "existing", "refused", "existing", "replaced", "created")
+    ]
+    assert {reply.id for reply in replies} == {new[place].id for place in (0, 1, 2, 7)}
+    assert lab.stored(new[1].id)["payload"] == 6

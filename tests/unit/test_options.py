@@ -40,6 +40,7 @@ BAD: dict[str, list[Any]] = {
     "max_attempts": [0, -1, 1_000_001, 1.5, True, "1"],
     "id": ["6b02f121262c44006405a12d", b"x" * 12, 5],
     "unique": [True, 1.5, ["a"], {}, ("a", None), "\ud800", "x" * 2_000],
+    "unique_for_s": [5, 0, -1, True, "5", math.nan, MAX_DELAY_S + 1],  # the first for want of a key
     "on_conflict": ["existing", "ignore", True],  # the first for want of a key
     "headers": [
         *([], "a", {str(n): "" for n in range(33)}),
@@ -58,6 +59,7 @@ GOOD: dict[str, list[Any]] = {
     "max_attempts": [1, 1_000_000],
     "id": [ObjectId()],
     "unique": ["a", 1, b"a", ("a", (1, b"a")), "", ()],
+    "unique_for_s": [],
     "on_conflict": [],
     "headers": [{}, {"$a.b": "\0", "": ""}, {"k" * 100: "v" * 1_000}],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any
 
 import bson
@@ -11,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamq.core.options import options_of
-from streamq.core.unique_key import MOST_BYTES, MOST_DEPTH, UniqueKey, loaded_key, lock_again, lock_of, stored_key
+from streamq.core.unique_key import (
+    MOST_BYTES,
+    MOST_DEPTH,
+    UniqueKey,
+    held_id,
+    loaded_key,
+    lock_again,
+    lock_of,
+    stored_key,
+)
 from streamq.errors import OptionInvalid
 
 # Few letters, and those that the canonical form is written in: what collides does so here.
@@ -94,6 +104,28 @@ def test_a_key_may_be_nested_only_so_deep() -> None:
 @pytest.mark.parametrize("key", ["", 0, b"", ()])
 def test_an_empty_key_is_a_key(key: UniqueKey) -> None:
     assert options_of({"unique": key}).unique == key
+
+
+@pytest.mark.parametrize("unique_for_s", [0.001, 1, 86_400.0, math.inf])
+def test_a_key_is_held_for_a_time_or_for_ever(unique_for_s: float) -> None:
+    assert options_of({"unique": "a", "unique_for_s": unique_for_s}).unique_for_s == unique_for_s
+
+
+@pytest.mark.parametrize("unique_for_s", [0, -1, -math.inf, math.nan, True, "1", 1e12])
+def test_a_time_that_is_none_is_refused_by_name(unique_for_s: Any) -> None:
+    with pytest.raises(OptionInvalid, match=r"^unique_for_s"):
+        options_of({"unique": "a", "unique_for_s": unique_for_s})
+
+
+@given(keys, keys)
+def test_two_keys_that_outlive_their_tasks_are_held_under_different_names(one: UniqueKey, other: UniqueKey) -> None:
+    same = one == other and type(one) is type(other)
+    assert (held_id("q", stored_key(one)) == held_id("q", stored_key(other))) == same
+    assert held_id("q", stored_key(one)) != held_id("q:", stored_key(other))
+
+
+def test_a_task_whose_key_is_held_for_a_time_locks_nothing_again() -> None:
+    assert lock_again({"queue": "q", "unique_key": "a", "unique_for_s": 5.0}) is None
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class TaskDocument(TypedDict, total=False):
     remove_at: datetime  # TTL
     unique_key: Any  # as people read it (see `unique_key`)
     unique_lock: bytes  # what no other task of the queue has; until the end
+    unique_for_s: float  # instead of the lock, of a key that is held in the meta collection
     revision: int  # only beside a unique key: counted up whenever a later put takes the task's place
     requeue_id: ObjectId  # of the request that requeued it last
     result: Any

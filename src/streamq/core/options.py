@@ -45,6 +45,7 @@ class PutOptions(TypedDict, total=False):
     tag: str | None
     id: ObjectId | None
     unique: UniqueKey | None
+    unique_for_s: float | None
     on_conflict: OnConflict | None
     rate_key: str | None
 
@@ -76,6 +77,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         id: the task's id. Putting twice with one id stores one task: how to repeat after `PutUnknown`.
         unique: a key that only one task of the queue may have at a time, from its put until it has ended: a str, int,
             bytes or a tuple of these.
+        unique_for_s: hold the key for this many seconds from the put instead, by the server's clock, whatever becomes
+            of the task; `math.inf`: for ever.
         on_conflict: what a put does that meets a task with its key. `"existing"` (default): that task is returned, with
             `created=False`; `"raise"`: `UniqueConflict`; `"replace"`: that task gets this put's payload and options if
             it has not started, else it is returned as with `"existing"`.
@@ -91,6 +94,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tag: str | None = None
     id: ObjectId | None = None
     unique: UniqueKey | None = None
+    unique_for_s: float | None = None
     on_conflict: OnConflict | None = None
     rate_key: str | None = None
 
@@ -117,6 +121,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise OptionInvalid("id", self.id, "a bson.ObjectId")
         if self.unique is not None:
             require_unique(self.unique)
+        if self.unique_for_s is not None:
+            require_unique_for_s(self.unique_for_s, self.unique)
         if self.on_conflict is not None:
             require_on_conflict(self.on_conflict, self.unique)
         if self.rate_key is not None:
@@ -226,6 +232,15 @@ def require_headers(value: object) -> dict[str, str]:
         if "\0" in key or not _is_unicode(key) or not _is_unicode(text):
             raise OptionInvalid(f"headers[{key!r}]", text, "text without NUL in the key and without lone surrogates")
     return value
+
+
+def require_unique_for_s(value: object, unique: UniqueKey | None) -> None:
+    """Raise `OptionInvalid` if `value` cannot be the time for which a key is held."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value == math.inf or 0.001 <= value <= MAX_DELAY_S):  # type: ignore[operator]
+        raise OptionInvalid("unique_for_s", value, "seconds from 0.001 to ten years, or math.inf (for ever)")
+    if unique is None:
+        raise OptionInvalid("unique_for_s", value, "unique= beside it: a key to hold")
 
 
 def require_on_conflict(value: object, unique: UniqueKey | None) -> None:

@@ -13,6 +13,7 @@ bool, float and None are refused: `True == 1`, `1.0 == 1`, and a None is mostly 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -31,6 +32,9 @@ MOST_SHOWN: Final = 60
 
 PREFIX: Final = b"u1:"
 """Before each lock: which kind and which version of the form it is, so that others can stand in the same index."""
+
+FOREVER_S: Final = math.inf
+"""As `unique_for_s`: the key is never free again."""
 
 EXPECTED: Final = "a str, int, bytes or a tuple of these"
 
@@ -66,6 +70,12 @@ def loaded_key(stored: Any) -> UniqueKey:
         return tuple(map(loaded_key, stored))
     key: UniqueKey = from_stored(stored, where="unique_key")
     return key
+
+
+def held_id(queue: str, stored: Any) -> str:
+    """Name the document by which a key of `queue` that outlives its task is held; `stored` is its readable form. In
+    hexadecimal: a key may be any bytes, an id of the meta collection is text."""
+    return f"unique:{queue}:{lock_of(loaded_key(stored)).hex()}"
 
 
 def lock_again(document: Mapping[str, Any]) -> bytes | None:

@@ -27,7 +27,14 @@ class Putter:
     async def put(self, new: NewTask) -> PutReply:
         """Store one task. Raises `UniqueConflict`. Cancellation: withdrawn before it is sent, else stored and
         returned."""
-        return require_accepted(new, await self.batcher.submit(new))
+        if new.options.unique_for_s is None:
+            return require_accepted(new, await self.batcher.submit(new))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        # It takes a transaction of its own, which the puts of others do not wait for.
+        (answer,) = await self._write([new])
+        if isinstance(answer, Exception):
+            raise answer
+        return require_accepted(new, answer)
 
     async def put_many(self, tasks: Sequence[NewTask]) -> list[PutReply]:
         """Store many in chunks of their own; see `StreamQ.put_many`. Cancellation: safe between chunks."""

@@ -59,6 +59,7 @@ left, writes blocked by an operator, too many requests: what a statement of a ba
 server's state. It may pass; other codes tell of the document."""
 
 VALIDATION_FAILED: Final = 121
+DUPLICATE_KEY: Final = 11000
 
 STANDALONE_HINT: Final = (
     "the server is a standalone, which has no change streams. Make a one-node replica set of it: stop mongod, "

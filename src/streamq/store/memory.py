@@ -21,7 +21,7 @@ from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
-from streamq.core.moves import recur, release_due, replace, take_back
+from streamq.core.moves import hold_key, recur, release_due, replace, take_back
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.fence import is_held
@@ -90,27 +90,33 @@ class MemoryStore:
         if new.id in self.documents:
             return PutReply(new.id, "existing")
         document = copy.deepcopy(document_of(new, self._clock()))
-        twin = self._twin(document)
-        if twin is not None:
-            return self._meet(twin, new, document)
+        holder = self._holder(document)
+        if holder is not None:
+            return self._meet(holder, new, document)
         self._seq += 1
         document["seq"] = Timestamp(1, self._seq)
         self.documents[new.id] = document
         self._tell(document, is_new=True)
         return PutReply(new.id)
 
-    def _twin(self, new: TaskDocument) -> TaskDocument | None:
+    def _holder(self, new: TaskDocument) -> ObjectId | None:
+        """Return which other task has the key of `new`; take a key that outlives its task if it is free."""
+        if "unique_for_s" in new:
+            id: ObjectId = hold_key.apply(self.meta, new, whole_ms(self._clock()))["task_id"]
+            return None if id == new["_id"] else id
         if "unique_lock" not in new:
             return None
-        key = (new["queue"], new["unique_lock"])
-        return next((one for one in self.documents.values() if (one["queue"], one.get("unique_lock")) == key), None)
+        lock = (new["queue"], new["unique_lock"])
+        having = (one["_id"] for one in self.documents.values() if (one["queue"], one.get("unique_lock")) == lock)
+        return next(having, None)
 
-    def _meet(self, twin: TaskDocument, new: NewTask, document: TaskDocument) -> PutReply:
-        if new.options.on_conflict != "replace" or not replace.is_replaceable(twin):
-            return PutReply(twin["_id"], "refused" if new.options.on_conflict == "raise" else "existing")
+    def _meet(self, id: ObjectId, new: NewTask, document: TaskDocument) -> PutReply:
+        twin = self.documents.get(id)
+        if new.options.on_conflict != "replace" or twin is None or not replace.is_replaceable(twin):
+            return PutReply(id, "refused" if new.options.on_conflict == "raise" else "existing")
         replace.apply(twin, document)
         self._tell(twin)
-        return PutReply(twin["_id"], "replaced")
+        return PutReply(id, "replaced")
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""

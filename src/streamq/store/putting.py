@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,15 +14,15 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTim
 from streamq.core.codec import size_bytes
 from streamq.core.moves.put import document_of
 from streamq.core.new_task import NewTask, PutReply
-from streamq.errors import PayloadTooLarge, PutUnknown, StoreError, UniqueConflict
+from streamq.errors import PayloadTooLarge, PutUnknown, StoreError
 from streamq.store import twins
 from streamq.store.collections import Document, Tasks
-from streamq.store.faults import DRIVER_ERRORS, MAYBE_APPLIED, is_unknown, short, translated
+from streamq.store.faults import DRIVER_ERRORS, DUPLICATE_KEY, MAYBE_APPLIED, is_unknown, short, translated
+from streamq.store.transacted import HELD_APART, put_apart, put_within
 
 MOST_AN_INSERT: Final = 1_000
 """Tasks in one insert: 120,000 per second were stored so (DESIGN section 3); more only delays the first ack."""
 
-DUPLICATE_KEY: Final = 11000
 LARGEST_BYTES: Final = 16 * 1024 * 1024
 """What the server takes as one document."""
 
@@ -45,10 +45,10 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> li
         chunk = new[start : start + MOST_AN_INSERT]
         documents: list[Document] = [dict(document_of(one, now)) for one in chunk]
         if session is not None:
-            replies += _insert_into(session, tasks, chunk, documents)
+            replies += put_within(session, tasks, chunk, documents)
             continue
         try:
-            replies += _store(tasks, chunk, documents)
+            replies += _put(tasks, chunk, documents)
         except DRIVER_ERRORS as error:
             rest = [one.id for one in new[start:]]
             if is_unknown(error) or (start and isinstance(error, ServerSelectionTimeoutError)):
@@ -60,49 +60,24 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> li
     return replies
 
 
-def _insert_into(session: Any, tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:
-    """Insert in the caller's transaction, under its write concern and deadline.
-
-    The driver's errors are not translated here: their labels tell the caller's `with_transaction` to run again. But for
-    a duplicate: that ends the transaction, and nothing would be said of why.
-    """
-    held = twins.holders(tasks.durable, [one for one in documents if twins.LOCK in one], session)
-    mine: list[Document] = []
-    for document in documents:
-        if twins.LOCK not in document:
-            mine.append(document)
-        elif twins.lock_of(document) not in held:
-            held[twins.lock_of(document)] = document["_id"]
-            mine.append(document)
-    if mine:
+def _put(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:
+    """Store a chunk: by one insert, but for tasks whose key outlives them, which take a transaction each."""
+    apart = [place for place, document in enumerate(documents) if HELD_APART in document]
+    if not apart:
+        return _store(tasks, new, documents)
+    rest = [place for place in range(len(new)) if place not in set(apart)]
+    replies = {}
+    if rest:
+        stored = _store(tasks, [new[place] for place in rest], [documents[place] for place in rest])
+        replies = dict(zip(rest, stored, strict=True))
+    for place in apart:
         try:
-            tasks.durable.insert_many(mine, ordered=False, session=session)
-        except BulkWriteError as error:
-            raise _conflict(error, new, mine) or error from error
-    stored = {document["_id"] for document in mine}
-    return [
-        PutReply(one.id) if one.id in stored else _meet_in(session, tasks, one, document, held)
-        for one, document in zip(new, documents, strict=True)
-    ]
-
-
-def _meet_in(
-    session: Any, tasks: Tasks, new: NewTask, document: Document, held: Mapping[twins.Lock, ObjectId]
-) -> PutReply:
-    twin = held[twins.lock_of(document)]
-    if twin == new.id:
-        return PutReply(twin, "existing")
-    taken = twins.take_over(tasks, document, session) if new.options.on_conflict == "replace" else None
-    return taken or twins.answer(new, twin)
-
-
-def _conflict(error: BulkWriteError, new: Sequence[NewTask], mine: Sequence[Document]) -> UniqueConflict | None:
-    """Say whether an insert in a transaction failed because of a unique key."""
-    for one in (error.details or {}).get("writeErrors", ()):
-        if one.get("code") == DUPLICATE_KEY and twins.LOCK in one.get("keyPattern", {}):
-            id = mine[one["index"]]["_id"]
-            return next(UniqueConflict(task.options.unique, task.queue, None) for task in new if task.id == id)
-    return None
+            replies[place] = put_apart(tasks, new[place], documents[place])
+        except ServerSelectionTimeoutError as error:
+            if not replies:
+                raise
+            raise PutUnknown([one.id for one in new], short(error)) from error
+    return [replies[place] for place in range(len(new))]
 
 
 def _store(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:

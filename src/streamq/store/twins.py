@@ -9,9 +9,7 @@ whatever else goes. What the index turns away is looked at afterwards, all of on
                   │                                       ├──→ a twin: it is the answer
                   └──────── it has ended since ←──────────┘
 
-In a transaction of the caller's a duplicate would end it on the server, so there the key is asked for first. A twin
-that is stored in between, by another transaction or none, makes a write conflict: the driver's label on it tells
-`with_transaction` to run again.
+In a transaction it goes the other way round: see `transacted`.
 """
 
 from __future__ import annotations
@@ -55,7 +53,8 @@ def meet(tasks: Tasks, new: Sequence[NewTask], documents: Sequence[Document]) ->
     try:
         for place, (one, document) in enumerate(zip(new, documents, strict=True)):
             if one.options.on_conflict == "replace":
-                replies[place] = take_over(tasks, document)
+                id = take_over(tasks, replace.guard(document), document)  # type: ignore[arg-type]
+                replies[place] = None if id is None else PutReply(id, "replaced")
         rest = [place for place, reply in enumerate(replies) if reply is None]
         own, held = _who_has(tasks, [documents[place] for place in rest])
     except OperationFailure as error:
@@ -77,9 +76,8 @@ def answer(new: NewTask, twin: ObjectId) -> PutReply:
     return PutReply(twin, "refused" if new.options.on_conflict == "raise" else "existing")
 
 
-def take_over(tasks: Tasks, document: Document, session: Any = None) -> PutReply | None:
-    """Replace the twin; None when there is none, or it has started."""
-    guard = replace.guard(*lock_of(document), but=document["_id"])
+def take_over(tasks: Tasks, guard: dict[str, Any], document: Document, session: Any = None) -> ObjectId | None:
+    """Replace the twin that `guard` matches; None when there is none, or it has started."""
     taken = tasks.durable.find_one_and_update(
         guard,
         replace.update(document),  # type: ignore[arg-type]
@@ -87,7 +85,7 @@ def take_over(tasks: Tasks, document: Document, session: Any = None) -> PutReply
         return_document=ReturnDocument.AFTER,
         session=session,
     )
-    return None if taken is None else PutReply(taken["_id"], "replaced")
+    return None if taken is None else taken["_id"]
 
 
 def holders(handle: Collection[Document], documents: Iterable[Document], session: Any = None) -> dict[Lock, ObjectId]:

@@ -49,8 +49,11 @@ def document_of(new: NewTask, now: datetime) -> TaskDocument:
         document["tag"] = new.options.tag
     if new.options.unique is not None:
         document["unique_key"] = stored_key(new.options.unique)
-        document["unique_lock"] = lock_of(new.options.unique)
         document["revision"] = 0
+        if new.options.unique_for_s is None:
+            document["unique_lock"] = lock_of(new.options.unique)
+        else:
+            document["unique_for_s"] = float(new.options.unique_for_s)
     return document
 
 

@@ -17,6 +17,8 @@ from streamq.core.transitions import next_status
 
 WAITING: Final = (DELAYED, READY, BLOCKED)
 
+NOT_STARTED: Final[dict[str, Any]] = {"status": {"$in": list(WAITING)}, "attempt": 0}
+
 TAKEN_OVER: Final = (
     "task",
     "payload",
@@ -27,14 +29,21 @@ TAKEN_OVER: Final = (
     "keep_failed_s",
     "headers",
     "tag",
+    "rate_key",
+    "held_up_by",  # never in a new put: whether a slot is free for it is asked again
 )
 """What the task gets from the new put, or loses if that does not say it."""
 
 
-def guard(queue: str, lock: bytes, but: ObjectId) -> dict[str, Any]:
-    """Match the task that has the key, if it has not started; never the put's own first copy (`but`)."""
-    not_started = {"status": {"$in": list(WAITING)}, "attempt": 0}
-    return {"queue": queue, "unique_lock": lock, "_id": {"$ne": but}} | not_started
+def guard(new: TaskDocument) -> dict[str, Any]:
+    """Match the task that has the key of `new`, if it has not started; never the put's own first copy."""
+    has_key = {"queue": new["queue"], "unique_lock": new["unique_lock"], "_id": {"$ne": new["_id"]}}
+    return has_key | NOT_STARTED
+
+
+def guard_of(queue: str, id: ObjectId) -> dict[str, Any]:
+    """Match the task of which is known that it has the key, if it has not started."""
+    return {"_id": id, "queue": queue} | NOT_STARTED
 
 
 def update(new: TaskDocument) -> list[dict[str, Any]]:
