@@ -165,9 +165,17 @@ def test_missing_indexes_are_found_and_made(mongo: MongoLab) -> None:
     mongo.put()
     mongo.mongo._tasks.durable.drop_index("streamq_claim")
     found = of(mongo.mongo.check(), "the indexes are there")
-    assert (found.said, found.severity, found.repaired) == ("missing: streamq_claim", "error", "")
+    assert (found.said, found.severity, found.repaired) == ("tasks misses streamq_claim", "error", "")
     repaired = mongo.mongo.check(repair=True)
     assert (of(repaired, "the indexes are there").repaired, repaired.valid) == ("made them", True)
+    assert whats(mongo.mongo.check()) == []
+
+
+def test_the_meta_collection_has_its_indexes_too(mongo: MongoLab) -> None:
+    mongo.put()
+    mongo.mongo._tasks.meta.drop_index("streamq_meta_remove")
+    found = of(mongo.mongo.check(repair=True), "the indexes are there")
+    assert (found.said, found.repaired) == ("tasks.meta misses streamq_meta_remove", "made them")
     assert whats(mongo.mongo.check()) == []
 
 

@@ -33,7 +33,7 @@ OWN: Final = frozenset(
         "settled_for",
         "unique_lock",
     }
-    | {"requeue_id", "revision"}
+    | {"requeue_id", "revision", "freed_in"}
 )
 """What is streamq's own (sequence, claim, addresses), and shown to nobody."""
 

@@ -7,17 +7,18 @@ check: of all that is wrong a person should hear at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import pymongo
+from pymongo.collection import Collection
 from pymongo.database import Database
 
 from streamq.core import queries
 from streamq.core.checkup import CLOCK_S, IDS_SHOWN, OPLOG_HOURS, Checkup, Finding, Severity
-from streamq.core.indexes import INDEXES, Index
+from streamq.core.indexes import INDEXES, META_INDEXES, Index
 from streamq.core.invariants import INVARIANTS, Invariant
 from streamq.core.moves.repair import DID, UPDATES
 from streamq.core.workers import HOLDERS, ROWS_WITH_AGE, WorkerView, workers_of
@@ -66,7 +67,8 @@ class _Check:
             self._majority()
         oplog_hours = self._oplog() if "setName" in hello else None
         if self._collection():
-            self._indexes()
+            self._indexes(self._tasks.durable, INDEXES)
+            self._indexes(self._tasks.meta, META_INDEXES)
             for invariant in INVARIANTS:
                 with self._asking(f"whether {invariant.what}"):
                     self._hold(invariant)
@@ -174,31 +176,31 @@ class _Check:
             )
         return kind == "collection"
 
-    def _indexes(self) -> None:
+    def _indexes(self, collection: Collection[Document], wanted: Sequence[Index]) -> None:
         with self._asking("the indexes"):
-            there = {str(one["name"]): dict(one) for one in self._tasks.quick.list_indexes()}
-            for index in INDEXES:
+            there = {str(one["name"]): dict(one) for one in collection.list_indexes()}
+            for index in wanted:
                 if index.name in there and not _is_as(there[index.name], index):
                     self._find(
                         "error",
                         "the indexes are as they should be",
                         f"{index.name} differs from what streamq needs",
-                        f"no worker starts: drop it (db.{self._tasks.quick.name}.dropIndex({index.name!r})), the next "
-                        "start makes it anew",
+                        f"no worker starts: drop it (db.{collection.name}.dropIndex({index.name!r})), the next start "
+                        "makes it anew",
                     )
-            missing = [index.name for index in INDEXES if index.name not in there]
+            missing = [index for index in wanted if index.name not in there]
             if missing:
-                self._missing(missing)
+                self._missing(collection, missing)
 
-    def _missing(self, names: list[str]) -> None:
+    def _missing(self, collection: Collection[Document], indexes: Sequence[Index]) -> None:
         repaired = ""
         if self._repair:
-            make_indexes(self._tasks.durable, time.monotonic() + self._tasks.timeout_s)
+            make_indexes(collection, indexes, time.monotonic() + self._tasks.timeout_s)
             repaired = "made them"
         self._find(
             "error",
             "the indexes are there",
-            f"missing: {', '.join(names)}",
+            f"{collection.name} misses {', '.join(index.name for index in indexes)}",
             "claims are slow, unique keys are not kept: start a worker, or repair makes them",
             repaired=repaired,
         )
