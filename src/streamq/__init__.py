@@ -14,6 +14,7 @@ from streamq.core.limits import Rate
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
 from streamq.core.priority import Priority
+from streamq.core.report import Progress
 from streamq.core.requeued import Requeued, RequeueReport
 from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
@@ -50,7 +51,7 @@ from streamq.handle import Handle
 from streamq.handler import Handler
 from streamq.queue import Queue
 from streamq.runtime.consumer import Task, Tasks
-from streamq.runtime.current import TaskInfo, current_task
+from streamq.runtime.current import TaskInfo, current_task, progress, progress_in_thread
 
 __all__ = [
     "AccessRefused",
@@ -75,6 +76,7 @@ __all__ = [
     "PayloadTooLarge",
     "PayloadUndecodable",
     "Priority",
+    "Progress",
     "PutOptions",
     "PutReply",
     "PutUnknown",
@@ -105,4 +107,6 @@ __all__ = [
     "UsageError",
     "WorkerView",
     "current_task",
+    "progress",
+    "progress_in_thread",
 ]

@@ -38,6 +38,7 @@ from streamq.core.options import (
     require_wait_s,
 )
 from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, raised, reason_of
+from streamq.core.report import Progress, Reported, progress_of, report_of
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
 from streamq.core.settlement import Verdict, settlement_of
@@ -161,6 +162,11 @@ class Blocking:
         """Return a task's status now. Raises `TaskGone`. Trips: 1."""
         id = require_id(id)
         return require_stored(self.store().get(id), id)["status"]
+
+    def progress(self, id: ObjectId | str) -> Progress | None:
+        """Return how far a task is; as `Handle.progress`. Trips: 1."""
+        id = require_id(id)
+        return progress_of(require_stored(self.store().get(id), id))
 
     @property
     def worker(self) -> str:
@@ -397,9 +403,9 @@ class BlockingTask:
         """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False."""
         self._settle(failed_by(error, self._settings.retry, retry=retry))
 
-    def release(self) -> None:
-        """Give the task back at once; the attempt is not counted."""
-        self._settle(Snoozed(0.0))
+    def release(self, delay_s: float = 0.0) -> None:
+        """Give the task back, to start no sooner than `delay_s` seconds from now; the attempt is not counted."""
+        self._settle(Snoozed(require_delay_s(delay_s)))
 
     def snooze(self, delay_s: float) -> None:
         """Give the task back for `delay_s` seconds; the attempt is not counted."""
@@ -408,6 +414,14 @@ class BlockingTask:
     def cancel(self, reason: str = "") -> None:
         """End the task in `cancelled`, with `reason` kept among its errors. Raises `LeaseLost`."""
         self._settle(CalledOff(reason_of(require_reason(reason))))
+
+    def progress(self, value: float, note: str = "") -> None:
+        """Store how far the task is (any number, as you count; `note` is for people) and renew the lease.
+
+        Raises `OptionInvalid`, `LeaseLost`. Trips: 1; each call is a write.
+        """
+        if self._store.report([Reported(self._claim, report_of(value, note))]):
+            raise LeaseLost(self._claim.id, "progress")
 
     def cancel_asked(self) -> bool:
         """Ask whether somebody wants it cancelled: then `cancel` it. False also when it is not held any more: what

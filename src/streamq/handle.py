@@ -12,6 +12,7 @@ from streamq.core.document import SUCCEEDED, Status, TaskDocument
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import PutOutcome
 from streamq.core.options import require_id, require_timeout_s
+from streamq.core.report import Progress, progress_of
 from streamq.core.transitions import is_terminal
 from streamq.errors import ResultTimeout, TaskFailed, TaskGone, UsageError
 from streamq.runtime.services import Services
@@ -83,6 +84,11 @@ class Handle(Generic[R]):
     async def _stored(self) -> TaskDocument:
         services = self._services()
         return require_stored(await services.bridge.call(services.store.get, self.id), self.id)
+
+    async def progress(self) -> Progress | None:
+        """Return how far the task is, as its handler last said; None when it has said nothing. Raises `TaskGone`.
+        Trips: 1."""
+        return progress_of(await self._stored())
 
     async def cancel(self) -> CancelReply:
         """Cancel the task; see `StreamQ.cancel` for what the reply says. Trips: 2. Cancellation: waited for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -135,7 +135,11 @@ def test_stale_holder_is_refused_everything_and_changes_nothing(app: StreamQ) ->
     stale = claimed(app, lease_s=1)
     fresh = claimed(app, wait_s=10)  # taken back once the lease has ended
     assert fresh.info.attempt == 2
-    for act in (stale.extend, stale.succeed, stale.release, lambda: stale.fail("no"), lambda: stale.snooze(5)):
+    acts: list[Callable[[], None]] = [
+        *(stale.extend, stale.succeed, stale.release, stale.cancel, lambda: stale.progress(1)),
+        *(lambda: stale.fail("no"), lambda: stale.snooze(5)),
+    ]
+    for act in acts:
         with pytest.raises(LeaseLost):
             act()
     fresh.succeed("mine")

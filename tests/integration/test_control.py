@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from streamq import CancelTask, Handle, LeaseLost, TaskFailed
+import streamq
+from streamq import CancelTask, Handle, LeaseLost, OptionInvalid, TaskFailed
 from tests.integration.test_app import MakeApp
 
 
@@ -99,3 +100,87 @@ def test_blocking_block_ends_its_task_by_a_signal(make_app: MakeApp) -> None:
     stored = app.store.get(id)
     assert stored is not None
     assert (stored["status"], stored["errors"][-1]["type"]) == ("cancelled", "Cancelled")
+
+
+async def test_handlers_of_both_kinds_say_how_far_they_are(make_app: MakeApp) -> None:
+    app = make_app()
+    go = threading.Event()
+
+    @app.task
+    async def in_trio() -> None:
+        await streamq.progress(0.5, "half")
+
+    @app.task
+    def in_thread() -> None:
+        streamq.progress_in_thread(1, "one")
+        go.wait(10)
+        streamq.progress_in_thread(2, "two")
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        first, second = await in_trio.put(), await in_thread.put()
+        with trio.fail_after(10):
+            while (said := await second.progress()) is None:
+                await trio.lowlevel.checkpoint()
+            assert (said.value, said.note) == (1, "one")
+            go.set()
+            await first.wait()
+            await second.wait()
+        for handle, value in ((first, 0.5), (second, 2)):
+            progress = await handle.progress()
+            assert progress is not None
+            assert progress.value == value
+        nursery.cancel_scope.cancel()
+
+
+async def test_thread_that_was_given_up_ends_at_its_next_report(make_app: MakeApp) -> None:
+    app = make_app()
+    began, go = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    @app.task
+    def stuck() -> None:
+        began.set()
+        go.wait(30)
+        try:
+            streamq.progress_in_thread(1)
+        except LeaseLost:
+            ended.append("lost")
+            raise
+        finally:
+            ended.append("ended")
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        handle = await stuck.put()
+        await trio.to_thread.run_sync(began.wait)
+        await handle.cancel()
+        with pytest.raises(TaskFailed, match="cancelled"):
+            await handle.result(timeout_s=5)
+        go.set()
+        with trio.fail_after(5):
+            while "ended" not in ended:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert ended == ["lost", "ended"]
+
+
+def test_blocking_holder_says_how_far_it_is_and_releases_for_later(make_app: MakeApp) -> None:
+    app = make_app()
+    queue = app.blocking.queue("q")
+    id = queue.put(1).id
+    task = queue.claim()
+    assert task is not None
+    with pytest.raises(OptionInvalid, match="value"):
+        task.progress("much")  # type: ignore[arg-type]
+    task.progress(3, "three")
+    stored = app.store.get(id)
+    assert stored is not None
+    assert stored["progress"]["value"] == 3
+    progress = app.blocking.progress(id)
+    assert progress is not None
+    assert progress.note == "three"
+    task.release(60)
+    with pytest.raises(LeaseLost):
+        task.progress(4)
+    assert app.store.counts() == {"q": {"delayed": 1}}

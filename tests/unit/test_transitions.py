@@ -13,15 +13,17 @@ from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask
 from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL, Status, TaskDocument
-from streamq.core.moves import cancel, claim, extend, release_due, requeue, settle, take_back
+from streamq.core.moves import cancel, claim, extend, release_due, report, requeue, settle, take_back
 from streamq.core.moves.fence import HELD
 from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
+from streamq.core.report import Report
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.transitions import BORN, TABLE, IllegalMove, is_terminal, next_status
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ERROR = Raised(type="$type", message="$message", traceback="$traceback")
+SAID = Report(0.5, "$note")
 ASK = Ask(queue="q", limit=1, claim_id=b"c", lease_s=30.0, worker="$worker")
 
 
@@ -61,6 +63,7 @@ def settle_apply(move: SettleMove) -> Callable[[TaskDocument], None]:
 MOVES: list[tuple[str, Status, int, Callable[[TaskDocument], None], list[dict[str, Any]]]] = [
     ("claim", READY, 1, lambda document: claim.apply(document, ASK, NOW), claim.update(ASK)),
     ("extend", RUNNING, 1, lambda document: extend.apply(document, 30.0, NOW), extend.update(30.0)),
+    ("extend", RUNNING, 1, lambda document: report.apply(document, SAID, 30.0, NOW), report.update(SAID, 30.0)),
     ("release_due", DELAYED, 1, lambda document: release_due.apply(document, NOW), release_due.update()),
     ("take_back", RUNNING, 1, lambda document: take_back.apply(document, NOW), take_back.update("take_back")),
     ("take_back_last", RUNNING, 5, lambda document: take_back.apply(document, NOW), take_back.update("take_back_last")),
@@ -204,7 +207,7 @@ def test_an_update_that_makes_a_task_ready_carries_the_queues_address(
 def test_users_text_stands_in_an_update_under_literal_only(
     name: str, start: Status, attempt: int, apply: Any, update: list[dict[str, Any]]
 ) -> None:
-    users = {"$type", "$message", "$traceback", "$result"} | ({"$worker"} if name == "claim" else set())
+    users = {"$type", "$message", "$traceback", "$result", "$note"} | ({"$worker"} if name == "claim" else set())
 
     def texts(value: Any) -> set[str]:
         if isinstance(value, dict):

@@ -49,6 +49,14 @@ class StoredError(TypedDict):
     worker: str
 
 
+class StoredProgress(TypedDict):
+    """How far a task is, as its holder last said."""
+
+    value: float
+    note: str
+    at: datetime
+
+
 class TaskDocument(TypedDict, total=False):
     """One document of the tasks collection. Absent rather than null where a partial index wants it.
 
@@ -94,5 +102,6 @@ class TaskDocument(TypedDict, total=False):
     unique_for_s: float  # instead of the lock, of a key that is held in the meta collection
     revision: int  # only beside a unique key: counted up whenever a later put takes the task's place
     requeue_id: ObjectId  # of the request that requeued it last
+    progress: StoredProgress
     result: Any
     errors: list[StoredError]

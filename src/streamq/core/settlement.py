@@ -10,6 +10,7 @@ from bson import ObjectId
 from streamq.core.claim import Claim
 from streamq.core.options import KEEP_DEFAULT_S
 from streamq.core.outcome import CalledOff, Done, Outcome, Raised, Snoozed, Stopped, raised
+from streamq.core.report import Report
 from streamq.core.retry import Miscomputed, Retry, backoff_s
 
 DEFAULT_RETRY: Final = Retry()
@@ -34,6 +35,7 @@ class Settlement(msgspec.Struct, frozen=True):
     delay_s: float = 0.0
     keep_s: float = 0.0
     frees: bool = False
+    progress: Report | None = None  # the holder's last word, if it was not written before
 
     @property
     def deletes(self) -> bool:

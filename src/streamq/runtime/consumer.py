@@ -15,6 +15,7 @@ from streamq.core.codec import from_stored
 from streamq.core.handling import BareSettings
 from streamq.core.options import require_delay_s, require_lease_s, require_reason
 from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, called_off, raised, reason_of
+from streamq.core.report import report_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable
@@ -70,13 +71,20 @@ class Task:
         """
         await self._settle(failed_by(error, self._settings.retry, retry=retry))
 
-    async def release(self) -> None:
-        """Give the task back at once; the attempt is not counted. Raises `LeaseLost`."""
-        await self._settle(Snoozed(0.0))
+    async def release(self, delay_s: float = 0.0) -> None:
+        """Give the task back, to start no sooner than `delay_s` seconds from now; the attempt is not counted.
+
+        Raises `LeaseLost`.
+        """
+        await self._settle(Snoozed(require_delay_s(delay_s)))
 
     async def snooze(self, delay_s: float) -> None:
         """Give the task back for `delay_s` seconds; the attempt is not counted. Raises `LeaseLost`."""
         await self._settle(Snoozed(require_delay_s(delay_s)))
+
+    async def progress(self, value: float, note: str = "") -> None:
+        """Say how far the task is; as `streamq.progress` in a handler. Raises `LeaseLost`."""
+        await self._services.reporter.report(self._held, report_of(value, note))
 
     async def cancel(self, reason: str = "") -> None:
         """End the task in `cancelled`, with `reason` kept among its errors. Raises `LeaseLost`."""

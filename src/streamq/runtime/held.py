@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 from bson import ObjectId
 
 from streamq.core.claim import Claim
+from streamq.core.report import Report
 from streamq.runtime import clock
 from streamq.runtime.journal import Journal
+
+ReportBy = Callable[["Held", Report], Awaitable[None]]
 
 MARGIN: float = 1 / 6
 """Share of a lease by which this process stops trusting it early: what a slow reply or a pause may cost."""
@@ -29,6 +32,10 @@ class Held:
         "gone",
         "lost",
         "owner",
+        "report",
+        "report_by",
+        "reported",
+        "reported_at",
         "scope",
         "settled",
         "since",
@@ -47,6 +54,10 @@ class Held:
         self.started = False
         self.settled = False  # by its settlement, or by having been lost
         self.scope: trio.CancelScope | None = None
+        self.report: Report | None = None  # what was last said of how far it is
+        self.reported: Report | None = None  # what of that is written
+        self.reported_at = -float("inf")
+        self.report_by: ReportBy | None = None
         self.trusted_until = sent_at
         self.trust(sent_at, claim)
 
@@ -66,6 +77,7 @@ class Holdings:
         self._journal = journal
         self._dropped = trio.lowlevel.ParkingLot()
         self.changed: Callable[[], None] = lambda: None
+        self.report_by: ReportBy | None = None
         self.named: dict[ObjectId, None] = {}  # tasks that the stream has said somebody wants cancelled
         self.named_again: Callable[[], None] = lambda: None  # called when one of them is claimed
 
@@ -82,6 +94,7 @@ class Holdings:
         if before is not None and not before.ending:
             self.lose(before, "claimed again by this process")
         self._held[held.claim.id] = held
+        held.report_by = self.report_by
         self.changed()
         if self.named and held.claim.id in self.named:
             self.named_again()

@@ -58,7 +58,7 @@ class Runner:
         except PayloadUndecodable as error:
             return raised("PayloadUndecodable", str(error), final=True)
         held.started = True
-        token = RUNNING.set(held.claim)
+        token = RUNNING.set(held)
         try:
             if handling.is_async:
                 result = await handling.function(*args, **kwargs)

@@ -27,6 +27,7 @@ from streamq.runtime.keeper import Keeper
 from streamq.runtime.picker import Picker
 from streamq.runtime.putter import Putter
 from streamq.runtime.recurrer import Recurrer
+from streamq.runtime.reporter import Reporter
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import Settler
 from streamq.runtime.waiter import Waiters
@@ -57,6 +58,7 @@ class Services:
         self.putter = Putter(store, bridge, self._stored)
         self.waiters = Waiters(store, bridge, self.member.id)
         self.canceller = Canceller(store, bridge, self.holdings, self.settler, journal)
+        self.reporter = Reporter(store, bridge, self.holdings, journal)
         self._keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
         self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
@@ -110,6 +112,7 @@ class Services:
                     self._keeper.watch,
                     self._abandoner.run,
                     self.canceller.run,
+                    self.reporter.run,
                     self.watcher.run,
                     self.watcher.beat,
                     self.watcher.safety_scan,

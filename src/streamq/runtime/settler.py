@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 import trio
 from bson import ObjectId
 
@@ -53,6 +54,13 @@ def require_settled(task_id: ObjectId, verdict: Verdict) -> None:
         )
 
 
+def _with_last_word(held: Held, settlement: Settlement) -> Settlement:
+    """Let the settlement write what its holder last said of how far the task is, if nothing has written it before."""
+    if held.report is held.reported:
+        return settlement
+    return msgspec.structs.replace(settlement, progress=held.report)
+
+
 class Ending(NamedTuple):
     """A settlement with the claim it ends."""
 
@@ -75,7 +83,7 @@ class Settler:
         if held.lost or held.ending:
             return None
         held.ending = True
-        return self.batcher.push(Ending(held, settlement))
+        return self.batcher.push(Ending(held, _with_last_word(held, settlement)))
 
     async def settle(self, held: Held, settlement: Settlement) -> Verdict:
         """Settle and wait; return "settled", or "unknown" when nobody can know.
@@ -89,7 +97,7 @@ class Settler:
             raise UsageError(f"task {held.claim.id} was settled here already: a task is settled once")
         held.ending = True
         try:
-            verdict = await self.batcher.submit(Ending(held, settlement))
+            verdict = await self.batcher.submit(Ending(held, _with_last_word(held, settlement)))
         except trio.Cancelled:
             held.ending = False
             raise

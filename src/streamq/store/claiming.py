@@ -216,9 +216,14 @@ def extend(tasks: Tasks, claims: Sequence[Claim]) -> list[ObjectId]:
     with reading("extend leases"), tasks.deadline():
         if tasks.durable.bulk_write(statements, ordered=False).matched_count == len(claims):
             return []
-        ids = [one.id for one in claims]
-        held = {
-            (document["_id"], document.get("claim_id"))
-            for document in tasks.quick.find({"_id": {"$in": ids}}, {"claim_id": 1})
-        }
+        return not_held(tasks, claims)
+
+
+def not_held(tasks: Tasks, claims: Sequence[Claim]) -> list[ObjectId]:
+    """Read which of `claims` are held no more."""
+    ids = [one.id for one in claims]
+    held = {
+        (document["_id"], document.get("claim_id"))
+        for document in tasks.quick.find({"_id": {"$in": ids}}, {"claim_id": 1})
+    }
     return [one.id for one in claims if (one.id, one.claim_id) not in held]

@@ -20,6 +20,7 @@ from streamq.core.member import Member, Roster
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.report import Reported
 from streamq.core.requeued import Requeued
 from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
@@ -151,6 +152,9 @@ class Store(Records, Protocol):
 
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """Extend each claim by its own `lease_s`; return the ids that are no longer held."""
+
+    def report(self, reports: Sequence[Reported]) -> list[ObjectId]:
+        """Store how far each task is and extend its claim; return the ids that are no longer held."""
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """Write the settlements, fenced, with majority; return what became of each."""

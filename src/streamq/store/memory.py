@@ -22,6 +22,7 @@ from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import hold_key, recur, release_due, replace, take_back
+from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.fence import is_held
@@ -29,6 +30,7 @@ from streamq.core.moves.put import document_of, whole_ms
 from streamq.core.moves.requeue import Requeue
 from streamq.core.moves.token import Bucket
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.report import Reported
 from streamq.core.requeued import Requeued
 from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
 from streamq.core.search import Search
@@ -164,6 +166,17 @@ class MemoryStore:
                 lost.append(one.id)
             else:
                 extend_move.apply(document, one.lease_s, now)
+        return lost
+
+    def report(self, reports: Sequence[Reported]) -> list[ObjectId]:
+        """See `Store.report`."""
+        lost = []
+        for one in reports:
+            document = self.documents.get(one.claim.id)
+            if document is None or not is_held(document, one.claim.queue, one.claim.claim_id):
+                lost.append(one.claim.id)
+            else:
+                report_move.apply(document, one.report, one.claim.lease_s, whole_ms(self._clock()))
         return lost
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:

@@ -19,6 +19,7 @@ from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, 
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.report import Reported
 from streamq.core.requeued import Requeued
 from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
@@ -32,6 +33,7 @@ from streamq.store import (
     claiming,
     looking,
     putting,
+    reporting,
     scheduling,
     settling,
     shelf,
@@ -109,6 +111,10 @@ class MongoStore:
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.extend`."""
         return claiming.extend(self._tasks, claims) if claims else []
+
+    def report(self, reports: Sequence[Reported]) -> list[ObjectId]:
+        """See `Store.report`."""
+        return reporting.report(self._tasks, reports) if reports else []
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """See `Store.settle`."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from streamq.core.document import DELAYED, READY, RUNNING, SUCCEEDED, TaskDocument
-from streamq.core.moves import cancel
+from streamq.core.moves import cancel, report
 from streamq.core.moves.fence import (
     after,
     after_ms,
@@ -27,7 +27,7 @@ UNCOUNTED = ("release", "snooze")
 
 def is_uniform(settlement: Settlement) -> bool:
     """Say whether the write depends on nothing of its task, so that many can share one statement."""
-    return settlement.result is None and settlement.error is None
+    return settlement.result is None and settlement.error is None and settlement.progress is None
 
 
 def update(settlement: Settlement) -> list[dict[str, Any]]:
@@ -39,6 +39,8 @@ def update(settlement: Settlement) -> list[dict[str, Any]]:
         fields |= freed()
     if settlement.result is not None:
         fields["result"] = {"$literal": settlement.result}
+    if settlement.progress is not None:
+        fields["progress"] = report.stored(settlement.progress)
     instead = [] if is_terminal(fields["status"]) else cancel.if_asked()
     return [{"$set": fields}, *instead, {"$unset": left_behind(fields["status"])}]
 
@@ -75,6 +77,8 @@ def apply(document: TaskDocument, settlement: Settlement, now: datetime) -> None
     document["settled_by"] = claim_id
     if settlement.result is not None:
         document["result"] = settlement.result
+    if settlement.progress is not None:
+        document["progress"] = report.stored_at(settlement.progress, now)
 
 
 def apply_freed(document: TaskDocument) -> None:
