@@ -52,6 +52,7 @@ from streamq.queue import MOST_CLAIMED, Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.settler import require_settled
+from streamq.runtime.upkeep import Upkeep
 from streamq.store.contract import Store
 
 SLICE_S: Final = 0.25
@@ -90,6 +91,7 @@ class Blocking:
         self._open = store
         self._queue = queue
         self._prepared: Store | None = None
+        self.upkeep = Upkeep()
 
     def queue(self, name: str) -> BlockingQueue:
         """Return the queue of that name. Prepares the server at the first call: doing so later, inside a transaction,
@@ -358,7 +360,7 @@ class Claimer:
             again_s = math.inf
             if not claims:
                 # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.
-                tick = self._store.tick()
+                tick = self._door.upkeep.do(self._store)
                 again_s = math.inf if tick.next_s is None else tick.next_s
                 if self._limits is not None:
                     again_s = 0.0  # a freed slot or a new token is not on the stream: look as often as it can be

@@ -105,6 +105,14 @@ class Lab:
         """The document as it stands; fails when there is none."""
         raise NotImplementedError
 
+    def remove(self, id: ObjectId) -> None:
+        """Take a document away, as a person or the server's clockwork would."""
+        raise NotImplementedError
+
+    def unset(self, id: ObjectId, field: str) -> None:
+        """Take a field off a document by hand."""
+        raise NotImplementedError
+
     # --- hearing ----------------------------------------------------------------------------------------------
 
     def hear(self, *queues: str, timers: bool = False, reply_to: str | None = None) -> Ear:
@@ -158,12 +166,19 @@ class MemoryLab(Lab):
 
     def __init__(self) -> None:
         self._now = datetime(2026, 1, 1, 12, 0, 0, 123_456, tzinfo=UTC)
-        super().__init__(MemoryStore(lambda: self._now))
+        self.memory = MemoryStore(lambda: self._now)
+        super().__init__(self.memory)
 
     def stored(self, id: ObjectId) -> dict[str, Any]:
         document = self.store.get(id)
         assert document is not None
         return dict(document)
+
+    def remove(self, id: ObjectId) -> None:
+        del self.memory.documents[id]
+
+    def unset(self, id: ObjectId, field: str) -> None:
+        self.memory.documents[id].pop(field, None)  # type: ignore[misc]
 
     def pass_time(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
@@ -188,7 +203,7 @@ class MongoLab(Lab):
             }
             for name in ("due_at", "lease_until")
         }
-        self.mongo._tasks.durable.update_many({"status": {"$in": ["delayed", "running"]}}, [{"$set": moved}])
+        self.mongo._tasks.durable.update_many({"status": {"$in": ["delayed", "blocked", "running"]}}, [{"$set": moved}])
         filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", ms]}}}
         self.mongo._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
         ends = {"remove_at": {"$subtract": ["$remove_at", ms]}}
@@ -199,6 +214,12 @@ class MongoLab(Lab):
         found = self.mongo._tasks.durable.find_one({"_id": id})
         assert found is not None
         return found
+
+    def remove(self, id: ObjectId) -> None:
+        self.mongo._tasks.durable.delete_one({"_id": id})
+
+    def unset(self, id: ObjectId, field: str) -> None:
+        self.edit(id, {"$unset": {field: ""}})
 
     def edit(self, id: ObjectId, update: Mapping[str, Any]) -> None:
         """Change a document by hand, as no move would."""

@@ -31,10 +31,10 @@ from hypothesis.stateful import (
 )
 
 from streamq.core.claim import Ask, Claim
-from streamq.core.document import READY, RUNNING, TERMINAL, Status
+from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves import cancel as cancel_move
-from streamq.core.moves import fence, take_back
+from streamq.core.moves import fence, take_back, unblock
 from streamq.core.moves import requeue as requeue_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.requeue import Requeue
@@ -116,6 +116,43 @@ class Model(RuleBasedStateMachine):
         options = Options(delay_s=delay_s, rate_key=rate_key)
         new = [NewTask(ObjectId(), queue, payload={"n": n}, options=options, **more) for n in range(count)]
         assert self.real.put(new) == self.memory.put(new)
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(
+        queue=queues,
+        after=st.lists(picks, max_size=2),
+        after_any=st.lists(picks, max_size=2),
+        policy=st.sampled_from([None, None, "run", "fail"]),
+        delay_s=st.sampled_from([None, None, None, 1_500.0]),
+        keep_s=st.sampled_from([None, 0.0]),
+        inside=st.booleans(),
+    )
+    def put_children(
+        self, queue: str, after: list[int], after_any: list[int], policy: Any, inside: bool, keep_s: Any, **more: Any
+    ) -> None:
+        """Of tasks in whatever status, and of one that is put with them."""
+        documents = list(self.memory.documents)
+        chosen: dict[str, Any] = {
+            "after": [self._one_of(documents, pick) for pick in after],
+            "after_any": [self._one_of(documents, pick) for pick in after_any],
+            "on_parent_failure": policy,
+        }
+        first = NewTask(ObjectId(), queue, "t", None, Options(**chosen, **more), 2, keep_s=keep_s)
+        new = [first, NewTask(ObjectId(), queue, "t", None, Options(after=[first.id]), 2)] if inside else [first]
+        assert self.real.put(new) == self.memory.put(new)
+
+    @precondition(lambda self: self.memory.documents)
+    @rule(pick=picks)
+    def vanish(self, pick: int) -> None:
+        """Somebody removes a task that is not running, a parent perhaps."""
+        id = self._one_of(list(self.memory.documents), pick)
+        if self.memory.documents[id]["status"] != RUNNING:
+            self.real._tasks.durable.delete_one({"_id": id})
+            del self.memory.documents[id]
+
+    @rule()
+    def sweep(self) -> None:
+        assert sorted(self.real.sweep().released) == sorted(self.memory.sweep().released)
 
     @precondition(lambda self: self.memory.documents)
     @rule(pick=picks, fresh=st.booleans())
@@ -290,7 +327,7 @@ class Model(RuleBasedStateMachine):
     def tick(self) -> None:
         real, memory = self.real.tick(), self.memory.tick()
         assert sorted(real.released) == sorted(memory.released)
-        assert real.failed == memory.failed
+        assert (real.failed, real.followed) == (memory.failed, memory.followed)
         assert (real.next_s is None) == (memory.next_s is None)
         if real.next_s is not None and memory.next_s is not None:
             assert abs(real.next_s - memory.next_s) < TOLERANCE_S
@@ -383,6 +420,9 @@ class Model(RuleBasedStateMachine):
             assert (document.get("theirs") == {"a": "$b"}) == (id in self.marked)
             assert status in TERMINAL or {"finished_at", "remove_at", "settled_for", "result"}.isdisjoint(document)
             assert (status == RUNNING) == ("claim_id" in document) == ("lease_until" in document)
+            assert (status == BLOCKED) == bool(document.get("blocked_by")), "whoever is blocked waits for something"
+            assert status not in TERMINAL or ("follow_up" in document) != ("remove_at" in document)
+            assert status not in TERMINAL or "follow_up" not in document or document["has_children"]
             assert 0 <= document["attempt"] <= document["max_attempts"] or self._was_retried_past_its_last(document)
             before = self.statuses.get(id, status)
             if before in TERMINAL:
@@ -468,6 +508,14 @@ def end_left_at_requeue(how: Requeue) -> list[dict[str, Any]]:
 
 
 real_requeue = requeue_move.update
+
+
+def any_is_all(document: Any, ends: Any) -> str | None:
+    document.pop("blocked_by_any", None)
+    return real_take_off(document, ends)
+
+
+real_take_off = unblock._take_off
 real_fence = fence.fence
 real_update = settle_move.update
 real_take_back = take_back.update
@@ -480,6 +528,8 @@ PLANTED: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "claim left at take-back": [(take_back, "update", claim_left_at_take_back)],
     "single attempts wait": [(claiming, "_startable", waits_for_single_attempts)],
     "goes back although it was to be cancelled": [(cancel_move, "if_asked", asked_for_nothing)],
+    "children are forgotten": [(fence, "is_followed", lambda document: False)],
+    "any is all": [(unblock, "_take_off", any_is_all)],
     "snooze without delay": [(settle_move, "after_ms", later_is_now)],
 }
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamq.core import options
+from streamq.core.new_task import PutReply
 from streamq.core.options import Options, options_of, require_count, require_queue
 from streamq.core.priority import Priority
 from streamq.core.retry import MAX_DELAY_S
@@ -24,6 +25,11 @@ HUGE = 10**400
 
 SECONDS_BAD: list[Any] = [-1, -1e-9, math.nan, math.inf, MAX_DELAY_S + 1, HUGE, True, "5", timedelta(seconds=5), []]
 SECONDS_GOOD: list[Any] = [0, 0.0, 5, 1.5, MAX_DELAY_S]
+PARENTS_BAD: list[Any] = [
+    *(ObjectId(), PutReply(ObjectId()), "6b02f121262c44006405a12d", ["6b02f121262c44006405a12d"], [None], {}, 1),
+    *([ObjectId()] * 10_001, iter([ObjectId()])),
+]
+PARENTS_GOOD: list[Any] = [(), (ObjectId(),), (ObjectId(), ObjectId())]
 BAD: dict[str, list[Any]] = {
     "delay_s": SECONDS_BAD,
     "keep_s": SECONDS_BAD,
@@ -42,6 +48,10 @@ BAD: dict[str, list[Any]] = {
     "unique": [True, 1.5, ["a"], {}, ("a", None), "\ud800", "x" * 2_000],
     "unique_for_s": [5, 0, -1, True, "5", math.nan, MAX_DELAY_S + 1],  # the first for want of a key
     "on_conflict": ["existing", "ignore", True],  # the first for want of a key
+    "after": PARENTS_BAD,
+    "after_any": PARENTS_BAD,
+    "on_parent_failure": ["skip", "", True, ["run"]],
+    "missing_parent": ["ignore", False],
     "headers": [
         *([], "a", {str(n): "" for n in range(33)}),
         *({1: "a"}, {"a": 1}, {"a": None}, {"a": b""}, {"k" * 101: ""}, {"a": "v" * 1_001}),
@@ -61,6 +71,10 @@ GOOD: dict[str, list[Any]] = {
     "unique": ["a", 1, b"a", ("a", (1, b"a")), "", ()],
     "unique_for_s": [],
     "on_conflict": [],
+    "after": PARENTS_GOOD,
+    "after_any": PARENTS_GOOD,
+    "on_parent_failure": ["cancel", "run", "fail"],
+    "missing_parent": ["error", "satisfied"],
     "headers": [{}, {"$a.b": "\0", "": ""}, {"k" * 100: "v" * 1_000}],
 }
 
@@ -77,6 +91,19 @@ def test_a_bad_value_is_refused_naming_its_parameter(option: str) -> None:
 def test_a_good_value_is_kept(option: str) -> None:
     for value in [*GOOD[option], None]:
         assert getattr(options_of({option: value}), option) == value  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("option", ["after", "after_any"])
+def test_parents_are_named_by_whatever_has_their_id_each_once(option: str) -> None:
+    reply, id = PutReply(ObjectId()), ObjectId()
+    options = options_of({option: [reply, id, reply.id]})  # type: ignore[misc]
+    assert getattr(options, option) == options.parents == (reply.id, id)
+    assert set(options_of({option: {id}}).parents) == {id}  # type: ignore[misc]
+
+
+def test_a_task_that_waits_for_others_takes_nobodys_place() -> None:
+    with pytest.raises(OptionInvalid, match="on_conflict"):
+        Options(unique="a", on_conflict="replace", after=[ObjectId()])
 
 
 def test_an_instant_and_a_delay_together_are_refused() -> None:

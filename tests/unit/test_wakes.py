@@ -52,6 +52,9 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
         (updated(status="delayed"), Wake("delayed", ID)),
         (updated(status="succeeded", settled_for=["m1"]), Wake("settled", ID)),
         (updated(cancel_to="m1"), Wake("cancel", ID)),
+        (updated(status="failed", settled_for=["m1"], follow_up=1.0), Wake("settled", ID, follow_up=True)),
+        (updated(status="failed", follow_up=0.0), Wake("follow_up", ID, follow_up=True)),
+        (inserted(status="blocked", queue="q", follow_up=0.0), Wake("follow_up", ID, follow_up=True)),
         ({"operationType": "drop"}, None),
         ({"operationType": "invalidate"}, None),
         ({"operationType": "rename"}, None),
@@ -121,6 +124,9 @@ def test_every_wanted_event_names_its_operation() -> None:
         ({"status": "running", "queue": "x", "cancel_to": "m1"}, False, updated),
         ({"status": "failed", "queue": "q", "freed_in": "q"}, False, updated),
         ({"status": "ready", "queue": "q", "ready_in": "q", "freed_in": "q", "max_attempts": 1}, False, updated),
+        ({"status": "failed", "queue": "x", "settled_for": ["m1"], "follow_up": 1.0}, False, updated),
+        ({"status": "failed", "queue": "x", "follow_up": 0.0}, False, updated),
+        ({"status": "blocked", "queue": "x", "follow_up": 0.0}, True, inserted),
     ],
 )
 def test_a_document_in_memory_tells_what_its_event_would(document: dict[str, Any], is_new: bool, event: Any) -> None:
@@ -140,6 +146,8 @@ def test_a_document_in_memory_tells_what_its_event_would(document: dict[str, Any
         ({"status": "running", "queue": "q"}, ALL),
         ({"status": "running", "queue": "q", "cancel_to": "m2"}, ALL),
         ({"status": "running", "queue": "q", "cancel_to": "m1"}, NOTHING),
+        ({"status": "blocked", "queue": "q"}, ALL),
+        ({"status": "blocked", "queue": "q", "follow_up": 0.0}, NOTHING),
     ],
 )
 def test_a_document_in_memory_says_nothing_to_who_did_not_ask(document: dict[str, Any], interest: Interest) -> None:

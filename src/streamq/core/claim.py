@@ -41,6 +41,7 @@ class Claim(msgspec.Struct, frozen=True):
     tag: str | None = None
     slot_at: datetime | None = None
     has_slot: bool = False
+    followed: bool = False  # others wait for its end: it is not deleted at once, whatever keep_s says
 
     @property
     def is_last_attempt(self) -> bool:
@@ -109,6 +110,7 @@ def claim_of(
         tag=tag if isinstance(tag, str) else None,
         slot_at=slot_at if isinstance(slot_at, datetime) else None,
         has_slot=has_slot,
+        followed=document.get("has_children") is True,
     )
 
 

@@ -103,5 +103,11 @@ class TaskDocument(TypedDict, total=False):
     revision: int  # only beside a unique key: counted up whenever a later put takes the task's place
     requeue_id: ObjectId  # of the request that requeued it last
     progress: StoredProgress
+    blocked_by: list[ObjectId]  # tasks whose ends it waits for (see core.parents)
+    blocked_by_any: list[ObjectId]  # those of them of which one success is enough
+    on_parent_failure: str  # "run" or "fail"; absent: it is cancelled
+    has_children: bool  # tasks were put to run after this one
+    follow_up: float  # a mark for the scheduler: what waits for this task (or what it waits for, when blocked) is to be
+    #                   looked at. Of an ended task: the seconds for which it is kept once that is done
     result: Any
     errors: list[StoredError]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamq.core.document import DELAYED, READY, RUNNING, TERMINAL
+from streamq.core.document import BLOCKED, DELAYED, READY, RUNNING, TERMINAL
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -62,6 +62,24 @@ INDEXES: Final = (
         keys=(("queue", 1), ("held_up_by", 1), ("seq", 1)),
         partial={"held_up_by": {"$exists": True}},
         serves="queries.held_up: what waits for a slot of its key",
+    ),
+    Index(
+        name="streamq_blocked",
+        keys=(("queue", 1), ("group", 1), ("seq", 1)),
+        partial={"status": BLOCKED},
+        serves="queries.blocked: the sweep, page by page",
+    ),
+    Index(
+        name="streamq_blocked_by",
+        keys=(("blocked_by", 1),),
+        partial={"status": BLOCKED, "blocked_by": {"$exists": True}},
+        serves="queries.children: the tasks that wait for one that has ended",
+    ),
+    Index(
+        name="streamq_follow_up",
+        keys=(("follow_up", 1),),
+        partial={"follow_up": {"$exists": True}},
+        serves="queries.marked: tasks whose followers are to be looked at",
     ),
     Index(
         name="streamq_remove",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, TypedDict, get_args
+from typing import Final, Literal, TypedDict, cast, get_args
 
 import msgspec
 from bson import ObjectId
+from msgspec.structs import force_setattr
 
+from streamq.core.parents import MissingParent, OnParentFailure, Parent, require_parents
 from streamq.core.retry import MAX_DELAY_S, require_max_attempts
 from streamq.core.unique_key import UniqueKey, require_unique
 from streamq.errors import OptionInvalid
@@ -48,6 +51,10 @@ class PutOptions(TypedDict, total=False):
     unique_for_s: float | None
     on_conflict: OnConflict | None
     rate_key: str | None
+    after: Collection[Parent] | None
+    after_any: Collection[Parent] | None
+    on_parent_failure: OnParentFailure | None
+    missing_parent: MissingParent | None
 
 
 def options_of(given: PutOptions) -> Options:
@@ -82,6 +89,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         on_conflict: what a put does that meets a task with its key. `"existing"` (default): that task is returned, with
             `created=False`; `"raise"`: `UniqueConflict`; `"replace"`: that task gets this put's payload and options if
             it has not started, else it is returned as with `"existing"`.
+        after: tasks (handles or ids) that must all have succeeded before this one is started.
+        after_any: tasks of which one must have succeeded; with `after`, both must hold.
+        on_parent_failure: what becomes of the task when they cannot succeed any more (they failed, were cancelled, have
+            expired or are not stored): "cancel" it (default), "fail" it, or "run" it (then any end will do).
+        missing_parent: what it means that one of them is not stored at the put: an "error" (default), or "satisfied".
     """
 
     delay_s: float | None = None
@@ -97,6 +109,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unique_for_s: float | None = None
     on_conflict: OnConflict | None = None
     rate_key: str | None = None
+    after: Collection[Parent] | None = None
+    after_any: Collection[Parent] | None = None
+    on_parent_failure: OnParentFailure | None = None
+    missing_parent: MissingParent | None = None
 
     def __post_init__(self) -> None:
         if self.delay_s is not None and self.at is not None:
@@ -127,6 +143,37 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             require_on_conflict(self.on_conflict, self.unique)
         if self.rate_key is not None:
             require_text("rate_key", self.rate_key)
+        for name in ("after", "after_any"):
+            named = getattr(self, name)
+            if named is not None:
+                force_setattr(self, name, require_parents(name, named))
+        if self.on_parent_failure not in (None, *get_args(OnParentFailure)):
+            raise OptionInvalid("on_parent_failure", self.on_parent_failure, 'one of "cancel", "run", "fail"')
+        if self.missing_parent not in (None, *get_args(MissingParent)):
+            raise OptionInvalid("missing_parent", self.missing_parent, 'one of "error", "satisfied"')
+        if self.on_conflict == "replace" and self.has_parents:
+            # The task that is met may be ready already; it cannot be made to wait.
+            raise OptionInvalid("on_conflict", self.on_conflict, 'not "replace" together with after or after_any')
+
+    @property
+    def has_parents(self) -> bool:
+        """Say whether the task is to run after others."""
+        return bool(self.after or self.after_any)
+
+    @property
+    def parents(self) -> tuple[ObjectId, ...]:
+        """The ids of all tasks that it is to run after, each once."""
+        return tuple(dict.fromkeys((*self.after_ids, *self.after_any_ids)))
+
+    @property
+    def after_ids(self) -> tuple[ObjectId, ...]:
+        """The ids in `after`."""
+        return cast("tuple[ObjectId, ...]", self.after or ())
+
+    @property
+    def after_any_ids(self) -> tuple[ObjectId, ...]:
+        """The ids in `after_any`."""
+        return cast("tuple[ObjectId, ...]", self.after_any or ())
 
 
 def require_queue(value: object) -> str:

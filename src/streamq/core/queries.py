@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from bson import ObjectId
 
 from streamq.core.claim import INT32, Ask
-from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL
+from streamq.core.document import BLOCKED, DELAYED, READY, RUNNING, STATUSES, TERMINAL
 from streamq.core.schedule import PREFIX
 
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
@@ -108,6 +109,49 @@ def due() -> dict[str, Any]:
 def lease_ended() -> dict[str, Any]:
     """Match running tasks whose lease has ended, by the server's clock."""
     return {"status": RUNNING, "lease_until": DATE, "$expr": {"$lte": ["$lease_until", "$$NOW"]}}
+
+
+MARKED: Final = {"_id": 1, "status": 1, "finished_at": 1, "has_children": 1, "blocked_by": 1, "queue": 1}
+"""What is read of marked tasks."""
+
+SWEPT: Final = {"_id": 1, "blocked_by": 1, "queue": 1, "group": 1, "seq": 1}
+SWEPT_BY: Final = "streamq_blocked"
+"""What a sweep reads, and the index by which it goes through all blocked tasks page by page."""
+
+
+UNMARKED: Final = {"follow_up": {"$exists": False}}
+"""What nobody waits for: a task whose children have not learnt of its end is not to be removed."""
+
+
+def marked() -> dict[str, Any]:
+    """Match tasks whose followers, or whose own parents, are to be looked at."""
+    return {"follow_up": {"$exists": True}}
+
+
+def marked_ends(latest: datetime) -> dict[str, Any]:
+    """Match tasks that carry the mark of an end which came not after `latest`: one that was requeued since and has
+    ended again has a mark of its own."""
+    return marked() | {"status": {"$in": list(TERMINAL)}, "finished_at": {"$lte": latest}}
+
+
+def marked_still(ids: Iterable[ObjectId]) -> dict[str, Any]:
+    """Match those of `ids` that carry a mark which is not that of an end."""
+    return marked() | {"_id": {"$in": list(ids)}, "status": {"$nin": list(TERMINAL)}}
+
+
+def children(parents: Iterable[ObjectId]) -> dict[str, Any]:
+    """Match tasks that wait for one of `parents`."""
+    return {"status": BLOCKED, "blocked_by": {"$in": list(parents), "$exists": True}}
+
+
+def blocked() -> dict[str, Any]:
+    """Match tasks that wait for others."""
+    return {"status": BLOCKED}
+
+
+def unmarked_parents(ids: Iterable[ObjectId]) -> dict[str, Any]:
+    """Match those of `ids` whose ends would not be noticed for their children's sake."""
+    return {"_id": {"$in": list(ids)}, "status": {"$nin": list(TERMINAL)}, "has_children": {"$ne": True}}
 
 
 def next_instant(status: str, field: str) -> list[dict[str, Any]]:

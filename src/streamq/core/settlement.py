@@ -23,7 +23,8 @@ class Settlement(msgspec.Struct, frozen=True):
 
     `keep_s` is for `succeed`: 0 deletes the task instead of keeping it. How long a failed task is kept stands on it.
     One that `frees` slots of a limit is not deleted but removed by the server within about a minute: of a deletion
-    others would not learn that the slots are free.
+    others would not learn that the slots are free. One that is `followed` is removed once those who wait for its end
+    have been seen to.
     """
 
     id: ObjectId
@@ -36,11 +37,12 @@ class Settlement(msgspec.Struct, frozen=True):
     keep_s: float = 0.0
     frees: bool = False
     progress: Report | None = None  # the holder's last word, if it was not written before
+    followed: bool = False
 
     @property
     def deletes(self) -> bool:
         """Say whether the document is gone after this settlement."""
-        return self.move == "succeed" and self.keep_s == 0 and not self.frees
+        return self.move == "succeed" and self.keep_s == 0 and not (self.frees or self.followed)
 
 
 Verdict = Literal["settled", "lost", "unknown", "refused"]
@@ -60,7 +62,7 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
     match outcome:
         case Done(result):
             keep_s = KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s
-            return settle("succeed", result=result, keep_s=keep_s)
+            return settle("succeed", result=result, keep_s=keep_s, followed=claim.followed)
         case Raised() if outcome.final or claim.is_last_attempt:
             return settle("fail", error=outcome)
         case Raised():

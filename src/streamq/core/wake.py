@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from bson import ObjectId
 
-WakeKind = Literal["ready", "delayed", "settled", "cancel", "member", "schedule", "bell"]
+WakeKind = Literal["ready", "delayed", "settled", "follow_up", "cancel", "member", "schedule", "bell"]
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -18,6 +18,8 @@ class Wake(msgspec.Struct, frozen=True):
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
     - `settled`: task `id`, for whose result this process waits, has ended.
     - `cancel`: somebody wants task `id` cancelled, which this process holds or held.
+    - `follow_up`: what waits for task `id`, or what it waits for itself, is to be looked at. A task's end may say this
+      besides (`follow_up` is True then).
     - `member`: a worker came or uses another lease; `lease_s` is its shortest.
     - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.
@@ -34,3 +36,4 @@ class Wake(msgspec.Struct, frozen=True):
     due_in_s: float = 0.0
     lease_s: float = 0.0
     freed_in: str = ""
+    follow_up: bool = False

@@ -17,7 +17,7 @@ from streamq.core.claim import is_number
 from streamq.core.document import DELAYED, READY
 from streamq.core.member import MEMBER
 from streamq.core.schedule import CONTROL_ID as SCHEDULES
-from streamq.core.wake import Wake
+from streamq.core.wake import Wake, WakeKind
 
 END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 
@@ -62,12 +62,15 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         # A member that begins to use a shorter lease. A beat that leaves it as it was does not name the field.
         wanted.append({"operationType": "update", f"{changed}.lease_s": {"$exists": True}})
         wanted.append({"operationType": {"$in": ["insert", "update"]}, "documentKey._id": SCHEDULES})
+        wanted.append({"operationType": "insert", "fullDocument.follow_up": {"$exists": True}})
+        wanted.append({"operationType": "update", f"{changed}.follow_up": {"$exists": True}})
     if interest.reply_to is not None:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
     if interest.holder is not None:
         wanted.append({"operationType": "update", f"{changed}.cancel_to": interest.holder})
     told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to"]
-    stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s"]
+    told += ["settled_for", "follow_up"]
+    stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up"]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
     project |= {f"fullDocument.{name}": 1 for name in stored}
@@ -95,8 +98,10 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     if stored.get("kind") == MEMBER:
         return _member(stored)
     id = event["documentKey"]["_id"]
-    if stored["status"] == DELAYED:
+    if stored.get("status") == DELAYED:
         return Wake("delayed", id, due_in_s=_due_in_s(stored, event))
+    if "follow_up" in stored:
+        return Wake("follow_up", id, follow_up=True)
     task = stored.get("task")
     return Wake(
         "ready",
@@ -121,7 +126,11 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
         return Wake("ready", id, queue=changed["ready_in"], freed_in=freed_in)
     if changed.get("status") == DELAYED or ("revision" in changed and "due_at" in changed):
         return Wake("delayed", id, due_in_s=_due_in_s(changed, event), freed_in=freed_in)
-    return Wake("cancel" if "cancel_to" in changed else "settled", id, freed_in=freed_in)
+    if "cancel_to" in changed:
+        return Wake("cancel", id)
+    follow_up = "follow_up" in changed
+    kind: WakeKind = "follow_up" if follow_up and "settled_for" not in changed and not freed_in else "settled"
+    return Wake(kind, id, freed_in=freed_in, follow_up=follow_up)
 
 
 def _member(fields: Mapping[str, Any]) -> Wake:
@@ -150,6 +159,8 @@ def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Inter
         due_in_s = max(0.0, (document["due_at"] - now).total_seconds())
         yield Wake("delayed", document["_id"], due_in_s=due_in_s, freed_in=freed_in)
     elif freed_in or (interest.reply_to is not None and interest.reply_to in document.get("settled_for", ())):
-        yield Wake("settled", document["_id"], freed_in=freed_in)
+        yield Wake("settled", document["_id"], freed_in=freed_in, follow_up="follow_up" in document)
     elif interest.holder is not None and document.get("cancel_to") == interest.holder:
         yield Wake("cancel", document["_id"])
+    elif interest.timers and "follow_up" in document:
+        yield Wake("follow_up", document["_id"], follow_up=True)

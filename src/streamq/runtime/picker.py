@@ -23,6 +23,7 @@ from streamq.runtime.held import Held, Holdings
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.settler import Settler
+from streamq.runtime.upkeep import Upkeep
 from streamq.runtime.watcher import Watcher
 from streamq.store.contract import Claimed, Store
 
@@ -53,6 +54,7 @@ class Picker:
         intake: Callable[[Wants], Intake],
         start: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
+        self._upkeep = Upkeep()
         self._store = store
         self._bridge = bridge
         self._holdings = holdings
@@ -100,7 +102,7 @@ class Picker:
         def look() -> tuple[Claimed, float]:
             sent_at = clock.thread_now()
             claimed = self._store.claim(_ask(wants, count))
-            if not claimed.claims and self._store.tick().released:
+            if not claimed.claims and self._upkeep.do(self._store).released:
                 # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.
                 sent_at = clock.thread_now()
                 claimed = self._store.claim(_ask(wants, count))

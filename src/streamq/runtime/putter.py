@@ -39,8 +39,10 @@ class Putter:
     async def put_many(self, tasks: Sequence[NewTask]) -> list[PutReply]:
         """Store many in chunks of their own; see `StreamQ.put_many`. Cancellation: safe between chunks."""
         replies: list[PutReply] = []
-        for start in range(0, len(tasks), MOST_A_BATCH):
-            chunk = tasks[start : start + MOST_A_BATCH]
+        # With parents in one call: the store refuses one that is not there before it stores anything.
+        most = len(tasks) if any(one.options.has_parents for one in tasks) else MOST_A_BATCH
+        for start in range(0, len(tasks), max(1, most)):
+            chunk = tasks[start : start + most]
             try:
                 answers = await self._bridge.call(self._store.put, chunk)
             except PutUnknown as error:

@@ -27,6 +27,10 @@ STAND_BY_S: Final = 0.05
 MOST_STAND_BY_S: Final = 1.0
 PAUSE_S: Final = (0.1, 5.0)
 
+SWEEP_S: Final = 30.0
+"""Between two sweeps of the blocked tasks. Chosen freely, like the safety scan: a backstop, nothing waits for it but
+what a person's deletion or a fault left behind."""
+
 
 class Scheduler:
     """Runs as one task; `hear` may be called at any time."""
@@ -53,6 +57,8 @@ class Scheduler:
         """Learn from the stream that a task was delayed or a member came."""
         if wake.kind == "delayed":
             self._sooner(clock.now() + wake.due_in_s + self._stand_by_s())
+        elif wake.follow_up:
+            self._sooner(clock.now() + self._stand_by_s())
         elif wake.kind == "member" and wake.lease_s > 0:
             self._hear_lease(wake.lease_s)
 
@@ -76,6 +82,21 @@ class Scheduler:
                 continue
             self._note(tick)
 
+    async def sweep(self) -> None:
+        """Sweep for ever, one page each time: what no mark and no instant tells is found within about `SWEEP_S` a page.
+        Cancellation: safe; a sweep in flight is waited for."""
+        pause_s = SWEEP_S
+        while True:
+            await trio.sleep(clock.jittered(pause_s))
+            try:
+                tick = await self._bridge.call(self._store.sweep)
+            except StoreError as error:
+                self._journal.write("store error", doing="sweep", error=error)
+                pause_s = SWEEP_S
+                continue
+            self._tell(tick)
+            pause_s = SWEEP_S if tick.next_s is None else tick.next_s
+
     async def _wait(self) -> None:
         with trio.CancelScope(deadline=self._look_at) as self._sleep:
             await trio.sleep_forever()
@@ -85,12 +106,17 @@ class Scheduler:
         self._sooner(now + self._lease_s + self._stand_by_s())
         if tick.next_s is not None:
             # What is due already was moved by this look; more may follow at once.
-            moved = bool(tick.released or tick.failed)
+            moved = bool(tick.released or tick.failed or tick.followed)
             self._sooner(now if moved else now + tick.next_s + self._stand_by_s())
-        for refused in tick.refused:
-            self._journal.write_once("task cannot be moved", refused.id, doing="schedule", error=refused.said)
+        self._tell(tick)
         if tick.failed:
             self._journal.write("lease expired", failed=tick.failed)
+
+    def _tell(self, tick: Tick) -> None:
+        for refused in tick.refused:
+            self._journal.write_once("task cannot be moved", refused.id, doing="schedule", error=refused.said)
+        if tick.followed:
+            self._journal.add("followed up", tick.followed)
         if tick.released:
             self._journal.add("released", len(tick.released))
             self._released(tick)

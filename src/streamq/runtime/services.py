@@ -96,6 +96,7 @@ class Services:
             self._scheduling = True
             self.start(self._scheduler.run)
             self.start(self.recurrer.run)
+            self.start(self._scheduler.sweep)
         return Intake(
             wants, self.store, self.bridge, self.holdings, self.journal, self._abandoner.add, self.settler.release
         )
@@ -139,7 +140,7 @@ class Services:
             [
                 Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)
                 for one in tasks
-                if one.options.at is None and not one.options.delay_s
+                if one.options.at is None and not one.options.delay_s and not one.options.has_parents
             ]
         )
 

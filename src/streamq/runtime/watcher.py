@@ -147,6 +147,8 @@ class Watcher:
             for intake in self._intakes:
                 if intake.wants.queue == wake.freed_in:
                     intake.scan()
+        if wake.follow_up:
+            self._scheduler.hear(wake)
         if wake.kind == "ready":
             for intake in self._intakes:
                 if intake.wants.queue == wake.queue:
@@ -158,7 +160,7 @@ class Watcher:
         elif wake.kind == "cancel":
             if wake.id is not None:
                 self._canceller.hear(wake.id)
-        else:
+        elif wake.kind != "follow_up":
             self._scheduler.hear(wake)
 
     # --- services ---------------------------------------------------------------------------------------------

@@ -52,16 +52,18 @@ class Claimed(msgspec.Struct, frozen=True):
 class Tick(msgspec.Struct, frozen=True):
     """What one look of the scheduler did and when the next is due.
 
-    `released` names the tasks made ready (id and queue), by time or by an ended lease; `failed` counts tasks whose
-    lease ended on their last attempt. `next_s` is the time until the earliest known instant, 0.0 when more is
-    due already, None when nothing is ahead. `refused` names the tasks that the server let nobody move, with its words:
-    they stay as they are and are tried again at each look.
+    `released` names the tasks made ready (id and queue), by time, by an ended lease or by the ends of their parents;
+    `failed` counts tasks whose lease ended on their last attempt, `followed` tasks whose followers were seen to.
+    `next_s` is the time until the earliest known instant, 0.0 when more is due already, None when nothing is ahead.
+    `refused` names the tasks that the server let nobody move, with its words: they stay as they are and are tried again
+    at each look.
     """
 
     released: tuple[tuple[ObjectId, str], ...]
     failed: int
     next_s: float | None
     refused: tuple[Refused, ...] = ()
+    followed: int = 0
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -183,6 +185,11 @@ class Store(Records, Protocol):
 
     def switch(self, name: str, enabled: bool, by: str) -> bool:
         """Enable or disable a schedule; False when there is none of that name."""
+
+    def sweep(self) -> Tick:
+        """Look at a part of the blocked tasks for what nothing else will tell: parents that were removed, or ended
+        without a word. Call it now and then; `next_s` says when the next part is to be looked at, None: they are all
+        done."""
 
     def beat(self, member: Member) -> Roster:
         """Write the member's row with majority (this is the barrier too) and say who else is there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,25 +16,27 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask, Claim, claim_of
-from streamq.core.document import DELAYED, FAILED, READY, RUNNING, TERMINAL, TaskDocument
+from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, SUCCEEDED, TERMINAL, TaskDocument
 from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
-from streamq.core.moves import hold_key, recur, release_due, replace, take_back
+from streamq.core.moves import hold_key, recur, release_due, replace, retain, take_back, unblock
 from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.cancel import CancelReply
-from streamq.core.moves.fence import is_held
+from streamq.core.moves.fence import is_followed, is_held
 from streamq.core.moves.put import document_of, whole_ms
 from streamq.core.moves.requeue import Requeue
 from streamq.core.moves.token import Bucket
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.parents import EXPECTED, GONE, KEYED, NO_FAMILY, Ends, Family
 from streamq.core.report import Reported
 from streamq.core.requeued import Requeued
 from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
+from streamq.core.transitions import is_terminal
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid
@@ -86,12 +88,42 @@ class MemoryStore:
         """See `Store.put`; there are no transactions here."""
         if session is not None:
             raise OptionInvalid("session", session, "None: the in-memory store has no transactions")
-        return [self._put(one) for one in tasks]
+        family = self._family_of(tasks)
+        return [self._put(one, family) for one in tasks]
 
-    def _put(self, new: NewTask) -> PutReply:
+    def _family_of(self, tasks: Sequence[NewTask]) -> Family:
+        """`store.parents.family_of`, in memory."""
+        earlier: dict[ObjectId, bool] = {}
+        inside: set[ObjectId] = set()
+        ends: dict[ObjectId, str] = {}
+        seen: list[TaskDocument] = []
+        for one in tasks:
+            for id in one.options.parents:
+                found = self.documents.get(id)
+                if id == one.id:
+                    raise OptionInvalid("after", id, "other tasks than the one that is put")
+                if earlier.get(id, False):
+                    raise OptionInvalid("after", id, KEYED)
+                if id in earlier:
+                    inside.add(id)
+                elif found is not None:
+                    seen.append(found)
+                elif one.options.missing_parent == "satisfied" or one.id in self.documents:
+                    ends[id] = SUCCEEDED
+                else:
+                    raise OptionInvalid("after", id, EXPECTED)
+            earlier[one.id] = one.options.unique is not None
+        for parent in seen:
+            if is_terminal(parent["status"]):
+                ends[parent["_id"]] = parent["status"]
+            else:
+                parent["has_children"] = True
+        return Family(ends, inside)
+
+    def _put(self, new: NewTask, family: Family) -> PutReply:
         if new.id in self.documents:
             return PutReply(new.id, "existing")
-        document = copy.deepcopy(document_of(new, self._clock()))
+        document = copy.deepcopy(document_of(new, self._clock(), family))
         holder = self._holder(document)
         if holder is not None:
             return self._meet(holder, new, document)
@@ -189,7 +221,7 @@ class MemoryStore:
             return "unknown" if settlement.deletes else "lost"
         if not is_held(document, settlement.queue, settlement.claim_id):
             return "settled" if document.get("settled_by") == settlement.claim_id else "lost"
-        if settlement.deletes:
+        if settlement.deletes and not is_followed(document):
             del self.documents[settlement.id]
             return "settled"
         settle_move.apply(document, copy.deepcopy(settlement), whole_ms(self._clock()))
@@ -237,7 +269,56 @@ class MemoryStore:
             if document["status"] == READY:
                 released.append((document["_id"], document["queue"]))
             self._tell(document)
-        return Tick(tuple(released), failed, ahead)
+        marked = [document for document in self.documents.values() if "follow_up" in document]
+        if marked:
+            released += self._follow_up(marked, now)
+            ahead = 0.0
+        return Tick(tuple(released), failed, ahead, followed=len(marked))
+
+    def _follow_up(self, marked: Sequence[TaskDocument], now: datetime) -> list[tuple[ObjectId, str]]:
+        """`store.following.follow_up`, in memory."""
+        ended = [document for document in marked if is_terminal(document["status"])]
+        waiting = [document for document in marked if not is_terminal(document["status"])]
+        ends: Ends = {document["_id"]: document["status"] for document in ended}
+        parents = {id for document in waiting for id in document.get("blocked_by", ())}
+        released = self._unblock(list(self.documents.values()), ends, now)
+        released += self._look_at_parents(waiting, parents, now)
+        for document in waiting:
+            if not is_terminal(document["status"]):
+                document.pop("follow_up", None)
+        for document in ended:
+            retain.apply(document, now)
+        return released
+
+    def _look_at_parents(
+        self, waiting: Sequence[TaskDocument], parents: Iterable[ObjectId], now: datetime
+    ) -> list[tuple[ObjectId, str]]:
+        ends: dict[ObjectId, str] = {}
+        for id in parents:
+            parent = self.documents.get(id)
+            if parent is None:
+                ends[id] = GONE
+            elif is_terminal(parent["status"]):
+                ends[id] = parent["status"]
+            else:
+                parent["has_children"] = True
+        return self._unblock(waiting, ends, now)
+
+    def _unblock(self, tasks: Sequence[TaskDocument], ends: Ends, now: datetime) -> list[tuple[ObjectId, str]]:
+        released = []
+        for document in tasks:
+            if unblock.is_child(document, ends):
+                unblock.apply(document, ends, now)
+                self._tell(document)
+                if document["status"] == READY:
+                    released.append((document["_id"], document["queue"]))
+        return released
+
+    def sweep(self) -> Tick:
+        """See `Store.sweep`: all in one page."""
+        blocked = [document for document in self.documents.values() if document["status"] == BLOCKED]
+        parents = {id for document in blocked for id in document.get("blocked_by", ())}
+        return Tick(tuple(self._look_at_parents(blocked, parents, whole_ms(self._clock()))), 0, None)
 
     def _next_s(self, now: datetime) -> float | None:
         instants = [
@@ -283,7 +364,7 @@ class MemoryStore:
             if recur.is_due(row, now):
                 shot = recur.fire(row, one.template, by, now, busy=self._is_busy(row))
                 for new in shot.tasks:
-                    self._put(new)
+                    self._put(new, NO_FAMILY)
                 recur.apply(stored, shot.update)
                 fired += shot.tasks
                 skipped += [(one.name, slot) for slot in shot.skipped]

@@ -78,7 +78,8 @@ def purge(documents: Documents, search: Search, older_than_s: float, after: Obje
     found = [
         id
         for id in ids(documents, search, len(documents), after)
-        if older_than_s <= 0 or later(documents[id]["finished_at"], older_than_s) <= now
+        if "follow_up" not in documents[id]
+        and (older_than_s <= 0 or later(documents[id]["finished_at"], older_than_s) <= now)
     ]
     for id in found[:MOST_A_PURGE]:
         del documents[id]

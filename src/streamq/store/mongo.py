@@ -31,6 +31,7 @@ from streamq.store import (
     cancelling,
     checking,
     claiming,
+    following,
     looking,
     putting,
     reporting,
@@ -73,6 +74,7 @@ class MongoStore:
             self._database = client[database]
             self._tasks = tasks_of(self._database, collection, timeout_s)
         self._clock = ServerClock(self._ask_time)
+        self._swept_to: following.Place | None = None
 
     @classmethod
     def connect(cls, uri: str, database: str, collection: str = "tasks", *, timeout_s: float = TIMEOUT_S) -> MongoStore:
@@ -93,7 +95,7 @@ class MongoStore:
             make_indexes(self._tasks.meta, META_INDEXES, until)
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
-        """See `Store.put`. Trips: 1 per 1,000 tasks. Clock: server."""
+        """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
         if session is not None and session.client is not self.client:
             raise OptionInvalid("session", session, "a session of this app's own client (app.client.start_session())")
         return putting.put(self._tasks, tasks, self.now(), session)
@@ -147,6 +149,11 @@ class MongoStore:
     def switch(self, name: str, enabled: bool, by: str) -> bool:
         """See `Store.switch`."""
         return scheduling.switch(self._tasks, name, enabled, by)
+
+    def sweep(self) -> Tick:
+        """See `Store.sweep`. Each call goes on where the last one ended."""
+        tick, self._swept_to = following.sweep(self._tasks, self._swept_to)
+        return tick
 
     def beat(self, member: Member) -> Roster:
         """See `Store.beat`. Trips: 2."""

@@ -18,6 +18,7 @@ from streamq.errors import PayloadTooLarge, PutUnknown, StoreError
 from streamq.store import twins
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import DRIVER_ERRORS, DUPLICATE_KEY, MAYBE_APPLIED, is_unknown, short, translated
+from streamq.store.parents import family_of
 from streamq.store.transacted import HELD_APART, put_apart, put_within
 
 MOST_AN_INSERT: Final = 1_000
@@ -41,9 +42,10 @@ ALL: Final = Inserted()
 def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> list[PutReply]:
     """Insert `new` in chunks; see `Store.put`."""
     replies: list[PutReply] = []
+    family = family_of(tasks, new, session)
     for start in range(0, len(new), MOST_AN_INSERT):
         chunk = new[start : start + MOST_AN_INSERT]
-        documents: list[Document] = [dict(document_of(one, now)) for one in chunk]
+        documents: list[Document] = [dict(document_of(one, now, family)) for one in chunk]
         if session is not None:
             replies += put_within(session, tasks, chunk, documents)
             continue

@@ -20,7 +20,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from streamq.core.moves import settle as move
-from streamq.core.moves.fence import fence, is_held
+from streamq.core.moves.fence import fence, is_followed, is_held
 from streamq.core.settlement import Settlement, Verdict, outgrown, refused
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.store.collections import Document, Tasks
@@ -41,8 +41,11 @@ Statement = UpdateMany | UpdateOne | DeleteMany
 Key = tuple[ObjectId, bytes]
 """What one settlement ends: a task and the claim it was held under."""
 
-FENCED = {"queue": 1, "status": 1, "claim_id": 1, "settled_by": 1}
-"""What tells whose a task is."""
+FENCED = {"queue": 1, "status": 1, "claim_id": 1, "settled_by": 1, "has_children": 1}
+"""What tells whose a task is, and whether others wait for its end."""
+
+UNFOLLOWED = {"has_children": {"$ne": True}}
+"""What may be deleted at once. Children may have been put since the claim."""
 
 PAUSE_S = 0.05
 """Between a write that failed on the wire and its repetition; selecting a server waits by itself."""
@@ -65,7 +68,7 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[Verdict]:
             sent = True
             if written.matched == len(pending):
                 break
-            known = _read_back(tasks, pending, written)
+            known, followed = _read_back(tasks, pending, written)
         except StoreUnavailable as error:
             if not sent:
                 raise
@@ -73,21 +76,21 @@ def settle(tasks: Tasks, settlements: Sequence[Settlement]) -> list[Verdict]:
         verdicts.update(known)
         # One that was written in place of another and is refused too is the last that could be said.
         verdicts.update({key: "refused" for key in written.refusals.keys() & instead if key not in known})
-        pending = [_next(one, written.refusals) for one in pending if _key(one) not in verdicts]
+        pending = [_next(one, written.refusals, followed) for one in pending if _key(one) not in verdicts]
         alone |= written.apart
         instead |= written.refusals.keys()
         if pending and time.monotonic() > deadline:
             raise OutcomeUnknown(f"{len(pending)} settlement(s) got no answer in {tasks.timeout_s:g} s")
-        if pending:
+        if any(_key(one) not in followed for one in pending):
             time.sleep(PAUSE_S)
     return [verdicts.get(_key(one), "settled") for one in settlements]
 
 
-def _next(settlement: Settlement, refusals: Mapping[Key, Refusal]) -> Settlement:
+def _next(settlement: Settlement, refusals: Mapping[Key, Refusal], followed: Set[Key]) -> Settlement:
     """Return what is written in the next round."""
     refusal = refusals.get(_key(settlement))
     if refusal is None:
-        return settlement
+        return msgspec.structs.replace(settlement, followed=True) if _key(settlement) in followed else settlement
     if refusal.code in TOO_LARGE and not move.is_uniform(settlement):
         return outgrown(settlement)
     return refused(settlement, refusal.said)
@@ -180,11 +183,11 @@ def _write_failed(error: BulkWriteError, groups: Sequence[Sequence[Settlement]])
 def _groups(settlements: Sequence[Settlement], alone: Set[Key]) -> list[list[Settlement]]:
     """Group what is written alike, but for those that are to stand alone. The fence takes one claim id a statement, so
     a claim's tasks go together."""
-    alike: dict[tuple[str, bytes, str, float, float], list[Settlement]] = defaultdict(list)
+    alike: dict[tuple[str, bytes, str, float, float, bool, bool], list[Settlement]] = defaultdict(list)
     single: list[list[Settlement]] = []
     for one in settlements:
         if (one.deletes or move.is_uniform(one)) and _key(one) not in alone:
-            alike[one.queue, one.claim_id, one.move, one.delay_s, one.keep_s].append(one)
+            alike[one.queue, one.claim_id, one.move, one.delay_s, one.keep_s, one.followed, one.frees].append(one)
         else:
             single.append([one])
     return [*alike.values(), *single]
@@ -194,13 +197,16 @@ def _statement(group: Sequence[Settlement]) -> Statement:
     first = group[0]
     held = fence(first.queue, first.claim_id, [one.id for one in group])
     if first.deletes:
-        return DeleteMany(held)
+        return DeleteMany(held | UNFOLLOWED)
     # One alone is written so that the driver may repeat it.
     return UpdateMany(held, move.update(first)) if move.is_uniform(first) else UpdateOne(held, move.update(first))
 
 
-def _read_back(tasks: Tasks, settlements: Sequence[Settlement], written: Written) -> dict[Key, Verdict]:
-    """Find out what became of each; those that are still held under their claim are left out.
+def _read_back(
+    tasks: Tasks, settlements: Sequence[Settlement], written: Written
+) -> tuple[dict[Key, Verdict], set[Key]]:
+    """Find out what became of each; those that are still held under their claim are left out. Of these, say which were
+    to be deleted and could not be, because others wait for their ends.
 
     A claim is written with w:1, so what the majority has may be older than it: then the task is not held yet, and
     would look lost. Lost is only what the primary itself says is lost too; where they differ it is asked again.
@@ -219,7 +225,8 @@ def _read_back(tasks: Tasks, settlements: Sequence[Settlement], written: Written
         for one in lost:
             if _verdict(one, local.get(one.id), of_missing) != "lost":
                 del verdicts[_key(one)]
-    return verdicts
+    kept = {_key(one) for one in settlements if one.deletes and is_followed(stored.get(one.id, {}))}
+    return verdicts, kept - verdicts.keys()
 
 
 def _look(tasks: Tasks, handle: Collection[Document], settlements: Sequence[Settlement]) -> dict[ObjectId, Document]:

@@ -45,7 +45,7 @@ def delete(tasks: Tasks, id: ObjectId, *, force: bool) -> Deleted:
 
 def purge(tasks: Tasks, search: Search, older_than_s: float, after: ObjectId | None) -> Purged:
     """See `Store.purge`. Trips: 2."""
-    wanted = {"$and": [search.filter(), queries.ended_before(older_than_s)]}
+    wanted = {"$and": [search.filter(), queries.ended_before(older_than_s), queries.UNMARKED]}
     with reading("look for tasks to purge"), tasks.deadline():
         found = tasks.quick.find(queries.beyond(wanted, after, "$gt"), {"_id": 1}).sort("_id", 1).limit(MOST_A_PURGE)
         ids = [document["_id"] for document in found]

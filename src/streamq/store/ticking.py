@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bson import ObjectId
-from pymongo.errors import WriteError
 
 from streamq.core import queries
 from streamq.core.moves import release_due, take_back
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
-from streamq.store.faults import is_refusal, reading, short
+from streamq.store.faults import reading
+from streamq.store.following import follow_up
+from streamq.store.moving import move, named
 
 MOST_A_TICK: Final = 1_000
 """Tasks moved in one step: many enough to keep up with a flood, few enough to let other writes through."""
@@ -21,9 +22,10 @@ STUCK_S: Final = 1.0
 
 
 def tick(tasks: Tasks) -> Tick:
-    """See `Store.tick`. Trips: 2 when nothing is due; 2 more for what is due, 2 or 3 more for ended leases.
+    """See `Store.tick`. Trips: 3 when nothing is due; 2 more for what is due, 2 or 3 more for ended leases, 4 or more
+    for tasks that others wait for.
 
-    Both moves are idempotent: many schedulers may run, and a lost reply only means to look again.
+    All moves are idempotent: many schedulers may run, and a lost reply only means to look again.
     """
     with reading("look for due tasks"):
         next_due = _in_s(tasks, queries.next_due())
@@ -36,9 +38,13 @@ def tick(tasks: Tasks) -> Tick:
         if next_end is not None and next_end <= 0:
             back, failed = _take_back(tasks, refused)
             released += back
+        followed = follow_up(tasks, refused)
+        released += followed.released
     ahead = [instant for instant in (next_due, next_end) if instant is not None]
-    soonest = STUCK_S if refused and not released and not failed else 0.0
-    return Tick(tuple(released), failed, max(soonest, min(ahead)) if ahead else None, tuple(refused))
+    if followed.found:
+        ahead.append(0.0)  # more may be marked, and what was moved may be followed by others
+    soonest = STUCK_S if refused and not released and not failed and not followed.done else 0.0
+    return Tick(tuple(released), failed, max(soonest, min(ahead)) if ahead else None, tuple(refused), followed.done)
 
 
 def _in_s(tasks: Tasks, stages: list[dict[str, Any]]) -> float | None:
@@ -51,8 +57,8 @@ def _in_s(tasks: Tasks, stages: list[dict[str, Any]]) -> float | None:
 def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]:
     with tasks.deadline():
         due = list(tasks.quick.find(queries.due(), {"queue": 1}).sort("due_at", 1).limit(MOST_A_TICK))
-        _move(tasks, queries.due(), release_due.update(), [document["_id"] for document in due], refused)
-    return _named(due, refused)
+        move(tasks, queries.due(), release_due.update(), [document["_id"] for document in due], refused)
+    return named(due, refused)
 
 
 def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:
@@ -67,38 +73,9 @@ def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectI
         _apply(tasks, "take_back", again, refused)
         failed = _apply(tasks, "take_back_last", last, refused)
         _apply(tasks, "cancel", [one for one in ended if "cancel_to" in one], refused)
-    return _named(again, refused), failed
+    return named(again, refused), failed
 
 
-def _apply(tasks: Tasks, move: take_back.TakeBack, documents: list[Document], refused: list[Refused]) -> int:
+def _apply(tasks: Tasks, how: take_back.TakeBack, documents: list[Document], refused: list[Refused]) -> int:
     ids = [document["_id"] for document in documents]
-    return _move(tasks, take_back.guard(move), take_back.update(move), ids, refused) if ids else 0
-
-
-def _move(
-    tasks: Tasks, guard: dict[str, Any], update: list[dict[str, Any]], ids: list[Any], refused: list[Refused]
-) -> int:
-    """Move those of `ids` that still match; return how many did. One that the server refuses ends a statement before
-    the rest of it: the halves are tried, until that one is alone and is put among `refused`."""
-    try:
-        return tasks.durable.update_many(guard | {"_id": {"$in": ids}}, update).modified_count
-    except WriteError as error:
-        if not is_refusal(error):
-            raise
-        if len(ids) == 1:
-            refused.append(Refused(ids[0], short(error)))
-            return 0
-    middle = len(ids) // 2
-    return sum(_move(tasks, guard, update, half, refused) for half in (ids[:middle], ids[middle:]))
-
-
-def _named(documents: list[Document], refused: list[Refused]) -> list[tuple[ObjectId, str]]:
-    """Say what came back, and to which queue. Without a queue's name there is nobody to wake."""
-    stuck = [one.id for one in refused]
-    return [
-        (document["_id"], document["queue"])
-        for document in documents
-        if isinstance(document.get("queue"), str)
-        and not isinstance(document["_id"], dict)
-        and document["_id"] not in stuck
-    ]
+    return move(tasks, take_back.guard(how), take_back.update(how), ids, refused) if ids else 0

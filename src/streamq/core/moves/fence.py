@@ -17,7 +17,7 @@ from streamq.core.transitions import is_terminal
 HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until", "cancel_to", "slot", "key_slot")
 """Fields that only a running task has."""
 
-LOCKS: Final[tuple[str, ...]] = ("unique_lock", "held_up_by")
+LOCKS: Final[tuple[str, ...]] = ("unique_lock", "held_up_by", "blocked_by", "blocked_by_any")
 """Fields that only a task which has not ended has: what they keep others from is free again at its end."""
 
 
@@ -47,9 +47,19 @@ def after(now: datetime, delay_s: float) -> datetime:
 
 def terminal_fields(keep_s: float | None = None) -> dict[str, Any]:
     """What every terminal move writes. `keep_s` is for successes; any other end keeps the task as the task itself
-    says. `settled_for` is a change that carries the waiters' address."""
+    says. `settled_for` is a change that carries the waiters' address.
+
+    A task that others wait for is not to be removed before they have been seen to: it gets a mark instead, which holds
+    how long it is to be kept then (`moves.retain`). A mark on the ended task itself cannot be lost by a crash.
+    """
+    kept_s = seconds_of("keep_failed_s", KEEP_FAILED_S) if keep_s is None else float(keep_s)
     remove_at = KEPT_AFTER_FAILURE if keep_s is None else after_ms(keep_s)
-    return {"finished_at": "$$NOW", "remove_at": remove_at, "settled_for": "$reply_to"}
+    return {
+        "finished_at": "$$NOW",
+        "remove_at": {"$cond": [IS_FOLLOWED, "$$REMOVE", remove_at]},
+        "follow_up": {"$cond": [IS_FOLLOWED, kept_s, "$$REMOVE"]},
+        "settled_for": "$reply_to",
+    }
 
 
 def seconds_of(field: str, default: Any) -> dict[str, Any]:
@@ -62,6 +72,14 @@ def seconds_of(field: str, default: Any) -> dict[str, Any]:
 KEPT_AFTER_FAILURE: Final[dict[str, Any]] = {
     "$add": ["$$NOW", {"$multiply": [seconds_of("keep_failed_s", KEEP_FAILED_S), 1000]}]
 }
+
+IS_FOLLOWED: Final[dict[str, Any]] = {"$eq": ["$has_children", True]}
+"""Whether others wait for the end of a task, for a pipeline."""
+
+
+def is_followed(document: Mapping[str, object]) -> bool:
+    """The same of a task that was read."""
+    return document.get("has_children") is True
 
 
 def left_behind(status: Status) -> list[str]:
@@ -80,7 +98,12 @@ def end(document: TaskDocument, keep_s: float | None, now: datetime) -> None:
     if keep_s is None:
         keep_s = document.get("keep_failed_s", KEEP_FAILED_S)
     document["finished_at"] = now
-    document["remove_at"] = after(now, keep_s)
+    if is_followed(document):
+        document.pop("remove_at", None)
+        document["follow_up"] = float(keep_s)
+    else:
+        document["remove_at"] = after(now, keep_s)
+        document.pop("follow_up", None)
     if "reply_to" in document:
         document["settled_for"] = list(document["reply_to"])
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from streamq.core.document import ASSIGN_SEQ, DELAYED, READY, SCHEMA_VERSION, TaskDocument
+from streamq.core.document import ASSIGN_SEQ, BLOCKED, DELAYED, READY, SCHEMA_VERSION, TaskDocument
 from streamq.core.new_task import NewTask
-from streamq.core.options import KEEP_FAILED_S
+from streamq.core.options import KEEP_FAILED_S, Options
+from streamq.core.parents import NO_FAMILY, Ends, Family, awaited
 from streamq.core.unique_key import lock_of, stored_key
 
 MS = timedelta(milliseconds=1)
 
 
-def document_of(new: NewTask, now: datetime) -> TaskDocument:
-    """Build the document; `now` is the server's time as last heard (an insert cannot say `$$NOW`)."""
+def document_of(new: NewTask, now: datetime, family: Family = NO_FAMILY) -> TaskDocument:
+    """Build the document; `now` is the server's time as last heard (an insert cannot say `$$NOW`). `family` tells what
+    is known of the task's parents."""
     document: TaskDocument = {
         "_id": new.id,
         "v": SCHEMA_VERSION,
@@ -54,7 +56,26 @@ def document_of(new: NewTask, now: datetime) -> TaskDocument:
             document["unique_lock"] = lock_of(new.options.unique)
         else:
             document["unique_for_s"] = float(new.options.unique_for_s)
+    if new.options.has_parents:
+        _block(document, new.options, family.ends)
+    if new.id in family.parents:
+        document["has_children"] = True
     return document
+
+
+def _block(document: TaskDocument, options: Options, ends: Ends) -> None:
+    policy = options.on_parent_failure or "cancel"
+    awaits = awaited(options.after_ids, options.after_any_ids, policy, ends)
+    if awaits.is_nothing:
+        return
+    document["status"] = BLOCKED
+    document["blocked_by"] = awaits.all
+    if awaits.any is not None:
+        document["blocked_by_any"] = awaits.any
+    if policy != "cancel":
+        document["on_parent_failure"] = policy
+    # A parent that ends before this is stored, or a transaction committed, is seen by a look at it afterwards.
+    document["follow_up"] = 0.0
 
 
 def _due_at(new: NewTask, now: datetime) -> datetime | None:

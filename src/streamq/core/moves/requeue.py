@@ -1,7 +1,8 @@
 """Requeue: a task that has ended begins again, because a person wants it.
 
 It keeps its place (`seq`): among tasks of its priority it is claimed before those that were put later. It keeps its
-errors, and who waits for its end. What its end wrote is unset, so that the next end is a change that the stream tells.
+errors, and who waits for its end: children that had not learnt of its last end wait for the next. What its end wrote is
+unset, so that the next end is a change that the stream tells.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from streamq.core.moves.fence import after, after_ms
 from streamq.core.transitions import next_status
 from streamq.core.unique_key import lock_again
 
-ENDED_BY: Final[tuple[str, ...]] = ("finished_at", "remove_at", "result", "settled_for", "freed_in")
+ENDED_BY: Final[tuple[str, ...]] = ("finished_at", "remove_at", "result", "settled_for", "freed_in", "follow_up")
 """What a terminal move has written."""
 
 
