@@ -18,6 +18,7 @@ from streamq.core.report import Progress
 from streamq.core.requeued import Requeued, RequeueReport
 from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
+from streamq.core.sharing import Shared
 from streamq.core.signals import CancelTask, RetryAfter, Snooze
 from streamq.core.view import TaskView
 from streamq.core.workers import WorkerView
@@ -89,6 +90,7 @@ __all__ = [
     "RetryAfter",
     "ScheduleInfo",
     "ServerTooOld",
+    "Shared",
     "Snooze",
     "StoreError",
     "StoreUnavailable",

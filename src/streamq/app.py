@@ -26,6 +26,7 @@ from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
     require_count,
+    require_delay_s,
     require_id,
     require_keep_s,
     require_lease_s,
@@ -39,6 +40,7 @@ from streamq.core.retry import Retry, require_retry
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.schema import Schema
 from streamq.core.search import Sought, search_of
+from streamq.core.sharing import Shared
 from streamq.desk import Desk
 from streamq.drafting import (
     require_callable_bare,
@@ -54,7 +56,7 @@ from streamq.queue import Queue
 from streamq.runtime.journal import Journal
 from streamq.runtime.services import Services
 from streamq.runtime.sole import sole_error
-from streamq.runtime.worker import Lane, Worker
+from streamq.runtime.worker import Crew, Lane, Stop, Worker
 from streamq.store.contract import Store
 from streamq.store.mongo import TIMEOUT_S, MongoStore
 
@@ -392,32 +394,50 @@ class StreamQ:
 
     async def work(
         self,
-        queues: Mapping[str, int] | Iterable[str] | str | None = None,
+        queues: Mapping[str, int] | Iterable[str] | str | Shared | None = None,
         *,
         concurrency: int = CONCURRENCY,
         lease_s: float | Mapping[str, float] | None = None,
+        stop: trio.Event | None = None,
+        grace_s: float | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Run handlers until cancelled: `await nursery.start(app.work, {"images": 32})`.
+        """Run handlers until cancelled or stopped: `await nursery.start(app.work, {"images": 32})`.
 
         `queues` says how many tasks of each queue run at once; names alone take `concurrency`; None means every queue
-        that has a handler here. Tasks whose handler is not declared here are left for others. `lease_s` is for handlers
-        without one of their own, for all queues or `{queue: seconds}`; default: the app's. `nursery.start` returns once
-        no later put can be missed.
+        that has a handler here; `Shared` lets several queues share slots by weight or in order. Tasks whose handler is
+        not declared here are left for others. `lease_s` is for handlers without one of their own, for all queues or
+        `{queue: seconds}`; default: the app's. `nursery.start` returns once no later put can be missed.
+
+        Once the event `stop` is set nothing more is claimed or started; handlers may end within `grace_s` seconds
+        (None: as long as they take), the rest is cancelled and given back; then `work` returns. Signals are left alone.
 
         Raises `UsageError` for a queue without a handler, `AccessRefused` when the server does not let it.
         Cancellation: async handlers are cancelled, handlers in threads are waited for; what had not ended is given
         back without using up an attempt (a task with a single attempt that had begun fails).
         """
-        slots = self._slots(queues, concurrency)
-        leases = self._leases(lease_s, slots)
-        lanes = [self._lane(queue, count, leases[queue]) for queue, count in slots.items()]
+        crews = self._crews(queues, concurrency, lease_s)
+        stopping = _stop(stop, grace_s)
         services = self.services()
         schedules = schedules_of(self._handlers.values())
         await services.recurrer.declare(schedules)
-        worker = Worker(services, lanes)
+        worker = Worker(services, crews, stopping)
         with services.recurrer.serving(schedules):
             await worker.run(task_status=task_status)
+
+    def _crews(
+        self,
+        queues: Mapping[str, int] | Iterable[str] | str | Shared | None,
+        concurrency: int,
+        lease_s: float | Mapping[str, float] | None,
+    ) -> list[Crew]:
+        if isinstance(queues, Shared):
+            leases = self._leases(lease_s, queues.queues)
+            lanes = tuple(self._lane(queue, leases[queue]) for queue in queues.queues)
+            return [Crew(lanes, queues.slots, queues)]
+        slots = self._slots(queues, concurrency)
+        leases = self._leases(lease_s, slots)
+        return [Crew((self._lane(queue, leases[queue]),), count) for queue, count in slots.items()]
 
     def _slots(self, queues: Mapping[str, int] | Iterable[str] | str | None, concurrency: int) -> dict[str, int]:
         if queues is None:
@@ -441,12 +461,12 @@ class StreamQ:
             leases = dict.fromkeys(leases, require_lease_s(given))
         return leases
 
-    def _lane(self, queue: str, slots: int, lease_s: float) -> Lane:
+    def _lane(self, queue: str, lease_s: float) -> Lane:
         handlers = {handling.name: handling for handling in self._handlers.values() if handling.queue == queue}
         if not handlers:
             known = ", ".join(sorted({handling.queue for handling in self._handlers.values()})) or "none"
             raise UsageError(f"queue {queue!r} has no handler in this app (queues with handlers: {known})")
-        return Lane(queue, handlers, slots, lease_s, self._limits.get(queue))
+        return Lane(queue, handlers, lease_s, self._limits.get(queue))
 
     async def put_many(self, tasks: Iterable[NewTask]) -> list[Handle[Any]]:
         """Put many tasks, each with its own options: `await app.put_many([resize.new(p) for p in paths])`.
@@ -593,6 +613,16 @@ def require_trio() -> None:
             "put with app.blocking.put(handler.new(...)), in asyncio by await asyncio.to_thread(app.blocking.put, "
             "handler.new(...)); run handlers with `streamq worker MODULE:APP`"
         ) from None
+
+
+def _stop(asked: trio.Event | None, grace_s: float | None) -> Stop | None:
+    if asked is None:
+        if grace_s is not None:
+            raise OptionInvalid("grace_s", grace_s, "to be given with stop=, the event that the grace begins at")
+        return None
+    if not isinstance(asked, trio.Event):
+        raise OptionInvalid("stop", asked, "a trio.Event")
+    return Stop(asked) if grace_s is None else Stop(asked, require_delay_s(grace_s, "grace_s"))
 
 
 def _own_name(function: Callable[..., Any]) -> str:

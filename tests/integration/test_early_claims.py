@@ -91,7 +91,7 @@ async def test_stopped_worker_gives_back_what_a_claim_in_flight_in_the_feed_obta
         await nursery.start(app.work)
         (intake,) = app.services().watcher._intakes
         with trio.fail_after(SOON_S):
-            while not intake._offer._given:  # noqa: ASYNC110
+            while not intake.takers.offer._given:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         slow = {"failCommands": ["findAndModify"], "blockConnection": True, "blockTimeMS": 500, "appName": "slowed"}
         point = mongo.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=slow)

@@ -149,7 +149,7 @@ async def test_error_past_the_store_in_the_feed_is_raised_by_the_claimer_and_giv
                 nursery.start_soon(offer)
                 await intake.run()
     assert intake is not None
-    assert intake._offer.out == 0
+    assert intake.takers.offer.out == 0
 
 
 # --- what was claimed ahead ------------------------------------------------------------------------------------

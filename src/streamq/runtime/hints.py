@@ -34,6 +34,11 @@ class Hints:
         return tuple(self._waiting)
 
     @property
+    def has_any(self) -> bool:
+        """Say whether something is to be claimed."""
+        return bool(self._waiting)
+
+    @property
     def durable(self) -> bool:
         """Say whether one of them must be claimed with majority."""
         return any(wake.durable for wake in self._waiting.values())

@@ -10,7 +10,6 @@ makes another one.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -28,17 +27,13 @@ from streamq.runtime import clock
 from streamq.runtime.held import Held, Holdings
 from streamq.runtime.hints import Hints
 from streamq.runtime.journal import Journal
-from streamq.runtime.offer import Offer
 from streamq.runtime.sole import sole_error
+from streamq.runtime.takers import Takers
 from streamq.store.contract import Claimed, Store
 
 HOARD_S: Final = 1.0
 """A task that was claimed ahead and is not taken for this long goes back. Its claim was sized for takers that take it
 within a few claims, so they have become slow."""
-
-TAKES_A_TURN: Final = 16
-"""Handlers that never wait would keep everything else from its turn (the next claim above all, which is to overlap
-with them): one take in so many lets others run."""
 
 PAUSE_S: Final = (0.1, 5.0)
 """Shortest and longest pause after a failed claim, doubling, jittered."""
@@ -87,8 +82,11 @@ class Intake:
         journal: Journal,
         unknown: Callable[[ClaimUnknown], None],
         release: Callable[[Held], None],
+        takers: Takers | None = None,
     ) -> None:
         self.wants = wants
+        self.takers = takers or Takers(release, keeps=wants.spare != 0)
+        self.takers.serve(self)
         self._unknown = unknown
         self._release = release
         self._hoard = trio.lowlevel.ParkingLot()
@@ -97,63 +95,35 @@ class Intake:
         self._bridge = bridge
         self._holdings = holdings
         self._journal = journal
-        self._ready: deque[Held] = deque()
-        self._waiting = 0
-        self._offer = Offer()
-        self._early_back = trio.lowlevel.ParkingLot()
-        self._takers = trio.lowlevel.ParkingLot()
         self._claimer = trio.lowlevel.ParkingLot()
         self._behind = True
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
         self._hints = Hints(holdings.has)
-        self._taken = 0
+        self._pausing = False  # after an error
         self._pace = Pace()
         self._again_at = float("inf")  # when a rate that holds the queue up has its next token
         self._scope = trio.CancelScope()
         self._started = False
         self._stopped = trio.Event()
-        self._refused: StreamQError | None = None
         self._broken: Exception | None = None
 
     # --- for the takers ---------------------------------------------------------------------------------------
 
     async def take(self) -> Held:
-        """Wait for a claimed task. Raises what there will be no more for. Cancellation: safe, nothing is taken."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._waiting += 1
-        self._look()
-        try:
-            while not self._ready:
-                if self._refused is not None:
-                    raise self._refused
-                await self._takers.park()
-            held = self._ready.popleft()
-        except trio.Cancelled:
-            self._offer.withdraw()  # this taker's slot is among what is on offer
-            raise
-        finally:
-            self._waiting -= 1
-            self._spill()
-            self._look()
-        self._taken += 1
-        if self._taken % TAKES_A_TURN == 0:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        return held
+        """Wait for a claimed task; see `Takers.take`."""
+        return await self.takers.take()
 
     def refuse(self, error: StreamQError) -> None:
         """Tell the takers that there will be no more."""
-        self._refused = error
-        self._takers.unpark_all()
+        self.takers.refuse(error)
 
-    def _spill(self) -> None:
-        """Give back what was claimed for a taker that has left meanwhile, if it must not wait here."""
-        while len(self._ready) > self._waiting and not self._may_wait(self._ready[-1]):
-            self._release(self._ready.pop())
+    @property
+    def is_wanting(self) -> bool:
+        """Say whether there is something to claim once a slot is free."""
+        return (self._behind or self._hints.has_any) and not self._pausing
 
-    def _may_wait(self, held: Held) -> bool:
-        return held.claim.max_attempts > 1 and self.wants.spare != 0
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Decide anew whether to claim."""
         if self._claimer:
             self._claimer.unpark()
 
@@ -163,8 +133,8 @@ class Intake:
         """Look at the queue itself at the next chance: something may be ready that no wake will tell."""
         self._behind = True
         self._only_startable = False
-        self._offer.withdraw()
-        self._look()
+        self.takers.offer.withdraw()
+        self.look()
 
     def hint(self, wake: Wake) -> None:
         """Note that a task became ready."""
@@ -175,9 +145,9 @@ class Intake:
             return
         if self._behind:
             return  # the next claim from the head finds it
-        self._offer.withdraw()  # what comes after it must not be claimed ahead of it
+        self.takers.offer.withdraw()  # what comes after it must not be claimed ahead of it
         if self._hints.hear(wake):
-            self._look()
+            self.look()
         else:
             self.scan()
 
@@ -194,7 +164,7 @@ class Intake:
             or self.wants.limits is not None
             or self._hints.was_heard(wake.id)
             or not self._knows(wake)
-            or not self._offer.take()
+            or not self.takers.offer.take()
         ):
             return None
         sent_at = clock.thread_now()
@@ -206,8 +176,7 @@ class Intake:
 
     def take_early(self, early: Early) -> None:
         """Take in what `claim_early` obtained. In trio's thread."""
-        self._offer.back()
-        self._early_back.unpark_all()
+        self.takers.back(self, len(early.claimed.claims) if early.claimed is not None else 0)
         sent_at = clock.now() - (clock.thread_now() - early.sent_at)
         if early.claimed is not None:
             self._hints.remember((early.id,))
@@ -217,7 +186,7 @@ class Intake:
             self.scan()
         else:
             self._broken = early.error
-        self._look()
+        self.look()
 
     # --- the claimer ------------------------------------------------------------------------------------------
 
@@ -231,7 +200,7 @@ class Intake:
                     await self._claim_on()
                     nursery.cancel_scope.cancel()
         finally:
-            self._offer.withdraw()
+            self.takers.offer.withdraw()
             self._stopped.set()
 
     async def stop(self) -> None:
@@ -239,8 +208,7 @@ class Intake:
         self._scope.cancel()
         if self._started:
             await self._stopped.wait()
-        while self._offer.out:
-            await self._early_back.park()
+        await self.takers.wait_all_back()
 
     async def _claim_on(self) -> None:
         self._started = True
@@ -250,9 +218,9 @@ class Intake:
                 raise self._broken
             action = demand.next_action(self._demand())
             if isinstance(action, demand.Sleep):
-                self._offer.give(0 if self._behind else self._free())
+                self.takers.put_on_offer(self)
                 await self._sleep()
-                self._offer.withdraw()
+                self.takers.offer.withdraw()
                 continue
             try:
                 await self._claim(action)
@@ -263,7 +231,7 @@ class Intake:
             except StoreError as error:
                 self._note(error)
                 self._behind = True
-                await trio.sleep(clock.jittered(pause_s))
+                await self._pause(clock.jittered(pause_s))
                 pause_s = min(pause_s * 2, PAUSE_S[1])
             await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -277,11 +245,16 @@ class Intake:
             self._again_at = float("inf")
             self.scan()
 
-    def _free(self) -> int:
-        return self._waiting - len(self._ready) - self._offer.out
+    async def _pause(self, seconds: float) -> None:
+        self._pausing = True
+        self.takers.look()  # what another queue may have meanwhile
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self._pausing = False
 
     def _demand(self) -> demand.Demand:
-        free = self._free()
+        free = self.takers.free(self)
         if self.wants.limits is not None:
             spare = 0  # it would hold slots and tokens that others could use
         elif self.wants.spare is not None:
@@ -299,11 +272,15 @@ class Intake:
         sent_at = clock.now()
         if isinstance(action, demand.ClaimHead):
             self.last_scan_at = sent_at
+        self.takers.asking(self, ask.slots)
+        obtained = 0
         try:
             claimed = await self._bridge.call(self._store.claim, ask)
+            obtained = len(claimed.claims)
         finally:
             self._hints.asked()
-        self._pace.note(clock.now(), clock.now() - sent_at, self._taken)
+            self.takers.asked(self, ask.slots, obtained)
+        self._pace.note(clock.now(), clock.now() - sent_at, self.takers.taken)
         self._take_in(claimed, sent_at)
         self._again_at = float("inf") if claimed.again_s is None else clock.now() + claimed.again_s
         self._behind = self._behind or claimed.more
@@ -336,28 +313,25 @@ class Intake:
         for claim in claimed.claims:
             held = Held(claim, sent_at, self)
             self._holdings.add(held)
-            if self._waiting <= len(self._ready) and not self._may_wait(held):
-                self._release(held)  # its taker has left meanwhile
-            else:
-                self._ready.append(held)
+            self.takers.deliver(held)
         for refused in claimed.refused:
             self._journal.write_once("task cannot be moved", refused.id, doing="claim", error=refused.said)
         self._journal.add("claimed", len(claimed.claims))
         self._journal.add("claim calls", 1)
         if claimed.claims:
-            self._takers.unpark(count=len(claimed.claims))
+            self.takers.wake(len(claimed.claims))
             self._hoard.unpark_all()
 
     async def _let_go(self) -> None:
         """Give back what was claimed ahead when its takers turn out slow: others may be idle."""
         while True:
-            if not self._ready or self.wants.spare is not None:
+            if not self.takers.ready or self.wants.spare is not None:
                 await self._hoard.park()
                 continue
-            await trio.sleep_until(self._ready[0].since + HOARD_S)
+            await trio.sleep_until(self.takers.ready[0].since + HOARD_S)
             # Compared as it was slept for: written the other way round, rounding could leave nothing due for ever.
-            while self._ready and self._ready[0].since + HOARD_S <= clock.now():
-                self._release(self._ready.popleft())
+            while self.takers.ready and self.takers.ready[0].since + HOARD_S <= clock.now():
+                self._release(self.takers.ready.popleft())
                 self._pace.slow()
 
     def _note(self, error: StoreError) -> None:

@@ -12,6 +12,9 @@ TOLD_KEPT: Final = 1_000
 
 LEVELS: Final = {
     "worker started": logging.INFO,
+    "worker stopping": logging.INFO,
+    "grace is over": logging.WARNING,
+    "waiting for threads": logging.WARNING,
     "worker stopped": logging.INFO,
     "task failed": logging.WARNING,
     "task will be retried": logging.INFO,

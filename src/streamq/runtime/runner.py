@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Final
 
 import trio
@@ -26,6 +27,8 @@ class Runner:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.in_threads: Counter[str] = Counter()
+        """How many handlers of each name run in threads that are waited for."""
 
     async def run(self, held: Held, handling: Handling) -> Outcome | None:
         """Run the handler; None when the lease was lost meanwhile.
@@ -79,7 +82,12 @@ class Runner:
 
         # Abandoned only by our own scope: at a timeout, or when the lease is lost. The slots bound how many run at
         # once; a shared limiter would let threads that were left behind starve the tasks after them.
-        return await trio.to_thread.run_sync(call, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
+        self.in_threads[handling.name] += 1
+        try:
+            return await trio.to_thread.run_sync(call, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
+        finally:
+            self.in_threads[handling.name] -= 1
+            self.in_threads += Counter()  # forget names at zero
 
 
 def _returned(result: object, handling: Handling) -> Done | Raised:

@@ -30,6 +30,7 @@ from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.reporter import Reporter
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import Settler
+from streamq.runtime.takers import Takers
 from streamq.runtime.waiter import Waiters
 from streamq.runtime.watcher import Watcher
 from streamq.store.contract import Store, Tick
@@ -90,15 +91,22 @@ class Services:
         self._stop = trio.Event()
         self._nursery: trio.Nursery | None = None
 
-    def intake(self, wants: Wants) -> Intake:
-        """Make an intake; the first one starts the scheduler."""
+    def intake(self, wants: Wants, takers: Takers | None = None) -> Intake:
+        """Make an intake, with takers of its own unless it is to share some; the first one starts the scheduler."""
         if not self._scheduling:
             self._scheduling = True
             self.start(self._scheduler.run)
             self.start(self.recurrer.run)
             self.start(self._scheduler.sweep)
         return Intake(
-            wants, self.store, self.bridge, self.holdings, self.journal, self._abandoner.add, self.settler.release
+            wants,
+            self.store,
+            self.bridge,
+            self.holdings,
+            self.journal,
+            self._abandoner.add,
+            self.settler.release,
+            takers,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -8,6 +8,7 @@ made anew after it was cancelled.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import trio
@@ -17,29 +18,30 @@ from streamq.core.outcome import Outcome, called_off
 from streamq.core.settlement import settlement_of
 from streamq.runtime import clock
 from streamq.runtime.held import Held
-from streamq.runtime.intake import Intake
 from streamq.runtime.runner import Runner
 from streamq.runtime.settler import Settler
+from streamq.runtime.takers import Takers
 
 
 class Slot:
-    """One slot of one queue."""
+    """One slot: of one queue, or of a pool that several share."""
 
-    def __init__(self, intake: Intake, handlers: Mapping[str, Handling], runner: Runner, settler: Settler) -> None:
-        self._intake = intake
+    def __init__(self, takers: Takers, handlers: Mapping[str, Handling], runner: Runner, settler: Settler) -> None:
+        self._takers = takers
         self._handlers = handlers
         self._runner = runner
         self._settler = settler
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
-            with trio.CancelScope() as scope:
-                await self._serve(scope)
+        """Work until the takers are closed, or cancelled."""
+        with contextlib.suppress(trio.EndOfChannel):
+            while True:
+                with trio.CancelScope() as scope:
+                    await self._serve(scope)
 
     async def _serve(self, scope: trio.CancelScope) -> None:
         while True:
-            held = await self._intake.take()
+            held = await self._takers.take()
             if held.lost or held.ending:
                 continue
             handling = self._handlers[held.claim.task or ""]

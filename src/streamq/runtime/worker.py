@@ -1,12 +1,15 @@
-"""A worker: for each of its queues a lane of slots, each slot taking a claim, running its handler and handing in
-the outcome.
+"""A worker: crews of slots, each slot taking a claim, running its handler and handing in the outcome.
 
-Stopping: nothing more is claimed; async handlers are cancelled and those in threads are waited for; what had not
-ended is released, uncounted; all of that is written before `run` returns.
+Stopping at once (its scope is cancelled): nothing more is claimed; async handlers are cancelled and those in threads
+are waited for; what had not ended is released, uncounted; all of that is written before `run` returns.
+
+Stopping in good order (`Stop`): nothing more is claimed or started, what runs may end within the grace, and then the
+rest is stopped at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -14,51 +17,73 @@ import trio
 
 from streamq.core.handling import Handling
 from streamq.core.limits import Limits
+from streamq.core.sharing import Shared
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.runner import Runner
 from streamq.runtime.services import Services
 from streamq.runtime.slot import Slot
 from streamq.runtime.sole import sole_error
+from streamq.runtime.takers import Pool, Takers
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """One queue of a worker: its handlers by name, how many tasks run at once, the lease of handlers that have none of
-    their own, and the queue's limits."""
+    """One queue of a worker: its handlers by name, the lease of handlers that have none of their own, and the queue's
+    limits."""
 
     queue: str
     handlers: Mapping[str, Handling]
-    slots: int
     lease_s: float
     limits: Limits | None = None
 
 
-class Worker:
-    """Works on its lanes until cancelled."""
+class Crew(msgspec.Struct, frozen=True):
+    """So many slots for the tasks of one lane, or of several that share them."""
 
-    def __init__(self, services: Services, lanes: list[Lane]) -> None:
+    lanes: tuple[Lane, ...]
+    slots: int
+    shared: Shared | None = None
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """When to stop in good order, and how long what runs may go on then."""
+
+    asked: trio.Event
+    grace_s: float = math.inf
+
+
+class Worker:
+    """Works for its crews until stopped or cancelled."""
+
+    def __init__(self, services: Services, crews: list[Crew], stop: Stop | None = None) -> None:
         self._services = services
+        self._stop = stop
         self._runner = Runner(services.journal)
-        self._intakes = [(lane, services.intake(_wants(lane, services))) for lane in lanes]
+        self._crews = [(crew, _takers(crew, services)) for crew in crews]
+        self._intakes = [
+            services.intake(_wants(lane, services, pooled=crew.shared is not None), takers)
+            for crew, takers in self._crews
+            for lane in crew.lanes
+        ]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled; `started` once no later put can be missed.
+        """Work; `started` once no later put can be missed.
 
         Raises `AccessRefused` when the server does not let it. Cancellation: shielded while it gives back what it
         holds, at most a few seconds with the server away.
         """
-        intakes = [intake for _, intake in self._intakes]
+        queues = [intake.wants.queue for intake in self._intakes]
         try:
-            await self._services.watcher.subscribe(intakes)
-            self._services.journal.write("worker started", queues=[lane.queue for lane, _ in self._intakes])
+            await self._services.watcher.subscribe(self._intakes)
+            self._services.journal.write("worker started", queues=queues)
             task_status.started()
             await self._work()
         finally:
-            self._services.watcher.unsubscribe(intakes)
+            self._services.watcher.unsubscribe(self._intakes)
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
-                    for intake in intakes:
+                    for intake in self._intakes:
                         nursery.start_soon(self._give_back, intake)
-            self._services.journal.write("worker stopped", queues=[lane.queue for lane, _ in self._intakes])
+            self._services.journal.write("worker stopped", queues=queues)
 
     async def _give_back(self, intake: Intake) -> None:
         await intake.stop()  # a claim may still be in flight, in the feed's thread too
@@ -67,13 +92,53 @@ class Worker:
     async def _work(self) -> None:
         with sole_error():
             async with trio.open_nursery() as nursery:
-                for lane, intake in self._intakes:
+                nursery.start_soon(self._tell_of_threads)
+                for intake in self._intakes:
                     nursery.start_soon(intake.run)
-                    for _ in range(lane.slots):
-                        nursery.start_soon(Slot(intake, lane.handlers, self._runner, self._services.settler).run)
+                async with trio.open_nursery() as slots:
+                    if self._stop is not None:
+                        nursery.start_soon(self._stop_in_order, self._stop, slots.cancel_scope)
+                    for crew, takers in self._crews:
+                        handlers = {name: one for lane in crew.lanes for name, one in lane.handlers.items()}
+                        for _ in range(crew.slots):
+                            slots.start_soon(Slot(takers, handlers, self._runner, self._services.settler).run)
+                nursery.cancel_scope.cancel()
+
+    async def _stop_in_order(self, stop: Stop, slots: trio.CancelScope) -> None:
+        await stop.asked.wait()
+        for _, takers in self._crews:
+            takers.close()
+        grace_s = None if stop.grace_s == math.inf else stop.grace_s
+        self._services.journal.write("worker stopping", running=self._running(), grace_s=grace_s)
+        async with trio.open_nursery() as nursery:
+            for intake in self._intakes:
+                nursery.start_soon(intake.stop)
+            await trio.sleep(stop.grace_s)
+            self._services.journal.write("grace is over", running=self._running())
+            slots.cancel()
+
+    def _running(self) -> int:
+        return sum(len(self._services.holdings.of(intake)) for intake in self._intakes)
+
+    async def _tell_of_threads(self) -> None:
+        """Say at a stop what it waits for: threads cannot be cancelled."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self._runner.in_threads:
+                names = ", ".join(sorted(self._runner.in_threads))
+                self._services.journal.write(
+                    "waiting for threads", tasks=self._runner.in_threads.total(), handlers=names
+                )
 
 
-def _wants(lane: Lane, services: Services) -> Wants:
+def _takers(crew: Crew, services: Services) -> Takers:
+    if crew.shared is not None:
+        return Pool(services.settler.release, crew.shared)
+    return Takers(services.settler.release, keeps=True)
+
+
+def _wants(lane: Lane, services: Services, *, pooled: bool) -> Wants:
     own = {name: one.lease_s for name, one in lane.handlers.items() if one.lease_s not in (None, lane.lease_s)}
     return Wants(
         queue=lane.queue,
@@ -81,5 +146,6 @@ def _wants(lane: Lane, services: Services) -> Wants:
         lease_s=lane.lease_s,
         limits=lane.limits,
         only=tuple(lane.handlers),
+        spare=0 if pooled else None,
         leases={name: lease_s for name, lease_s in own.items() if lease_s is not None},
     )
