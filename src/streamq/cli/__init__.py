@@ -1,4 +1,5 @@
-"""The command line: `streamq dev | worker | put | counts | tasks | schedules`.
+"""The command line: `streamq dev | worker | put | counts | tasks | show | export | requeue | delete | purge | workers |
+schedules | check`.
 
 One file a command; each parses its arguments, calls the library and prints. What they share: `place` (which server),
 `locate` (MODULE:APP), `safe` (text that is safe on a terminal), `screen` (where it is printed), `stopping` (signals).

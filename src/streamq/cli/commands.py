@@ -5,17 +5,38 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import Final
 
 from cyclopts import App, CycloptsError
 
-from streamq.cli import counts, dev, put, schedules, screen, tasks, worker
+from streamq.cli import (
+    check,
+    counts,
+    delete,
+    dev,
+    export,
+    purge,
+    put,
+    requeue,
+    schedules,
+    screen,
+    show,
+    tasks,
+    worker,
+    workers,
+)
 from streamq.cli.safe import redacted
 from streamq.errors import StreamQError, UsageError
 
 DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130
+
+COMMANDS: Final[tuple[Callable[..., None], ...]] = (
+    *(dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, show.show, export.export),
+    *(requeue.requeue, delete.delete, purge.purge, workers.workers, schedules.schedules, check.check),
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,7 +69,7 @@ def _app() -> App:
         version=_version,
         result_action="return_value",
     )
-    for command in (dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, schedules.schedules):
+    for command in COMMANDS:
         app.command(command)
     return app
 
@@ -62,7 +83,7 @@ def _version() -> str:
 
 def _help_of(arguments: Sequence[str]) -> str:
     named = next((one for one in arguments if not one.startswith("-")), "")
-    known = {"dev", "worker", "put", "counts", "tasks", "schedules"}
+    known = {command.__name__ for command in COMMANDS}
     return f"streamq {named} --help" if named in known else "streamq --help"
 
 

@@ -47,6 +47,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def write(line: str) -> None:
+    """Print one line of many: what is read by programs need not come at once."""
+    print(line)
+
+
 def complain(message: str) -> None:
     """Print a complaint: one line, or an error's own lines of advice."""
     lines = [plain(line) for line in message.splitlines()]

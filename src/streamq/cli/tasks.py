@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from streamq.cli.place import HERE, Place, opened
 from streamq.cli.safe import plain
 from streamq.cli.screen import cell, console, say, table
-from streamq.core.document import DELAYED, RUNNING, Status, TaskDocument
+from streamq.cli.sought import ANY, Which, id_of
+from streamq.core.document import DELAYED, RUNNING, TaskDocument
 from streamq.core.jsonable import jsonable, record
 from streamq.core.options import require_count
 from streamq.core.search import search_of
@@ -24,17 +25,18 @@ STYLES = {"running": "cyan", "succeeded": "green", "failed": "red", "delayed": "
 
 def tasks(
     *,
-    queue: Annotated[str | None, Parameter(help="Of this queue only.")] = None,
-    status: Annotated[Status | None, Parameter(help="In this status only.")] = None,
     limit: Annotated[int, Parameter(help="How many at most.")] = 20,
     json: Annotated[bool, Parameter(negative=(), help="One JSON object a task and line.")] = False,
+    after: Annotated[str | None, Parameter(help="Begin beyond this id: the last of the page before.")] = None,
+    which: Which = ANY,
     place: Place = HERE,
 ) -> None:
     """List stored tasks, newest first."""
     require_count(limit, "--limit")
-    search = search_of({"queue": queue, "status": status})
+    search = search_of(which.sought())
+    begin = None if after is None else id_of(after)
     with opened(place) as app:
-        found = app.store.find(search, limit=limit)
+        found = app.store.find(search, limit=limit, after=begin)
         now = app.store.now()
     if json:
         _print_lines(found)

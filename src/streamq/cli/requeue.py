@@ -1,0 +1,49 @@
+"""`streamq requeue`: tasks that have ended begin again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from streamq.cli.place import HERE, Place, opened
+from streamq.cli.safe import plain
+from streamq.cli.screen import say
+from streamq.cli.sought import ANY, Which, id_of
+from streamq.core.requeued import Requeued
+from streamq.errors import TaskError, UsageError
+
+
+def requeue(
+    *ids: Annotated[str, Parameter(help="Their ids; or say by options which tasks.")],
+    delay: Annotated[float, Parameter(help="Start no sooner than so many seconds from now.")] = 0.0,
+    keep_attempts: Annotated[
+        bool, Parameter(negative=(), help="Go on counting attempts; one more is allowed if none is left.")
+    ] = False,
+    all: Annotated[bool, Parameter(negative=(), help="Every task that has ended, the succeeded ones too.")] = False,
+    which: Which = ANY,
+    place: Place = HERE,
+) -> None:
+    """Let tasks that have ended begin again; print how many did, and each that did not."""
+    known = [id_of(one) for one in ids]
+    sought = which.sought()
+    if bool(known) + (which != ANY) + all != 1:
+        raise UsageError("give the ids of tasks, or say which (e.g. --status failed --queue mail), or --all")
+    with opened(place) as app:
+        desk = app.blocking.desk
+        if known:
+            report = desk.requeue(known, delay_s=delay, reset_attempts=not keep_attempts)
+            others = [one for one in report if one.verdict != "requeued"]
+            count = len(report) - len(others)
+        else:
+            found = desk.requeue_found(delay_s=delay, reset_attempts=not keep_attempts, **sought)
+            others, count = list(found.others), found.requeued
+    say(f"requeued {count}")
+    _complain(others)
+
+
+def _complain(others: Iterable[Requeued]) -> None:
+    lines = [f"{one.id} {one.verdict}" + (f": {one.said}" if one.said else "") for one in others]
+    if lines:
+        raise TaskError("\n".join(["not requeued:", *map(plain, lines)]))

@@ -1,0 +1,162 @@
+"""The command line's desk: show, export, requeue, delete, purge, workers, check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from streamq import StreamQ
+from streamq.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def app(uri: str, database: str) -> Iterator[StreamQ]:
+    app = StreamQ(uri, database=database)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def run(uri: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("STREAMQ_URI", uri)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([*arguments, "--database", database])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def fail(app: StreamQ, payload: Any = None, queue: str = "q") -> str:
+    app.blocking.queue(queue).put(payload)
+    task = app.blocking.queue(queue).claim()
+    assert task is not None
+    try:
+        raise ValueError("no\x1b luck")
+    except ValueError as error:
+        task.fail(error, retry=False)
+    return str(task.info.id)
+
+
+def test_a_task_is_shown_with_its_tracebacks_and_cannot_steer_the_terminal(app: StreamQ, run: Run) -> None:
+    id = fail(app, {"user": 7})
+    code, out, _ = run("show", id)
+    assert code == 0
+    assert '{"user": 7}' in out
+    assert "ValueError: no\\x1b luck" in out
+    assert "Traceback" in out
+    assert "\x1b" not in out
+    shown = json.loads(run("show", id, "--json")[1])
+    assert (shown["id"], shown["errors"][0]["type"]) == (id, "ValueError")
+    assert run("show", str(ObjectId()))[0] == 1
+    assert run("show", "x")[0] == 2
+
+
+def test_an_export_holds_what_was_found(app: StreamQ, run: Run) -> None:
+    ids = [fail(app, {"user": n}) for n in (7, 8)]
+    app.blocking.queue("q").put({"user": 7})
+    lines = [json.loads(line) for line in run("export", "--status", "failed")[1].splitlines()]
+    assert [line["id"] for line in lines] == ids[::-1]
+    (line,) = run("export", "--payload", "user=7", "--status", "failed", "--error", "ValueError")[1].splitlines()
+    assert json.loads(line)["id"] == ids[0]
+    assert run("export", "--handler", "none")[1] == ""
+
+
+def test_tasks_are_listed_page_by_page(app: StreamQ, run: Run) -> None:
+    app.blocking.queue("q").put_many(range(3))
+    first = [json.loads(line) for line in run("tasks", "--json", "--limit", "2")[1].splitlines()]
+    second = [json.loads(line) for line in run("tasks", "--json", "--after", first[-1]["id"])[1].splitlines()]
+    assert [task["payload"] for task in (*first, *second)] == [2, 1, 0]
+
+
+def test_tasks_are_requeued_by_id_and_what_is_not_is_named(app: StreamQ, run: Run) -> None:
+    id, gone = fail(app), str(ObjectId())
+    code, out, err = run("requeue", id, gone, "--delay", "60")
+    assert (code, out) == (1, "requeued 1\n")
+    assert f"{gone} gone" in err
+    assert app.blocking.counts() == {"q": {"delayed": 1}}
+
+
+def test_tasks_are_requeued_as_found(app: StreamQ, run: Run) -> None:
+    for queue in ("a", "a", "b"):
+        fail(app, queue=queue)
+    assert run("requeue", "--queue", "a", "--status", "failed") == (0, "requeued 2\n", "")
+    assert run("requeue", "--all", "--keep-attempts") == (0, "requeued 1\n", "")
+    assert app.blocking.counts() == {"a": {"ready": 2}, "b": {"ready": 1}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("requeue",), "--all"),
+        (("requeue", "x"), "hexadecimal"),
+        (("requeue", "0" * 24, "--all"), "--all"),
+        (("requeue", "--status", "running"), "status"),
+        (("requeue", "--all", "--delay", "-1"), "delay_s"),
+        (("purge",), "older-than"),
+        (("purge", "--older-than", "-1"), "older_than_s"),
+        (("purge", "--older-than", "0", "--status", "ready"), "status"),
+        (("delete", "x"), "hexadecimal"),
+        (("export", "--payload", "$where=1"), "payload"),
+        (("export", "--payload", "user"), "PATH=JSON"),
+        (("export", "--payload", "user=x"), "JSON"),
+        (("export", "--created-from", "yesterday"), "created-from"),
+        (("tasks", "--after", "x"), "hexadecimal"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(run: Run, arguments: tuple[str, ...], part: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert part in err
+
+
+def test_a_task_is_deleted_a_running_one_by_force(app: StreamQ, run: Run) -> None:
+    app.blocking.queue("q").put(1)
+    task = app.blocking.queue("q").claim()
+    assert task is not None
+    id = str(task.info.id)
+    code, _, err = run("delete", id)
+    assert code == 1
+    assert "running" in err
+    assert run("delete", id, "--force") == (0, f"deleted {id}\n", "")
+    assert run("delete", id)[0] == 1
+
+
+def test_a_purge_says_how_many(app: StreamQ, run: Run) -> None:
+    fail(app)
+    fail(app, queue="other")
+    assert run("purge", "--older-than", "3600") == (0, "purged 0\n", "")
+    assert run("purge", "--older-than", "0", "--queue", "q") == (0, "purged 1\n", "")
+    assert app.blocking.counts() == {"other": {"failed": 1}}
+
+
+def test_workers_are_listed(app: StreamQ, run: Run) -> None:
+    assert run("workers") == (0, "no workers\n", "")
+    app.blocking.queue("q").put(1)
+    assert app.blocking.queue("q").claim() is not None
+    assert app.blocking.worker in run("workers")[1]
+    (row,) = [json.loads(line) for line in run("workers", "--json")[1].splitlines()]
+    assert (row["name"], row["running"], row["is_alive"]) == (app.blocking.worker, 1, False)
+
+
+def test_a_check_tells_repairs_and_fails_when_there_is_something_wrong(app: StreamQ, run: Run) -> None:
+    app.blocking.queue("q").put(1)
+    assert app.blocking.queue("q").claim() is not None
+    code, out, _ = run("check")
+    assert (code, out.splitlines()[1:]) == (0, ["nothing found"])
+    app.client[app._database]["tasks"].update_many({}, {"$unset": {"lease_until": ""}})
+    code, out, _ = run("check", "--json")
+    checkup = json.loads(out)
+    assert (code, checkup["valid"], checkup["findings"][0]["count"]) == (1, False, 1)
+    code, out, err = run("check")
+    assert (code, "error: a running task has a claim" in out, "see above" in err) == (1, True, True)
+    code, out, _ = run("check", "--repair")
+    assert (code, "repaired: ended the leases of 1" in out) == (0, True)
+    assert run("check")[0] == 0
