@@ -196,6 +196,16 @@ def test_a_scheduler_hears_nothing_of_a_replaced_task_that_waits_for_no_time(lab
     assert [wake for wake in ear.rest() if wake.kind != "member"] == []
 
 
+@pytest.mark.parametrize("delay_s", [None, 60])
+def test_a_replaced_task_goes_on_waiting_for_others(lab: Lab, delay_s: float | None) -> None:
+    parent = put(lab, lab.new("parents"))
+    first = put(lab, keyed(lab, payload=1, options={"after": [parent.id]})).id
+    assert put(lab, keyed(lab, payload=2, on_conflict="replace", options={"delay_s": delay_s})).replaced
+    stored = lab.stored(first)
+    assert (stored["status"], stored["blocked_by"], stored["payload"]) == ("blocked", [parent.id], 2)
+    assert ("due_at" in stored) == (delay_s is not None)
+
+
 def test_a_running_task_is_not_replaced(lab: Lab) -> None:
     first = put(lab, keyed(lab, payload=1)).id
     lab.claim()

@@ -12,8 +12,9 @@ than the smallest difference that a wrong duration could make.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, get_args
 
@@ -35,6 +36,7 @@ from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import fence, take_back, unblock
+from streamq.core.moves import replace as replace_move
 from streamq.core.moves import requeue as requeue_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.requeue import Requeue
@@ -116,6 +118,39 @@ class Model(RuleBasedStateMachine):
         options = Options(delay_s=delay_s, rate_key=rate_key)
         new = [NewTask(ObjectId(), queue, payload={"n": n}, options=options, **more) for n in range(count)]
         assert self.real.put(new) == self.memory.put(new)
+
+    @rule(
+        queue=queues,
+        keys=st.lists(st.sampled_from(["k", "k", ("k", 1)]), min_size=1, max_size=3),
+        on_conflict=st.sampled_from(["existing", "raise", "replace", "replace"]),
+        unique_for_s=st.sampled_from([None, None, None, 1_500.0, math.inf]),
+        delay_s=st.one_of(st.none(), durations),
+        keep_s=st.sampled_from([None, 1_500.0]),
+        reply_to=st.sampled_from([None, "m1", "m2"]),
+        again=st.booleans(),
+    )
+    def put_unique(
+        self, queue: str, keys: list[Any], keep_s: float | None, reply_to: str | None, again: bool, **given: Any
+    ) -> None:
+        """Puts of few keys, so that most meet a twin; and the same once more, as after a lost reply."""
+        new = [
+            NewTask(
+                ObjectId(),
+                queue,
+                "t",
+                {"$unique": n},
+                Options(unique=key, **given),
+                max_attempts=2,
+                keep_s=keep_s,
+                reply_to=reply_to,
+            )
+            for n, key in enumerate(keys)
+        ]
+        replies = self.real.put(new)
+        assert replies == self.memory.put(new)
+        if again:
+            created = [one for one, reply in zip(new, replies, strict=True) if reply.created]
+            assert self.real.put(created) == self.memory.put(created)
 
     @precondition(lambda self: self.memory.documents)
     @rule(
@@ -304,9 +339,10 @@ class Model(RuleBasedStateMachine):
         ids = list(dict.fromkeys(self._one_of(list(self.memory.documents), pick) for pick in chosen))
         ended = {id for id in ids if self.memory.documents[id]["status"] in TERMINAL}
         report = self.real.requeue([*ids, ObjectId(b"twelve bytes")], how)
-        assert report == self.memory.requeue([*ids, ObjectId(b"twelve bytes")], how)
-        assert {one.id for one in report if one.verdict == "requeued"} == ended
-        self.requeued = ended
+        said = [(one.id, one.verdict) for one in report]
+        assert said == [(one.id, one.verdict) for one in self.memory.requeue([*ids, ObjectId(b"twelve bytes")], how)]
+        assert {id for id, verdict in said if verdict in ("requeued", "conflict")} == ended
+        self.requeued = {id for id, verdict in said if verdict == "requeued"}
 
     @precondition(lambda self: self.memory.documents)
     @rule(pick=picks, force=st.booleans())
@@ -343,6 +379,8 @@ class Model(RuleBasedStateMachine):
         self.real._tasks.durable.update_many({}, [{"$set": moved}])
         filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", 1_000_000 * thousands]}}}
         self.real._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
+        ended = {"$set": {"remove_at": {"$subtract": ["$remove_at", 1_000_000 * thousands]}}}
+        self.real._tasks.meta.update_many({"kind": "unique", "remove_at": {"$exists": True}}, [ended])
 
     @precondition(lambda self: self.claims)
     @rule(queue=queues)
@@ -414,7 +452,18 @@ class Model(RuleBasedStateMachine):
 
     # --- what holds always ------------------------------------------------------------------------------------
 
+    def _check_keys(self, real: dict[ObjectId, dict[str, Any]]) -> None:
+        """One task a key; and keys that outlive their tasks are held by the same ones in both."""
+        locks = [(one["queue"], one["unique_lock"]) for one in real.values() if "unique_lock" in one]
+        assert len(locks) == len(set(locks))
+        for one in real.values():
+            locked = "unique_key" in one and "unique_for_s" not in one and one["status"] not in TERMINAL
+            assert ("unique_lock" in one) == locked
+        held = {one["_id"]: one["task_id"] for one in self.real._tasks.meta.find({"kind": "unique"})}
+        assert held == {id: one["task_id"] for id, one in self.memory.meta.items() if one.get("kind") == "unique"}
+
     def _check(self, real: dict[ObjectId, dict[str, Any]]) -> None:
+        self._check_keys(real)
         for id, document in real.items():
             status: Status = document["status"]
             assert (document.get("theirs") == {"a": "$b"}) == (id in self.marked)
@@ -520,7 +569,7 @@ real_fence = fence.fence
 real_update = settle_move.update
 real_take_back = take_back.update
 
-PLANTED: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
+PLANTED: dict[str, list[tuple[Any, str, Any]]] = {
     "fence without claim": [(claiming, "fence", fence_without_claim), (settling, "fence", fence_without_claim)],
     "release is counted": [(settle_move, "update", counted_release)],
     "requeue whatever the status": [(requeue_move, "guard", requeued_whatever_the_status)],
@@ -530,6 +579,8 @@ PLANTED: dict[str, list[tuple[Any, str, Callable[..., Any]]]] = {
     "goes back although it was to be cancelled": [(cancel_move, "if_asked", asked_for_nothing)],
     "children are forgotten": [(fence, "is_followed", lambda document: False)],
     "any is all": [(unblock, "_take_off", any_is_all)],
+    "replaced although it runs": [(replace_move, "NOT_STARTED", {})],
+    "a key left at the end": [(fence, "LOCKS", ("held_up_by",))],
     "snooze without delay": [(settle_move, "after_ms", later_is_now)],
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import bson
 import pytest
+from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,4 +134,11 @@ def test_a_task_whose_key_is_held_for_a_time_locks_nothing_again() -> None:
 )
 def test_what_a_conflict_leads_to_is_refused_by_name_unless_it_can_be(given: Any) -> None:
     with pytest.raises(OptionInvalid, match=r"^on_conflict"):
+        options_of(given)
+
+
+@pytest.mark.parametrize("parents", ["after", "after_any"])
+def test_a_task_that_waits_for_others_replaces_none(parents: Any) -> None:
+    given: Any = {"unique": "a", "on_conflict": "replace", parents: [ObjectId()]}
+    with pytest.raises(OptionInvalid, match=r"^on_conflict.*after"):
         options_of(given)

@@ -16,7 +16,7 @@ from streamq.cli.payload import read_payload
 from streamq.cli.place import HERE, Place, opened
 from streamq.cli.screen import say
 from streamq.core.new_task import NewTask
-from streamq.core.options import Options, PutOptions, options_of
+from streamq.core.options import OnConflict, Options, PutOptions, options_of
 from streamq.drafting import task_of_handler
 from streamq.errors import PayloadInvalid, UsageError
 
@@ -39,9 +39,12 @@ def put(
         tuple[str, ...], Parameter(group=HOW, negative=(), show_default=False, help="NAME=TEXT; may be repeated.")
     ] = (),
     id: Annotated[str | None, Parameter(group=HOW, help="Its id: putting it twice stores one task.")] = None,
+    unique: Annotated[str | None, Parameter(group=HOW, help="Only one task that has not ended may have it.")] = None,
+    unique_for: Annotated[float | None, Parameter(group=HOW, help="Hold UNIQUE so many seconds; inf: ever.")] = None,
+    on_conflict: Annotated[OnConflict | None, Parameter(group=HOW, help="When UNIQUE is taken.")] = None,
     place: Place = HERE,
 ) -> None:
-    """Put one task and print its id, once it is stored with majority."""
+    """Put one task and print its id, once it is stored with majority: of the one that has UNIQUE, if there is one."""
     given: PutOptions = {
         "delay_s": delay,
         "at": None if at is None else _instant(at),
@@ -50,6 +53,9 @@ def put(
         "keep_s": keep,
         "headers": _headers(header) or None,
         "id": None if id is None else _id(id),
+        "unique": unique,
+        "unique_for_s": unique_for,
+        "on_conflict": on_conflict,
     }
     options = options_of(given)
     value = read_payload(payload)

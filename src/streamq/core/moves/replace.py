@@ -52,14 +52,14 @@ def update(new: TaskDocument) -> list[dict[str, Any]]:
     fields: dict[str, Any] = {name: {"$literal": value} for name, value in _taken(new).items()}
     fields["status"] = {"$cond": [status, next_status(BLOCKED, _move(new)), next_status(DELAYED, _move(new))]}
     fields["revision"] = {"$add": [{"$ifNull": ["$revision", 0]}, 1]}
-    if new["status"] == READY:
+    if not _is_later(new):
         # Only what was delayed becomes ready: the address must be a change, or nobody hears of it.
         fields["ready_in"] = {"$cond": [{"$eq": ["$status", DELAYED]}, "$queue", "$ready_in"]}
     if "reply_to" in new:
         waiting = {"$cond": [{"$isArray": ["$reply_to"]}, "$reply_to", []]}
         fields["reply_to"] = {"$concatArrays": [{"$setDifference": [waiting, new["reply_to"]]}, new["reply_to"]]}
     unset = [name for name in TAKEN_OVER if name not in new]
-    if new["status"] != READY:
+    if _is_later(new):
         unset.append("ready_in")
     return [{"$set": fields}, *([{"$unset": unset}] if unset else [])]
 
@@ -82,13 +82,17 @@ def apply(document: TaskDocument, new: TaskDocument) -> None:
         document["reply_to"] = [*waiting, *new["reply_to"]]
     if document["status"] == READY and was == DELAYED:
         document["ready_in"] = document["queue"]
-    elif new["status"] != READY:
+    elif _is_later(new):
         document.pop("ready_in", None)
 
 
 def _move(new: TaskDocument) -> str:
     """A blocked task stays so whichever it is: only what it waits for can end that."""
-    return "replace" if new["status"] == READY else "replace_later"
+    return "replace_later" if _is_later(new) else "replace"
+
+
+def _is_later(new: TaskDocument) -> bool:
+    return "due_at" in new
 
 
 def _taken(new: Mapping[str, Any]) -> dict[str, Any]:
