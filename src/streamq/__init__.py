@@ -19,7 +19,7 @@ from streamq.core.requeued import Requeued, RequeueReport
 from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.sharing import Shared
-from streamq.core.signals import CancelTask, RetryAfter, Snooze
+from streamq.core.signals import CancelTask, RetryAfter, Snooze, TransactionAborted
 from streamq.core.view import TaskView
 from streamq.core.workers import WorkerView
 from streamq.desk import Desk
@@ -53,6 +53,8 @@ from streamq.handler import Handler
 from streamq.queue import Queue
 from streamq.runtime.consumer import Task, Tasks
 from streamq.runtime.current import TaskInfo, current_task, progress, progress_in_thread
+from streamq.runtime.place import run_in_transaction, transaction
+from streamq.runtime.transaction import Transaction
 
 __all__ = [
     "AccessRefused",
@@ -105,10 +107,14 @@ __all__ = [
     "TaskTimeout",
     "TaskView",
     "Tasks",
+    "Transaction",
+    "TransactionAborted",
     "UniqueConflict",
     "UsageError",
     "WorkerView",
     "current_task",
     "progress",
     "progress_in_thread",
+    "run_in_transaction",
+    "transaction",
 ]

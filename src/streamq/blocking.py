@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, Unpack, overload
+from typing import Any, Final, Protocol, Self, TypeVar, Unpack, overload
 
 import msgspec
 from bson import ObjectId
@@ -41,7 +41,8 @@ from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, rai
 from streamq.core.report import Progress, Reported, progress_of, report_of
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
-from streamq.core.settlement import Verdict, settlement_of
+from streamq.core.settlement import Settlement, Verdict, settlement_of
+from streamq.core.signals import TransactionAborted
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.transitions import is_terminal
 from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
@@ -52,8 +53,11 @@ from streamq.queue import MOST_CLAIMED, Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.settler import require_settled
+from streamq.runtime.transaction import LIVES, MOST_LEASE_S, RERUN_S, given_up
 from streamq.runtime.upkeep import Upkeep
 from streamq.store.contract import Store
+
+T = TypeVar("T")
 
 SLICE_S: Final = 0.25
 """A waiting claim looks up this often: by so much it may wait longer than asked, or start a delayed task late."""
@@ -437,6 +441,34 @@ class BlockingTask:
         if self._store.extend([self._claim]):
             raise LeaseLost(self._claim.id, "extend")
 
+    def transaction(self) -> BlockingTransaction:
+        """Make a transaction in which the task succeeds:
+
+            with task.transaction() as session:
+                orders.update_one(..., session=session)
+
+        What is written with `session` (of `app.client`) and the task's success are committed together, or neither.
+        Leaving the block commits; an exception aborts both, and the task is still held. Set `result` of what this
+        returns to store a result. Errors as of `Task.transaction`. Trips: 1 to begin, 2 to commit.
+        """
+        return BlockingTransaction(self, self._store)
+
+    def run_in_transaction(self, function: Callable[[Any], T]) -> T:
+        """Run `function(session)` in a transaction in which the task succeeds, and commit; again as long as it is given
+        up for what passes, up to two minutes. What it returns is stored as the task's result, and returned."""
+        until = time.monotonic() + RERUN_S
+        while True:
+            transaction = self.transaction()
+            try:
+                with transaction as session:
+                    result = transaction.result = function(session)
+            except TransactionAborted:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(clock.jittered(0.05))
+            else:
+                return result
+
     def __enter__(self) -> Self:
         return self
 
@@ -456,17 +488,76 @@ class BlockingTask:
         return isinstance(error, Exception)
 
     def _settle(self, outcome: Outcome) -> Verdict:
+        settlement = settlement_of(outcome, self.require_held(), self._settings.retry, clock.chance())
+        (verdict,) = self._store.settle([settlement])
+        self.ended(verdict)
+        return verdict
+
+    def require_held(self) -> Claim:
+        """Return the claim, if the task was not settled here. Raises `LeaseLost`, `UsageError`."""
         if self._verdict == "lost":
             raise LeaseLost(self._claim.id)
         if self._verdict is not None:
             raise UsageError(f"task {self._claim.id} was settled here already: a task is settled once")
-        settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
-        (self._verdict,) = self._store.settle([settlement])
-        require_settled(self._claim.id, self._verdict)
-        return self._verdict
+        return self._claim
+
+    def success(self, result: Any) -> Settlement:
+        """Build the settlement of a success with `result`. Raises `PayloadInvalid`, `PayloadTooLarge`."""
+        done = done_with(result, self._settings.limit_bytes)
+        return settlement_of(done, self.require_held(), self._settings.retry, 0.0)
+
+    def ended(self, verdict: Verdict) -> None:
+        """Note what became of the task's settlement. Raises `LeaseLost`."""
+        self._verdict = verdict
+        require_settled(self._claim.id, verdict)
 
     def give_back(self) -> None:
         """Release the task if it was not settled: for whoever leaves it. Uncounted; without it its lease would end."""
         if self._verdict is None:
             with contextlib.suppress(LeaseLost, StoreError):
                 self._settle(Stopped(started=False))
+
+
+class BlockingTransaction:
+    """`with task.transaction() as session:`; see `BlockingTask.transaction`. `result` is stored as its result."""
+
+    def __init__(self, task: BlockingTask, store: Store) -> None:
+        self.result: Any = None
+        self._task = task
+        self._store = store
+        self._session: Any = None
+        self._life_s = 0.0
+        self._began_at = 0.0
+
+    def __enter__(self) -> Any:
+        """Extend the lease past the transaction's longest life, and begin. Raises `LeaseLost`, `StoreError`."""
+        self._life_s = self._store.transaction_s()
+        claim = self._task.require_held()
+        longest_s = min(MOST_LEASE_S, max(claim.lease_s, LIVES * self._life_s))
+        if self._store.extend([msgspec.structs.replace(claim, lease_s=longest_s)]):
+            raise LeaseLost(claim.id, "begin a transaction")
+        self._began_at = time.monotonic()
+        self._session = self._store.begin()
+        return self._session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Settle and commit, or abort when the block raised."""
+        session, self._session = self._session, None
+        if error is not None:
+            reason = self._store.abort(session, error)
+            if reason is not None:
+                raise given_up(reason, time.monotonic() - self._began_at, self._life_s) from error
+            return
+        try:
+            settlement = self._task.success(self.result)
+        except BaseException:
+            self._store.abort(session, None)
+            raise
+        try:
+            verdict = self._store.commit(session, settlement)
+        except TransactionAborted as aborted:
+            open_s = time.monotonic() - self._began_at
+            raise given_up(aborted.reason, open_s, self._life_s) from aborted.__cause__
+        self._task.ended(verdict)

@@ -37,3 +37,17 @@ class CancelTask(Exception):
     def __init__(self, reason: str = "") -> None:
         self.reason = require_reason(reason)
         super().__init__(reason or "cancelled")
+
+
+class TransactionAborted(Snooze):
+    """The task's transaction was given up for a reason that passes (a write conflict, an election): nothing of it is
+    stored.
+
+    Out of a handler, or of `async with task:`, it puts the task back without using up the attempt. Where a task is
+    settled by hand it is still held: release it, or begin another transaction.
+    """
+
+    def __init__(self, reason: str, delay_s: float = 0.1) -> None:
+        super().__init__(delay_s)
+        self.reason = reason
+        self.args = (f"the transaction was given up, nothing of it is stored: {reason}",)

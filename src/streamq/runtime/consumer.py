@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 import trio
@@ -18,12 +18,15 @@ from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, cal
 from streamq.core.report import report_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
-from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable
+from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable, UsageError
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.services import Services
+from streamq.runtime.transaction import Transaction, run_in_transaction
+
+T = TypeVar("T")
 
 
 class Task:
@@ -100,6 +103,8 @@ class Task:
             claim = msgspec.structs.replace(claim, lease_s=require_lease_s(lease_s))
         if self._held.lost:
             raise LeaseLost(claim.id, "extend")
+        if self._held.apart:
+            raise UsageError(f"task {claim.id} is in a transaction: its lease lasts longer than that can")
         sent_at = clock.now()
         if await self._services.bridge.call(self._services.store.extend, [claim]):
             self._services.holdings.lose(self._held, "taken over")
@@ -107,6 +112,30 @@ class Task:
         self._held.claim = claim
         self._held.trust(sent_at, claim)
         self._services.holdings.changed()
+
+    def transaction(self) -> Transaction:
+        """Make a transaction in which the task succeeds:
+
+            async with task.transaction() as session:
+                await trio.to_thread.run_sync(lambda: orders.update_one(..., session=session))
+
+        What is written with `session` (of the app's own client, which blocks: hence the thread) and the task's success
+        are committed together, or neither. Leaving the block commits; an exception aborts both, and the task is still
+        held. Set `result` of what this returns to store a result.
+
+        Raises `LeaseLost` when the task was taken over, `TransactionAborted` for what passes (nothing is stored
+        then; `async with task:` puts the task back, uncounted), `OutcomeUnknown` when the server does not say
+        whether it was committed. Trips: 1 to begin, 2 to commit. Cancellation: shielded while it begins and ends.
+        """
+        return Transaction(self._held, self._services, lambda result: done_with(result, self._settings.limit_bytes))
+
+    async def run_in_transaction(self, function: Callable[[Any], T]) -> T:
+        """Run `function(session)` in a thread, in a transaction in which the task succeeds, and commit.
+
+        Again as long as the transaction is given up for a reason that passes, up to two minutes.
+        What it returns is stored as the task's result, and returned. Errors as of `transaction`.
+        """
+        return await run_in_transaction(self.transaction, function)
 
     async def __aenter__(self) -> Self:
         if self._held.lost:

@@ -26,6 +26,7 @@ class Held:
     """
 
     __slots__ = (
+        "apart",
         "cancelled",
         "claim",
         "ending",
@@ -50,6 +51,7 @@ class Held:
         self.lost = False
         self.cancelled = False  # somebody wants it cancelled, and it has been told
         self.ending = False  # its settlement is on the way
+        self.apart = False  # in a transaction of its own: no beat may touch it
         self.gone = False  # a beat did not find it; its settlement, which is on the way, will tell why
         self.started = False
         self.settled = False  # by its settlement, or by having been lost
@@ -60,6 +62,10 @@ class Held:
         self.report_by: ReportBy | None = None
         self.trusted_until = sent_at
         self.trust(sent_at, claim)
+
+    def trust_for(self, sent_at: float, lease_s: float) -> None:
+        """Count on a lease other than the claim's own, once."""
+        self.trusted_until = sent_at + lease_s * (1 - MARGIN)
 
     def trust(self, sent_at: float, sent: Claim) -> None:
         """Count the lease anew from `sent_at`, as `sent` asked for it."""

@@ -33,10 +33,18 @@ class Keeper:
         self._holdings = holdings
         self._journal = journal
         self._lot = trio.lowlevel.ParkingLot()
+        self._beating = False
+        self._beaten = trio.lowlevel.ParkingLot()
         holdings.changed = self._look_again
 
     def _look_again(self) -> None:
         self._lot.unpark_all()
+
+    async def set_apart(self, held: Held) -> None:
+        """Leave a claim out of the beats; return when none that includes it is in flight. Cancellation: shield it."""
+        held.apart = True
+        while self._beating:
+            await self._beaten.park()
 
     async def extend(self) -> None:
         """Extend for ever. Cancellation: safe."""
@@ -55,12 +63,16 @@ class Keeper:
     async def _beat(self) -> None:
         sent_at = clock.now()
         sent = [(held, held.claim) for held in self._kept()]
+        self._beating = True
         try:
             lost = set(await self._bridge.call(self._store.extend, [claim for _, claim in sent]))
         except StoreError as error:
             self._journal.write("store error", doing="extend leases", error=error)
+            self._beat_ends()
             await trio.sleep(clock.jittered(PAUSE_S))
             return
+        finally:
+            self._beat_ends()
         for held, claim in sent:
             if claim.id not in lost:
                 held.trust(sent_at, claim)
@@ -69,8 +81,12 @@ class Keeper:
             else:
                 self._holdings.lose(held, "taken over")
 
+    def _beat_ends(self) -> None:
+        self._beating = False
+        self._beaten.unpark_all()
+
     def _kept(self) -> list[Held]:
-        return [held for held in self._holdings if not held.gone]
+        return [held for held in self._holdings if not held.gone and not held.apart]
 
     async def watch(self) -> None:
         """Lose claims that cannot be trusted any more. Cancellation: safe."""

@@ -56,6 +56,9 @@ class Reporter:
         if held.lost or held.ending or held.settled:
             raise LeaseLost(held.claim.id, "progress")
         held.report = report
+        if held.apart:  # the transaction's last write carries it: one beside it would be a conflict
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
         if clock.now() - held.reported_at < PAUSE_S or held in self._later:
             self._later[held] = None
             self._lot.unpark_all()
@@ -89,7 +92,7 @@ class Reporter:
         sent = [
             (held, held.claim, held.report)
             for held in batch
-            if held.report is not None and not (held.lost or held.ending or held.settled)
+            if held.report is not None and not (held.lost or held.ending or held.settled or held.apart)
         ]
         if not sent:
             return

@@ -90,15 +90,20 @@ class Runner:
             self.in_threads += Counter()  # forget names at zero
 
 
+def encoded(result: object, handling: Handling) -> Done:
+    """Read what a handler returns. Raises `PayloadInvalid`, `PayloadTooLarge`."""
+    stored = handling.schema.dump_result(result)
+    if stored is not None:
+        require_size(stored, handling.limit_bytes, f"the result of {handling.name}")
+    return Done(stored)
+
+
 def _returned(result: object, handling: Handling) -> Done | Raised:
     try:
-        stored = handling.schema.dump_result(result)
-        if stored is not None:
-            require_size(stored, handling.limit_bytes, f"the result of {handling.name}")
+        return encoded(result, handling)
     except (PayloadInvalid, PayloadTooLarge) as error:
         # Doing the work again would give the same result.
         return raised(type(error).__name__, str(error), final=True)
-    return Done(stored)
 
 
 def stopping_part(error: BaseException) -> BaseException | None:

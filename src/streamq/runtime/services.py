@@ -60,7 +60,7 @@ class Services:
         self.waiters = Waiters(store, bridge, self.member.id)
         self.canceller = Canceller(store, bridge, self.holdings, self.settler, journal)
         self.reporter = Reporter(store, bridge, self.holdings, journal)
-        self._keeper = Keeper(store, bridge, self.holdings, journal)
+        self.keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
         self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
         self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
@@ -117,8 +117,8 @@ class Services:
                 for service in (
                     self.putter.batcher.run,
                     self.settler.batcher.run,
-                    self._keeper.extend,
-                    self._keeper.watch,
+                    self.keeper.extend,
+                    self.keeper.watch,
                     self._abandoner.run,
                     self.canceller.run,
                     self.reporter.run,

@@ -54,7 +54,7 @@ def require_settled(task_id: ObjectId, verdict: Verdict) -> None:
         )
 
 
-def _with_last_word(held: Held, settlement: Settlement) -> Settlement:
+def with_last_word(held: Held, settlement: Settlement) -> Settlement:
     """Let the settlement write what its holder last said of how far the task is, if nothing has written it before."""
     if held.report is held.reported:
         return settlement
@@ -83,7 +83,7 @@ class Settler:
         if held.lost or held.ending:
             return None
         held.ending = True
-        return self.batcher.push(Ending(held, _with_last_word(held, settlement)))
+        return self.batcher.push(Ending(held, with_last_word(held, settlement)))
 
     async def settle(self, held: Held, settlement: Settlement) -> Verdict:
         """Settle and wait; return "settled", or "unknown" when nobody can know.
@@ -95,9 +95,11 @@ class Settler:
             raise LeaseLost(held.claim.id)
         if held.ending:
             raise UsageError(f"task {held.claim.id} was settled here already: a task is settled once")
+        if held.apart:
+            raise UsageError(f"task {held.claim.id} is in a transaction: leaving its block settles it")
         held.ending = True
         try:
-            verdict = await self.batcher.submit(Ending(held, _with_last_word(held, settlement)))
+            verdict = await self.batcher.submit(Ending(held, with_last_word(held, settlement)))
         except trio.Cancelled:
             held.ending = False
             raise

@@ -19,6 +19,7 @@ from streamq.core.handling import Handling
 from streamq.core.limits import Limits
 from streamq.core.sharing import Shared
 from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.place import PLACE, Place
 from streamq.runtime.runner import Runner
 from streamq.runtime.services import Services
 from streamq.runtime.slot import Slot
@@ -100,6 +101,7 @@ class Worker:
                         nursery.start_soon(self._stop_in_order, self._stop, slots.cancel_scope)
                     for crew, takers in self._crews:
                         handlers = {name: one for lane in crew.lanes for name, one in lane.handlers.items()}
+                        PLACE.set(Place(self._services, handlers))  # the slots inherit it
                         for _ in range(crew.slots):
                             slots.start_soon(Slot(takers, handlers, self._runner, self._services.settler).run)
                 nursery.cancel_scope.cancel()

@@ -167,6 +167,22 @@ class Store(Records, Protocol):
     def asked(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """Return the ids of those `claims` whose tasks somebody wants cancelled."""
 
+    def transaction_s(self) -> float:
+        """How long a transaction may be open: past it the server ends it."""
+
+    def begin(self) -> Any:
+        """Begin a transaction; return its session. Raises `UsageError` where there are none."""
+
+    def commit(self, session: Any, settlement: Settlement) -> Verdict:
+        """Write the settlement as the last thing of a transaction and commit it: "settled", or "lost" and aborted.
+
+        Raises `TransactionAborted` for a reason that passes, `OutcomeUnknown`, or what else went wrong: it is aborted
+        then too. The session is ended in any case.
+        """
+
+    def abort(self, session: Any, error: BaseException | None) -> str | None:
+        """Abort a transaction that `error` came out of, end its session; return the reason if it is one that passes."""
+
     def tick(self) -> Tick:
         """Release what is due, take back what has ended, and say when to look again."""
 

@@ -39,7 +39,7 @@ from streamq.core.settlement import Settlement, Verdict
 from streamq.core.transitions import is_terminal
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
-from streamq.errors import ClaimUnknown, OptionInvalid
+from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
 from streamq.store import memory_records
 from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Tick
 from streamq.store.memory_shelf import MemoryShelf
@@ -251,6 +251,22 @@ class MemoryStore:
             for one, document in found
             if document is not None and "cancel_to" in document and is_held(document, one.queue, one.claim_id)
         ]
+
+    def transaction_s(self) -> float:
+        """See `Store.transaction_s`."""
+        return 60.0
+
+    def begin(self) -> Any:
+        """See `Store.begin`; there are no transactions here."""
+        raise UsageError("the in-memory store has no transactions: test this on a server (StreamQ.embedded())")
+
+    def commit(self, session: Any, settlement: Settlement) -> Verdict:
+        """See `Store.commit`: nothing is ever begun here."""
+        raise UsageError("the in-memory store has no transactions")
+
+    def abort(self, session: Any, error: BaseException | None) -> str | None:
+        """See `Store.abort`: nothing is ever begun here."""
+        return None
 
     def tick(self) -> Tick:
         """See `Store.tick`."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pymongo
 from bson import ObjectId
+from pymongo.client_session import ClientSession
 
 from streamq.core import queries
 from streamq.core.checkup import Checkup
@@ -40,6 +41,7 @@ from streamq.store import (
     shelf,
     tending,
     ticking,
+    transactions,
 )
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, tasks_of
@@ -75,6 +77,7 @@ class MongoStore:
             self._tasks = tasks_of(self._database, collection, timeout_s)
         self._clock = ServerClock(self._ask_time)
         self._swept_to: following.Place | None = None
+        self._transaction_s: float | None = None
 
     @classmethod
     def connect(cls, uri: str, database: str, collection: str = "tasks", *, timeout_s: float = TIMEOUT_S) -> MongoStore:
@@ -129,6 +132,25 @@ class MongoStore:
     def asked(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.asked`."""
         return cancelling.asked(self._tasks, claims) if claims else []
+
+    def transaction_s(self) -> float:
+        """See `Store.transaction_s`. Trips: 1 at the first call."""
+        if self._transaction_s is None:
+            with reading("ask how long transactions may be"):
+                self._transaction_s = transactions.lifetime_s(self.client, self._tasks)
+        return self._transaction_s
+
+    def begin(self) -> ClientSession:
+        """See `Store.begin`. Trips: 0."""
+        return transactions.begin(self.client, self._tasks)
+
+    def commit(self, session: ClientSession, settlement: Settlement) -> Verdict:
+        """See `Store.commit`."""
+        return transactions.commit(self._tasks, session, settlement)
+
+    def abort(self, session: ClientSession, error: BaseException | None) -> str | None:
+        """See `Store.abort`. Trips: 1."""
+        return transactions.abort(session, error)
 
     def tick(self) -> Tick:
         """See `Store.tick`."""
