@@ -394,6 +394,8 @@ def test_scheduler_that_dies_before_the_advance_holds_nobody_up(mongo: MongoLab,
         firing = mongo.store.fire([schedule], "w1")
     other.close()
     assert (len(by_another[0].fired), firing.fired) == (1, ())
+    assert firing.refused == ()
+    assert firing.next_s == pytest.approx(0.05, abs=0.05)  # it looks again soon
     assert [one["fired_by"] for one in tasks(mongo)] == ["w2"]
 
 
