@@ -260,8 +260,9 @@ class BlockingQueue:
         """Claim the next task; None when there is none after `wait_s` seconds (`math.inf`: wait for ever). A waiting
         claim is woken by the stream, it does not poll.
 
-        The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 2; 4 when there is
-        nothing, and a stream while it waits. A payload that does not decode fails its task, and the next is claimed.
+        The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 3 (one asks whether
+        the queue is paused); 5 when there is nothing, and a stream while it waits. A payload that does not decode fails
+        its task, and the next is claimed.
 
         Workers learn of leases shorter than their own only from each other: should this program die, the end of a
         shorter lease given here is noticed after their own lease at the latest.
@@ -278,6 +279,18 @@ class BlockingQueue:
         require_count(n, "n", most=MOST_CLAIMED)
         return self.claimer(lease_s).claim(n, require_wait_s(wait_s))
 
+    def pause(self) -> None:
+        """Let no task of this queue begin, in any worker, until it is resumed; as `Queue.pause`."""
+        self._door.store().pause(self.name, True)
+
+    def resume(self) -> None:
+        """Let tasks of this queue begin again. Idempotent. Trips: 1."""
+        self._door.store().pause(self.name, False)
+
+    def is_paused(self) -> bool:
+        """Say whether this queue is paused. Trips: 1."""
+        return bool(self._door.store().paused([self.name]))
+
     def claimer(self, lease_s: float | None = None) -> Claimer:
         """Make what claims tasks of this queue, as `claim` does: for a door of another kind."""
         lease_s = self._settings.lease_s if lease_s is None else require_lease_s(lease_s)
@@ -287,7 +300,7 @@ class BlockingQueue:
         """Claim the next task and settle it as succeeded at once: at most once, for what may be lost rather than done
         twice. The task is returned, with its `payload` and `info`, when its success is stored; None as by `claim`.
 
-        Raises `OutcomeUnknown` when it is not known whether that is stored. Trips: 3.
+        Raises `OutcomeUnknown` when it is not known whether that is stored. Trips: 4.
         """
         until = time.monotonic() + require_wait_s(wait_s)
         while (task := self.claim(wait_s=max(0.0, until - time.monotonic()))) is not None:
@@ -359,6 +372,8 @@ class Claimer:
 
     def look(self, n: int) -> tuple[list[BlockingTask] | None, float]:
         """Claim up to `n`; None, and when to look again, when there is nothing."""
+        if self._store.paused([self._queue]):
+            return None, math.inf  # resuming it is on the stream
         while True:
             claims = self._claim(n)
             again_s = math.inf

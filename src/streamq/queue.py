@@ -119,6 +119,26 @@ class Queue:
         require_count(prefetch, "prefetch", least=0)
         return consuming(self._door.services(), self._wants(lease_s, prefetch), self.settings)
 
+    async def pause(self) -> None:
+        """Let no task of this queue begin, in any worker, until it is resumed. Those that run go on; what was claimed
+        and had not begun goes back, uncounted. Workers hear through the stream, within milliseconds: one that is just
+        being claimed may still begin. Tasks can be put, and become due. Idempotent. Trips: 1.
+        """
+        await self._switch(True)
+
+    async def resume(self) -> None:
+        """Let tasks of this queue begin again. Idempotent. Trips: 1."""
+        await self._switch(False)
+
+    async def is_paused(self) -> bool:
+        """Say whether this queue is paused. Trips: 1."""
+        services = self._door.services()
+        return bool(await services.bridge.call(services.store.paused, [self.name]))
+
+    async def _switch(self, paused: bool) -> None:
+        services = self._door.services()
+        await services.bridge.call(services.store.pause, self.name, paused)
+
     def _wants(self, lease_s: float | None, prefetch: int = 0) -> Wants:
         lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
         return Wants(

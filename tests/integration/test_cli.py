@@ -282,6 +282,17 @@ def test_counts_shows_queues_and_totals(shell: Shell) -> None:
     ]
 
 
+def test_queue_is_paused_and_resumed_and_counts_names_it(shell: Shell) -> None:
+    assert shell.run("pause", "images").out == "images is paused\n"
+    shell.app.blocking.queue("mail").put(1)
+    assert "images (paused)" in shell.run("counts").out
+    rows = [json.loads(line) for line in shell.run("counts", "--json").out.splitlines()]
+    assert [(row["queue"], row["paused"]) for row in rows] == [("images", True), ("mail", False)]
+    assert shell.run("resume", "images").out == "images is not paused\n"
+    assert "paused" not in shell.run("counts").out
+    assert shell.run("pause", "no such queue").code == 2
+
+
 @pytest.mark.parametrize("command", ["counts", "tasks"])
 def test_an_empty_database_is_said_to_be_empty_and_stays_so(shell: Shell, command: str) -> None:
     assert shell.run(command).out == "no tasks\n"

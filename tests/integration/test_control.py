@@ -184,3 +184,45 @@ def test_blocking_holder_says_how_far_it_is_and_releases_for_later(make_app: Mak
     with pytest.raises(LeaseLost):
         task.progress(4)
     assert app.store.counts() == {"q": {"delayed": 1}}
+
+
+async def test_queue_is_paused_and_resumed_from_another_process(make_app: MakeApp) -> None:
+    worker, other = make_app(safety_scan_s=None), make_app()
+    began = trio.Event()
+
+    @worker.task(queue="q")
+    async def note() -> None:
+        began.set()
+
+    async with worker, other, trio.open_nursery() as nursery:
+        await nursery.start(worker.work)
+        await other.queue("q").pause()
+        with trio.fail_after(5):
+            while not worker.services().watcher._paused:
+                await trio.lowlevel.checkpoint()
+        handle = await note.put()
+        assert await other.queue("q").claim() is None
+        assert (await handle.status()) == "ready"
+        assert await worker.queue("q").is_paused()
+        await other.queue("q").resume()
+        with trio.fail_after(5):
+            await began.wait()
+            await handle.wait()
+        nursery.cancel_scope.cancel()
+
+
+def test_blocking_claim_respects_a_pause_and_is_woken_when_it_ends(make_app: MakeApp) -> None:
+    app = make_app()
+    queue = app.blocking.queue("q")
+    queue.pause()
+    queue.put(1)
+    assert queue.is_paused()
+    assert queue.claim() is None
+    assert queue.claim_many(5, wait_s=0.1) == []
+    timer = threading.Timer(0.1, queue.resume)
+    timer.start()
+    task = queue.claim(wait_s=10)
+    timer.join()
+    assert task is not None
+    assert task.payload == 1
+    assert not queue.is_paused()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from streamq.core.wake import Wake
+from streamq.core.wake import Wake, WakeKind
 from streamq.core.wakes import Interest, pipeline, wake_of, wake_of_document
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -62,6 +62,13 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
 )
 def test_an_event_is_read(event: dict[str, Any], wake: Wake | None) -> None:
     assert wake_of(event, ALL) == wake
+
+
+@pytest.mark.parametrize(("paused", "kind"), [(True, "pause"), (False, "resume"), ("yes", "resume")])
+def test_what_is_said_of_a_queue_is_read_from_both_kinds_of_event(paused: Any, kind: WakeKind) -> None:
+    key = {"documentKey": {"_id": "control:queue:q"}}
+    for event in (inserted(kind="control", paused=paused), updated(paused=paused)):
+        assert wake_of(event | key, ALL) == Wake(kind, queue="q")
 
 
 def test_an_event_without_the_servers_time_asks_to_look_now() -> None:

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 
 from streamq.cli import (
     check,
+    control,
     counts,
     delete,
     dev,
@@ -35,7 +36,8 @@ INTERRUPTED = 130
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, show.show, export.export),
-    *(requeue.requeue, delete.delete, purge.purge, workers.workers, schedules.schedules, check.check),
+    *(requeue.requeue, delete.delete, purge.purge, control.pause, control.resume),
+    *(workers.workers, schedules.schedules, check.check),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,29 +20,32 @@ def counts(
     json: Annotated[bool, Parameter(negative=(), help="One JSON object a queue and line, every status in it.")] = False,
     place: Place = HERE,
 ) -> None:
-    """Count the stored tasks by queue and status."""
+    """Count the stored tasks by queue and status, and say which queues are paused."""
     with opened(place) as app:
         counted = app.store.counts()  # reading needs no index and makes none
+        paused = app.store.paused(None)
+        counted = {**{queue: {} for queue in paused}, **counted}
     if json:
-        _print_lines(counted)
+        _print_lines(counted, paused)
     elif counted:
-        _print_table(counted)
+        _print_table(counted, paused)
     else:
         say("no tasks")
 
 
-def _print_lines(counted: Counts) -> None:
+def _print_lines(counted: Counts, paused: Sequence[str]) -> None:
     for queue in sorted(counted):
         row = {status: counted[queue].get(status, 0) for status in STATUSES}
-        say(json.dumps({"queue": queue, **row}))
+        say(json.dumps({"queue": queue, "paused": queue in paused, **row}))
 
 
-def _print_table(counted: Counts) -> None:
+def _print_table(counted: Counts, paused: Sequence[str]) -> None:
     shown = [status for status in STATUSES if any(status in row for row in counted.values())]
     made = table("queue", *shown, "total", right=(*shown, "total"))
     for queue in sorted(counted):
         row = counted[queue]
-        made.add_row(cell(queue), *(cell(row.get(status, "")) for status in shown), cell(sum(row.values())))
+        named = f"{queue} (paused)" if queue in paused else queue
+        made.add_row(cell(named), *(cell(row.get(status, "")) for status in shown), cell(sum(row.values())))
     if len(counted) > 1:
         totals = [sum(row.get(status, 0) for row in counted.values()) for status in shown]
         made.add_row(*(cell(one, "bold") for one in ("total", *totals, sum(totals))))

@@ -7,7 +7,9 @@ from typing import Literal
 import msgspec
 from bson import ObjectId
 
-WakeKind = Literal["ready", "delayed", "settled", "follow_up", "cancel", "member", "schedule", "bell"]
+WakeKind = Literal[
+    "ready", "delayed", "settled", "follow_up", "cancel", "pause", "resume", "member", "schedule", "bell"
+]
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -20,6 +22,7 @@ class Wake(msgspec.Struct, frozen=True):
     - `cancel`: somebody wants task `id` cancelled, which this process holds or held.
     - `follow_up`: what waits for task `id`, or what it waits for itself, is to be looked at. A task's end may say this
       besides (`follow_up` is True then).
+    - `pause`, `resume`: no task of `queue` is to begin, or may again.
     - `member`: a worker came or uses another lease; `lease_s` is its shortest.
     - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from streamq.core import control
 from streamq.core.claim import is_number
 from streamq.core.document import DELAYED, READY
 from streamq.core.member import MEMBER
@@ -25,10 +26,10 @@ END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 class Interest(msgspec.Struct, frozen=True):
     """What one stream is to tell.
 
-    `queues` whose ready tasks matter; `timers`: also tasks that become delayed, members that come, members whose
-    shortest lease changes and schedules that change, for a scheduler; `reply_to`: ends of tasks whose results this
-    member waits for; `bell`: the stream's own name, by which it is told to stop; `holder`: what its claims name as
-    their worker, to hear which of them to cancel.
+    `queues` whose ready tasks and pauses matter; `timers`: also tasks that become delayed, members that come, members
+    whose shortest lease changes and schedules that change, for a scheduler; `reply_to`: ends of tasks whose results
+    this member waits for; `bell`: the stream's own name, by which it is told to stop; `holder`: what its claims name
+    as their worker, to hear which of them to cancel.
     """
 
     queues: tuple[str, ...]
@@ -52,6 +53,9 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": "insert", "fullDocument.status": READY, "fullDocument.queue": queues})
         wanted.append({"operationType": "update", f"{changed}.ready_in": queues})
         wanted.append({"operationType": "update", f"{changed}.freed_in": queues})
+        controls = {"$in": [control.row_id(queue) for queue in interest.queues]}
+        wanted.append({"operationType": "insert", "documentKey._id": controls})
+        wanted.append({"operationType": "update", "documentKey._id": controls, f"{changed}.paused": {"$exists": True}})
     if interest.timers:
         wanted.append({"operationType": "insert", "fullDocument.status": DELAYED})
         wanted.append({"operationType": "update", f"{changed}.status": DELAYED})
@@ -68,9 +72,9 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": "update", f"{changed}.settled_for": interest.reply_to})
     if interest.holder is not None:
         wanted.append({"operationType": "update", f"{changed}.cancel_to": interest.holder})
-    told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to"]
+    told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to", "paused"]
     told += ["settled_for", "follow_up"]
-    stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up"]
+    stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up", "paused"]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
     project |= {f"fullDocument.{name}": 1 for name in stored}
@@ -87,6 +91,9 @@ def wake_of(event: Mapping[str, Any], interest: Interest) -> Wake | None:
         return None
     if event["documentKey"]["_id"] == SCHEDULES:
         return Wake("schedule")
+    if (queue := control.queue_of(event["documentKey"]["_id"])) is not None:
+        said = event["fullDocument"] if operation == "insert" else event["updateDescription"]["updatedFields"]
+        return Wake("pause" if said.get("paused") is True else "resume", queue=queue)
     wake = _of_insert(event, interest) if operation == "insert" else _of_update(event, interest)
     return wake if wake.kind != "ready" or isinstance(wake.queue, str) else None
 

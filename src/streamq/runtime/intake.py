@@ -106,6 +106,7 @@ class Intake:
         self._started = False
         self._stopped = trio.Event()
         self._broken: Exception | None = None
+        self._paused = False
 
     # --- for the takers ---------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class Intake:
     @property
     def is_wanting(self) -> bool:
         """Say whether there is something to claim once a slot is free."""
-        return (self._behind or self._hints.has_any) and not self._pausing
+        return (self._behind or self._hints.has_any) and not self._pausing and not self._paused
 
     def look(self) -> None:
         """Decide anew whether to claim."""
@@ -136,9 +137,20 @@ class Intake:
         self.takers.offer.withdraw()
         self.look()
 
+    def pause(self, paused: bool) -> None:
+        """Claim nothing while the queue is paused, and give back what has not been taken. What a claim in flight still
+        obtains goes back too. When it is resumed, the queue itself tells what is ready."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        if not paused:
+            self.scan()
+            return
+        self.takers.withdraw(self)
+
     def hint(self, wake: Wake) -> None:
         """Note that a task became ready."""
-        if not self._knows(wake):
+        if self._paused or not self._knows(wake):
             return
         if self.wants.limits is not None:
             self.scan()
@@ -159,7 +171,8 @@ class Intake:
     def claim_early(self, wake: Wake) -> Early | None:
         """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake."""
         if (
-            wake.id is None
+            self._paused
+            or wake.id is None
             or not wake.is_new
             or self.wants.limits is not None
             or self._hints.was_heard(wake.id)
@@ -216,7 +229,7 @@ class Intake:
         while True:
             if self._broken is not None:
                 raise self._broken
-            action = demand.next_action(self._demand())
+            action = demand.SLEEP if self._paused else demand.next_action(self._demand())
             if isinstance(action, demand.Sleep):
                 self.takers.put_on_offer(self)
                 await self._sleep()
@@ -313,7 +326,10 @@ class Intake:
         for claim in claimed.claims:
             held = Held(claim, sent_at, self)
             self._holdings.add(held)
-            self.takers.deliver(held)
+            if self._paused:
+                self._release(held)
+            else:
+                self.takers.deliver(held)
         for refused in claimed.refused:
             self._journal.write_once("task cannot be moved", refused.id, doing="claim", error=refused.said)
         self._journal.add("claimed", len(claimed.claims))

@@ -101,6 +101,8 @@ class Picker:
     async def _look(self, wants: Wants, count: int) -> list[Held]:
         def look() -> tuple[Claimed, float]:
             sent_at = clock.thread_now()
+            if self._store.paused([wants.queue]):
+                return Claimed((), more=False), sent_at
             claimed = self._store.claim(_ask(wants, count))
             if not claimed.claims and self._upkeep.do(self._store).released:
                 # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.

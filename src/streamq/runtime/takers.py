@@ -118,6 +118,14 @@ class Takers:
         else:
             self.ready.append(held)
 
+    def withdraw(self, source: Source) -> None:
+        """Give back what `source` has claimed and nobody has taken, and let the others have its slots."""
+        self.offer.withdraw()
+        for held in [one for one in self.ready if one.owner is source]:
+            self.ready.remove(held)
+            self._release(held)
+        self.look()
+
     def wake(self, count: int) -> None:
         """Wake takers for `count` tasks."""
         self._lot.unpark(count=count)

@@ -83,6 +83,8 @@ class Watcher:
         self._rung = False
         self._lost = False
         self._last_wake_at = -float("inf")
+        self._paused: frozenset[str] = frozenset()  # of the queues that the open stream tells of
+        self._controls = 0  # how often the stream has told of a pause
         self._told_lease_s = 0.0  # the shortest lease that the row names
 
     # --- what it is for ---------------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ class Watcher:
         if self._row().lease_s < self._told_lease_s:
             await self._try_to_beat()  # the stream was open already; the others must know how soon a lease may end
         for intake in intakes:
+            intake.pause(intake.wants.queue in self._paused)
             intake.scan()
 
     def unsubscribe(self, intakes: Sequence[Intake]) -> None:
@@ -155,6 +158,9 @@ class Watcher:
                     intake.hint(wake)
         elif wake.kind == "settled":
             self._waiters.tell(wake.id)
+        elif wake.kind in ("pause", "resume"):
+            self._controls += 1
+            self._pause(self._paused | {wake.queue} if wake.kind == "pause" else self._paused - {wake.queue})
         elif wake.kind == "schedule":
             self._recurrer.look()
         elif wake.kind == "cancel":
@@ -162,6 +168,21 @@ class Watcher:
                 self._canceller.hear(wake.id)
         elif wake.kind != "follow_up":
             self._scheduler.hear(wake)
+
+    def _pause(self, paused: frozenset[str]) -> None:
+        self._paused = paused
+        for intake in self._intakes:
+            intake.pause(intake.wants.queue in paused)
+
+    async def _read_paused(self) -> None:
+        """Ask which queues are paused. What the stream tells meanwhile is newer than the answer: then ask again."""
+        queues = sorted({intake.wants.queue for intake in self._intakes})
+        while queues:
+            told = self._controls
+            paused = await self._bridge.call(self._store.paused, queues)
+            if told == self._controls:
+                self._pause(frozenset(paused))
+                return
 
     # --- services ---------------------------------------------------------------------------------------------
 
@@ -228,6 +249,7 @@ class Watcher:
             before = clock.now() - self._safety_scan_s
             stale = {intake.wants.queue for intake in self._intakes if intake.last_scan_at <= before}
             try:
+                await self._read_paused()
                 behind = await self._bridge.call(self._store.queues_behind, sorted(stale)) if stale else []
             except StoreError as error:
                 self._journal.write("store error", doing="safety scan", error=error)
@@ -259,6 +281,7 @@ class Watcher:
         """Barrier, then scan; from here on nothing of `interest` can be missed."""
         self._rung = True  # the row exists from now on
         await self._beat()
+        await self._read_paused()
         for intake in self._intakes:
             intake.scan()
         self._waiters.recheck()

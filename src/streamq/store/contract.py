@@ -155,6 +155,12 @@ class Store(Records, Protocol):
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """Extend each claim by its own `lease_s`; return the ids that are no longer held."""
 
+    def pause(self, queue: str, paused: bool) -> None:
+        """Say for all workers whether tasks of `queue` may begin, with majority. Idempotent."""
+
+    def paused(self, queues: Sequence[str] | None) -> list[str]:
+        """Return those of `queues` (None: of all) that are paused, sorted."""
+
     def report(self, reports: Sequence[Reported]) -> list[ObjectId]:
         """Store how far each task is and extend its claim; return the ids that are no longer held."""
 

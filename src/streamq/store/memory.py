@@ -76,6 +76,7 @@ class MemoryStore:
         self._clock = now
         self._seq = 0
         self._feeds: list[MemoryFeed] = []
+        self._paused: dict[str, bool] = {}
         self.documents: dict[ObjectId, TaskDocument] = {}
         self.members: dict[str, Member] = {}
         self.meta: dict[str, dict[str, Any]] = {}
@@ -199,6 +200,18 @@ class MemoryStore:
             else:
                 extend_move.apply(document, one.lease_s, now)
         return lost
+
+    def pause(self, queue: str, paused: bool) -> None:
+        """See `Store.pause`."""
+        if self._paused.get(queue) != paused:
+            self._paused[queue] = paused
+            for feed in list(self._feeds):
+                if queue in feed.interest.queues:
+                    feed.tell(Wake("pause" if paused else "resume", queue=queue))
+
+    def paused(self, queues: Sequence[str] | None) -> list[str]:
+        """See `Store.paused`."""
+        return sorted(name for name, is_so in self._paused.items() if is_so and (queues is None or name in queues))
 
     def report(self, reports: Sequence[Reported]) -> list[ObjectId]:
         """See `Store.report`."""

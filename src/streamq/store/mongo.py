@@ -32,6 +32,7 @@ from streamq.store import (
     cancelling,
     checking,
     claiming,
+    controlling,
     following,
     looking,
     putting,
@@ -116,6 +117,14 @@ class MongoStore:
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.extend`."""
         return claiming.extend(self._tasks, claims) if claims else []
+
+    def pause(self, queue: str, paused: bool) -> None:
+        """See `Store.pause`."""
+        controlling.pause(self._tasks, queue, paused)
+
+    def paused(self, queues: Sequence[str] | None) -> list[str]:
+        """See `Store.paused`."""
+        return [] if queues is not None and not queues else controlling.paused(self._tasks, queues)
 
     def report(self, reports: Sequence[Reported]) -> list[ObjectId]:
         """See `Store.report`."""

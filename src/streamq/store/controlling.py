@@ -1,0 +1,22 @@
+"""What is said of whole queues, on the real server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamq.core.control import pause_update, paused_of, queue_of, row_id
+from streamq.store.collections import Tasks
+from streamq.store.faults import reading
+
+
+def pause(tasks: Tasks, queue: str, paused: bool) -> None:
+    """See `Store.pause`. Trips: 1. Repeating it is harmless, so an unknown outcome is simply tried again."""
+    with reading("pause or resume a queue"), tasks.deadline():
+        tasks.durable.update_one({"_id": row_id(queue)}, pause_update(queue, paused), upsert=True)
+
+
+def paused(tasks: Tasks, queues: Sequence[str] | None) -> list[str]:
+    """See `Store.paused`. Trips: 1, by the `_id` index."""
+    with reading("ask which queues are paused"), tasks.deadline():
+        found = tasks.quick.find(paused_of(queues), {"_id": 1}).sort("_id", 1)
+        return [queue for row in found if (queue := queue_of(row["_id"])) is not None]
