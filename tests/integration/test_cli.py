@@ -38,6 +38,8 @@ async def resize(path: str, *, width: int = 100) -> int:
     print("started", path, flush=True)
     if path == "slow":
         await trio.sleep_forever()
+    if path == "brief":
+        await trio.sleep(0.7)
     if path == "bad":
         raise ValueError("\\x1b[31mred [bold]news[/bold]\\nand a second line")
     return width
@@ -359,7 +361,7 @@ def test_a_reader_that_goes_away_ends_the_listing_quietly(shell: Shell) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_worker_gives_back_what_it_was_running(shell: Shell, number: signal.Signals) -> None:
     shell.run("put", "images", '{"path": "slow"}', "--task", "resize")
-    with shell.running("worker", "shop:app") as process:
+    with shell.running("worker", "shop:app", "--grace", "0.1") as process:
         read_until(process, "started slow")
         assert shell.statuses() == {"running": 1}
         process.send_signal(number)
@@ -378,6 +380,105 @@ def test_a_stopped_worker_waits_for_handlers_in_threads(shell: Shell) -> None:
         process.communicate(timeout=30)
     assert process.returncode == 0
     assert shell.statuses() in ({"succeeded": 1}, {"ready": 1})
+
+
+def test_a_worker_that_waits_for_handlers_in_threads_says_so(shell: Shell) -> None:
+    shell.run("put", "mail", '{"to": "me"}', "--task", "send")
+    with shell.running("worker", "shop:app", "--grace", "0") as process:
+        read_until(process, "started me")
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert "waiting for threads tasks=1 handlers=send" in err
+    assert shell.statuses() == {"succeeded": 1}
+
+
+def test_what_runs_may_end_within_the_grace_and_nothing_else_begins(shell: Shell) -> None:
+    for _ in range(3):
+        shell.run("put", "images", '{"path": "brief"}', "--task", "resize")
+    with shell.running("worker", "shop:app", "--concurrency", "1") as process:
+        read_until(process, "started brief")
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, ""), err
+    assert shell.statuses() == {"succeeded": 1, "ready": 2}
+
+
+def test_a_second_signal_does_not_wait_for_the_grace_and_gives_back_what_ran(shell: Shell) -> None:
+    shell.run("put", "images", '{"path": "slow"}', "--task", "resize")
+    with shell.running("worker", "shop:app", "--grace", "60") as process:
+        read_until(process, "started slow")
+        process.terminate()
+        assert process.stderr is not None
+        while "worker stopping" not in process.stderr.readline():
+            pass
+        asked_at = time.monotonic()
+        process.terminate()
+        process.communicate(timeout=30)
+    assert time.monotonic() - asked_at < 3
+    assert shell.statuses() == {"ready": 1}
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def children_of(process: subprocess.Popen[str]) -> set[int]:
+    return set(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
+
+
+def workers(shell: Shell) -> int:
+    return shell.app.client[shell.database].tasks.count_documents({"kind": "member"})
+
+
+def test_processes_share_the_work_and_one_that_dies_is_replaced(shell: Shell) -> None:
+    with shell.running("worker", "shop:app", "--procs", "2", "--queue", "images") as process:
+        assert eventually(lambda: workers(shell) == 2)
+        before = children_of(process)
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        assert eventually(lambda: len(children_of(process) - before) == 1)
+        shell.run("put", "images", '{"path": "a"}', "--task", "resize")
+        assert eventually(lambda: shell.statuses() == {"succeeded": 1})
+        assert eventually(lambda: workers(shell) == 3)  # the row of the one that was killed is still there
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert f"(pid {victim}) was ended by SIGKILL; it is started again in 0.5 s" in err
+    assert not any(is_alive(pid) for pid in before)
+    assert err.count("worker stopped") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_no_process_outlives_its_parent(shell: Shell, number: signal.Signals) -> None:
+    shell.run("put", "images", '{"path": "slow"}', "--task", "resize")
+    with shell.running("worker", "shop:app", "--procs", "2", "--grace", "0.1") as process:
+        read_until(process, "started slow")
+        assert eventually(lambda: workers(shell) == 2)
+        children = children_of(process)
+        process.send_signal(number)
+        process.wait(timeout=30)
+        assert eventually(lambda: not any(is_alive(pid) for pid in children))
+    assert len(children) == 2
+    assert process.returncode == (-9 if number == signal.SIGKILL else 0)
+    assert shell.statuses() == {"ready": 1}
+
+
+def test_a_second_signal_ends_all_processes_at_once_whatever_they_do(shell: Shell) -> None:
+    shell.run("put", "busy", "{}", "--task", "spin")
+    with shell.running("worker", "shop:app", "--procs", "2", "--grace", "60") as process:
+        read_until(process, "started spin")
+        children = children_of(process)
+        process.terminate()
+        time.sleep(0.2)  # two signals at the same moment are one
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert not any(is_alive(pid) for pid in children)
+
+
+def test_processes_that_cannot_start_are_not_started_for_ever(shell: Shell) -> None:
+    done = shell.run("worker", "shop:number", "--procs", "2")
+    assert done.code == 2
+    assert "'shop:number' is a int, not a StreamQ" in done.err
 
 
 def test_a_second_signal_ends_a_worker_whose_event_loop_is_stuck(shell: Shell) -> None:
@@ -412,6 +513,8 @@ def test_a_worker_logs_failures_on_one_line_that_cannot_steer_the_terminal(shell
     assert failed, (shell.document(), out, err)
     (line,) = [line for line in err.splitlines() if "task failed" in line]
     assert line.endswith(r"error=ValueError: \x1b[31mred [bold]news[/bold]\nand a second line")
+    assert '    raise ValueError("' in err, "a failure for good is logged with its traceback"
+    assert "\x1b" not in err
 
 
 @pytest.mark.parametrize(

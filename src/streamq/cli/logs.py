@@ -15,6 +15,12 @@ from streamq.cli.safe import plain, redacted
 class OneLine(logging.Formatter):
     """Formats a record on one line that cannot steer the terminal; a traceback keeps its lines."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the record; see `logging.Formatter`. A stored traceback comes as text."""
+        if record.exc_text:
+            record.exc_text = "\n".join(plain(redacted(line)) for line in record.exc_text.splitlines())
+        return super().format(record)
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Format the line; see `logging.Formatter`."""
         record.message = plain(redacted(record.message))

@@ -25,6 +25,11 @@ class Place:
     database: Annotated[str | None, Parameter(help="Default: streamq, or the app's own.")] = None
     collection: Annotated[str | None, Parameter(help="Default: tasks, or the app's own.")] = None
 
+    def arguments(self) -> list[str]:
+        """Return the command line that says this."""
+        given = {"--uri": self.uri, "--database": self.database, "--collection": self.collection}
+        return [part for name, value in given.items() if value is not None for part in (name, value)]
+
     def move(self, app: StreamQ) -> None:
         """Let an app that was made elsewhere use this place, as far as it says one."""
         uri = self.uri

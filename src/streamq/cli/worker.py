@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import trio
 from cyclopts import Parameter
 
 from streamq.app import CONCURRENCY, StreamQ
+from streamq.cli import lifeline
 from streamq.cli.locate import located
 from streamq.cli.logs import log_to_stderr
 from streamq.cli.place import HERE, Place
 from streamq.cli.stopping import Stopping, stopping
-from streamq.core.options import require_count, require_queue
+from streamq.cli.supervisor import Supervisor
+from streamq.core.options import require_count, require_delay_s, require_queue
 from streamq.errors import UsageError
+
+GRACE_S: Final = 8.0
+"""With the time for giving back it ends within the 10 s after which Docker kills a container."""
+
+AT_ONCE_S: Final = 1.0
 
 
 def worker(
@@ -29,32 +36,44 @@ def worker(
         ),
     ] = (),
     concurrency: Annotated[int, Parameter(help="Tasks that run at once, of each queue.")] = CONCURRENCY,
+    grace: Annotated[float, Parameter(help="Seconds that what runs may go on after SIGTERM or Ctrl-C.")] = GRACE_S,
+    procs: Annotated[int, Parameter(help="Worker processes; each has slots of its own.")] = 1,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Parameter(help="What to log.")] = "info",
     place: Place = HERE,
 ) -> None:
     """Run the handlers of an app.
 
-    SIGTERM or Ctrl-C stops it in good order: async handlers are cancelled, those in threads are waited for, and what
-    had not ended is given back to the queue uncounted. A second signal ends it at once.
+    SIGTERM or Ctrl-C stops it in good order: nothing more begins, and what runs may end within the grace. Then async
+    handlers are cancelled, those in threads are waited for, and what had not ended is given back to the queue
+    uncounted. A second signal ends it at once, within a second.
     """
     require_count(concurrency, "--concurrency")
+    require_delay_s(grace, "--grace")
+    if require_count(procs, "--procs", most=1_000) > 1:
+        queued = [part for one in queue for part in ("--queue", one)]
+        numbers = ["--concurrency", str(concurrency), "--grace", str(grace), "--log-level", log_level]
+        _queues(queue, concurrency)
+        Supervisor(["worker", app, *queued, *numbers, *place.arguments()], procs).run()
+        return
+    lifeline.hold(grace)
     queues = _queues(queue, concurrency)
-    with stopping() as state:
+    with stopping(linger_s=AT_ONCE_S) as state:
         found = located(app)
         if not found.handlers:
             raise UsageError(f"{app} has no handlers: declare some with @app.task (in modules that it imports)")
         place.move(found)
         log_to_stderr(log_level)
         try:
-            trio.run(_work, found, queues, concurrency, state)
+            trio.run(_work, found, queues, concurrency, grace, state)
         finally:
             found.close()
 
 
-async def _work(app: StreamQ, queues: dict[str, int] | None, concurrency: int, state: Stopping) -> None:
-    with state.cancelling():
+async def _work(app: StreamQ, queues: dict[str, int] | None, concurrency: int, grace_s: float, state: Stopping) -> None:
+    stop = trio.Event()
+    with trio.CancelScope() as scope, state.asking(stop.set, scope.cancel):
         async with app:
-            await app.work(queues, concurrency=concurrency)
+            await app.work(queues, concurrency=concurrency, stop=stop, grace_s=grace_s)
 
 
 def _queues(given: tuple[str, ...], concurrency: int) -> dict[str, int] | None:

@@ -335,6 +335,8 @@ class Intake:
         self._journal.add("claimed", len(claimed.claims))
         self._journal.add("claim calls", 1)
         if claimed.claims:
+            first = claimed.claims[0].id
+            self._journal.debug("claimed", queue=self.wants.queue, tasks=len(claimed.claims), first=first)
             self.takers.wake(len(claimed.claims))
             self._hoard.unpark_all()
 

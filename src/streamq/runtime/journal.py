@@ -44,13 +44,15 @@ class Journal:
         self.counts: Counter[str] = Counter()
         self._told: set[object] = set()
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Note `event`; fields are shown as `name=value`."""
+    def write(self, event: str, *, traceback: str = "", **fields: Any) -> None:
+        """Note `event`; fields are shown as `name=value`, a traceback as that of an exception is."""
         self.counts[event] += 1
         level = LEVELS.get(event)
         if level is not None and LOGGER.isEnabledFor(level):
             shown = " ".join(f"{name}={value}" for name, value in fields.items())
-            LOGGER.log(level, "%s %s", event, shown)
+            record = LOGGER.makeRecord(LOGGER.name, level, __file__, 0, "%s %s", (event, shown), None, "write")
+            record.exc_text = traceback.rstrip() or None
+            LOGGER.handle(record)
 
     def write_once(self, event: str, key: object, **fields: Any) -> None:
         """Note `event` the first time it comes with this key: it would come back at every look."""
@@ -63,3 +65,8 @@ class Journal:
     def add(self, event: str, count: int) -> None:
         """Count without a word."""
         self.counts[event] += count
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Say what happens all the time, to who asked for it."""
+        if LOGGER.isEnabledFor(logging.DEBUG):
+            LOGGER.debug("%s %s", event, " ".join(f"{name}={value}" for name, value in fields.items()))

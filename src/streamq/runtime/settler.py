@@ -145,6 +145,7 @@ class Settler:
                 await trio.sleep(clock.jittered(PAUSE_S))
                 pending = self._still_trusted(pending, verdicts)
                 continue
+            self._journal.debug("settled", tasks=len(pending), first=pending[0].settlement.id)
             for ending, answer in zip(pending, answers, strict=True):
                 verdicts[ending.held] = answer
                 self._note(ending, answer)
@@ -187,4 +188,5 @@ class Settler:
                 name=ending.held.claim.task,
                 attempt=ending.held.claim.attempt,
                 error=f"{settlement.error.type}: {settlement.error.message}",
+                traceback=settlement.error.traceback if final else "",
             )

@@ -74,7 +74,9 @@ class Worker:
         """
         queues = [intake.wants.queue for intake in self._intakes]
         try:
-            await self._services.watcher.subscribe(self._intakes)
+            if not await self._subscribed():
+                task_status.started()
+                return
             self._services.journal.write("worker started", queues=queues)
             task_status.started()
             await self._work()
@@ -86,6 +88,26 @@ class Worker:
                         nursery.start_soon(self._give_back, intake)
             self._services.journal.write("worker stopped", queues=queues)
 
+    async def _subscribed(self) -> bool:
+        """Wait until the stream is open; False when it was asked to stop before."""
+        stop = self._stop
+        if stop is None:
+            await self._services.watcher.subscribe(self._intakes)
+            return True
+        done = False
+        with sole_error():
+            async with trio.open_nursery() as nursery:
+
+                async def give_up() -> None:
+                    await stop.asked.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(give_up)
+                await self._services.watcher.subscribe(self._intakes)
+                done = True
+                nursery.cancel_scope.cancel()
+        return done
+
     async def _give_back(self, intake: Intake) -> None:
         await intake.stop()  # a claim may still be in flight, in the feed's thread too
         await self._services.settler.give_back(intake)
@@ -93,7 +115,7 @@ class Worker:
     async def _work(self) -> None:
         with sole_error():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tell_of_threads)
+                nursery.start_soon(self._tell_when_cancelled)
                 for intake in self._intakes:
                     nursery.start_soon(intake.run)
                 async with trio.open_nursery() as slots:
@@ -118,20 +140,23 @@ class Worker:
             await trio.sleep(stop.grace_s)
             self._services.journal.write("grace is over", running=self._running())
             slots.cancel()
+            self._tell_of_threads()
 
     def _running(self) -> int:
         return sum(len(self._services.holdings.of(intake)) for intake in self._intakes)
 
-    async def _tell_of_threads(self) -> None:
-        """Say at a stop what it waits for: threads cannot be cancelled."""
+    async def _tell_when_cancelled(self) -> None:
         try:
             await trio.sleep_forever()
         finally:
-            if self._runner.in_threads:
-                names = ", ".join(sorted(self._runner.in_threads))
-                self._services.journal.write(
-                    "waiting for threads", tasks=self._runner.in_threads.total(), handlers=names
-                )
+            self._tell_of_threads()
+
+    def _tell_of_threads(self) -> None:
+        """Say what a stop waits for: threads cannot be cancelled."""
+        running = self._runner.in_threads
+        if running:
+            names = ", ".join(sorted(running))
+            self._services.journal.write("waiting for threads", tasks=running.total(), handlers=names)
 
 
 def _takers(crew: Crew, services: Services) -> Takers:
