@@ -317,3 +317,11 @@ def test_a_duplicate_that_ended_a_transaction_all_the_same_is_named(
             put(mongo, keyed(mongo), session)
         assert caught.value.task_id is None
         session.abort_transaction()
+
+
+def test_a_first_copy_of_a_put_that_the_server_turned_away_for_its_key_is_its_own(mongo: MongoLab) -> None:
+    """Which of two unique indexes a server names, that of `_id` or that of the key, is not promised."""
+    new = keyed(mongo, on_conflict="raise")
+    put(mongo, new)
+    document = mongo.stored(new.id)
+    assert twins.meet(mongo.mongo._tasks, [new], [document]) == [PutReply(new.id, "existing")]
