@@ -39,6 +39,7 @@ from streamq.core.moves import fence, take_back, unblock
 from streamq.core.moves import replace as replace_move
 from streamq.core.moves import requeue as requeue_move
 from streamq.core.moves import settle as settle_move
+from streamq.core.moves.fence import is_followed
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options
@@ -174,6 +175,20 @@ class Model(RuleBasedStateMachine):
         }
         first = NewTask(ObjectId(), queue, "t", None, Options(**chosen, **more), 2, keep_s=keep_s)
         new = [first, NewTask(ObjectId(), queue, "t", None, Options(after=[first.id]), 2)] if inside else [first]
+        assert self.real.put(new) == self.memory.put(new)
+
+    @rule(
+        queue=queues,
+        groups=st.lists(st.sampled_from(["g", "g", "h"]), min_size=1, max_size=3),
+        delay_s=st.sampled_from([None, None, None, 1_500.0]),
+        keep_s=st.sampled_from([None, 0.0]),
+        parent=st.one_of(st.none(), st.none(), picks),
+    )
+    def put_groups(self, queue: str, groups: list[str], delay_s: Any, keep_s: Any, parent: int | None) -> None:
+        documents = list(self.memory.documents)
+        after = [self._one_of(documents, parent)] if parent is not None and documents else None
+        options = [Options(group=group, delay_s=delay_s, after=after) for group in groups]
+        new = [NewTask(ObjectId(), queue, "t", None, one, 2, keep_s=keep_s) for one in options]
         assert self.real.put(new) == self.memory.put(new)
 
     @precondition(lambda self: self.memory.documents)
@@ -469,9 +484,12 @@ class Model(RuleBasedStateMachine):
             assert (document.get("theirs") == {"a": "$b"}) == (id in self.marked)
             assert status in TERMINAL or {"finished_at", "remove_at", "settled_for", "result"}.isdisjoint(document)
             assert (status == RUNNING) == ("claim_id" in document) == ("lease_until" in document)
-            assert (status == BLOCKED) == bool(document.get("blocked_by")), "whoever is blocked waits for something"
+            assert status == BLOCKED or "blocked_by" not in document
+            assert status != BLOCKED or document.get("blocked_by") or "group" in document
+            waits_or_ended = status == BLOCKED or status in TERMINAL
+            assert document.get("group_lock") == (None if waits_or_ended else document.get("group"))
             assert status not in TERMINAL or ("follow_up" in document) != ("remove_at" in document)
-            assert status not in TERMINAL or "follow_up" not in document or document["has_children"]
+            assert status not in TERMINAL or "follow_up" not in document or is_followed(document)
             assert 0 <= document["attempt"] <= document["max_attempts"] or self._was_retried_past_its_last(document)
             before = self.statuses.get(id, status)
             if before in TERMINAL:
@@ -480,6 +498,8 @@ class Model(RuleBasedStateMachine):
             held = [claim for claim in self.claims if claim.id == id and claim.claim_id == document.get("claim_id")]
             assert len(held) == (status == RUNNING), "one live claim a running task, none else"
         self.requeued = set()
+        turns = [(one["queue"], one["group_lock"]) for one in real.values() if "group_lock" in one]
+        assert len(turns) == len(set(turns)), "one at a time"
         self.statuses = {id: document["status"] for id, document in real.items()}
 
     @staticmethod

@@ -52,6 +52,7 @@ BAD: dict[str, list[Any]] = {
     "after_any": PARENTS_BAD,
     "on_parent_failure": ["skip", "", True, ["run"]],
     "missing_parent": ["ignore", False],
+    "group": ["", "x" * 201, 1, True, "\ud800"],
     "headers": [
         *([], "a", {str(n): "" for n in range(33)}),
         *({1: "a"}, {"a": 1}, {"a": None}, {"a": b""}, {"k" * 101: ""}, {"a": "v" * 1_001}),
@@ -75,6 +76,7 @@ GOOD: dict[str, list[Any]] = {
     "after_any": PARENTS_GOOD,
     "on_parent_failure": ["cancel", "run", "fail"],
     "missing_parent": ["error", "satisfied"],
+    "group": ["customer-7", "$a", "x" * 200],
     "headers": [{}, {"$a.b": "\0", "": ""}, {"k" * 100: "v" * 1_000}],
 }
 
@@ -104,6 +106,8 @@ def test_parents_are_named_by_whatever_has_their_id_each_once(option: str) -> No
 def test_a_task_that_waits_for_others_takes_nobodys_place() -> None:
     with pytest.raises(OptionInvalid, match="on_conflict"):
         Options(unique="a", on_conflict="replace", after=[ObjectId()])
+    with pytest.raises(OptionInvalid, match="on_conflict"):
+        Options(unique="a", on_conflict="replace", group="g")
 
 
 def test_an_instant_and_a_delay_together_are_refused() -> None:

@@ -14,7 +14,7 @@ from bson.timestamp import Timestamp
 from streamq.core.claim import Ask
 from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL, Status, TaskDocument
 from streamq.core.moves import cancel, claim, extend, release_due, report, requeue, settle, take_back
-from streamq.core.moves.fence import HELD
+from streamq.core.moves.fence import HELD, IS_GROUPED
 from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
 from streamq.core.report import Report
@@ -83,6 +83,8 @@ def written_by(update: list[dict[str, Any]], *, asked: bool = False) -> dict[str
             match value:
                 case {"$cond": [condition, then, _]} if condition == cancel.ASKED and asked:
                     fields[name] = then
+                case {"$cond": [condition, _, other]} if condition == IS_GROUPED:
+                    assert other == f"${name}", "what is of no group stays as the move wrote it"
                 case {"$cond": [condition, _, other]} if condition == cancel.ASKED:
                     assert other == f"${name}", "what nobody asked to cancel stays as the move wrote it"
                 case _:
@@ -111,7 +113,7 @@ def test_a_step_is_in_the_table_or_refused_naming_both(status: Status) -> None:
 
 def test_an_ended_task_leaves_by_requeue_only() -> None:
     for status in TERMINAL:
-        assert TABLE[status] == {"requeue": READY, "requeue_later": DELAYED}
+        assert TABLE[status] == {"requeue": READY, "requeue_later": DELAYED, "requeue_blocked": "blocked"}
         assert is_terminal(status)
 
 
@@ -142,6 +144,7 @@ def test_each_move_starts_from_the_statuses_it_is_meant_for() -> None:
         "cancel": waiting | {"running"},
         "requeue": set(TERMINAL),
         "requeue_later": set(TERMINAL),
+        "requeue_blocked": set(TERMINAL),
     }
 
 

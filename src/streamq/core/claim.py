@@ -42,6 +42,12 @@ class Claim(msgspec.Struct, frozen=True):
     slot_at: datetime | None = None
     has_slot: bool = False
     followed: bool = False  # others wait for its end: it is not deleted at once, whatever keep_s says
+    group: str | None = None
+
+    @property
+    def is_delicate(self) -> bool:
+        """Say whether a second start would be more than a nuisance: it is claimed with majority, and never ahead."""
+        return self.max_attempts == 1 or self.group is not None
 
     @property
     def is_last_attempt(self) -> bool:
@@ -91,6 +97,7 @@ def claim_of(
     default can stand in for (`_id`, `queue`, the counters) `queries.ready` has sorted out.
     """
     task = document.get("task")
+    group = document.get("group")
     created_at = document.get("created_at")
     tag = document.get("tag")
     slot_at = document.get("slot_at")
@@ -110,7 +117,8 @@ def claim_of(
         tag=tag if isinstance(tag, str) else None,
         slot_at=slot_at if isinstance(slot_at, datetime) else None,
         has_slot=has_slot,
-        followed=document.get("has_children") is True,
+        followed=document.get("has_children") is True or isinstance(group, str),
+        group=group if isinstance(group, str) else None,
     )
 
 

@@ -107,6 +107,8 @@ class TaskDocument(TypedDict, total=False):
     blocked_by_any: list[ObjectId]  # those of them of which one success is enough
     on_parent_failure: str  # "run" or "fail"; absent: it is cancelled
     has_children: bool  # tasks were put to run after this one
+    group: str  # tasks of one group of a queue run one at a time
+    group_lock: str  # the group, on the one whose turn it is (see moves.promote)
     follow_up: float  # a mark for the scheduler: what waits for this task (or what it waits for, when blocked) is to be
     #                   looked at. Of an ended task: the seconds for which it is kept once that is done
     result: Any

@@ -67,7 +67,14 @@ INDEXES: Final = (
         name="streamq_blocked",
         keys=(("queue", 1), ("group", 1), ("seq", 1)),
         partial={"status": BLOCKED},
-        serves="queries.blocked: the sweep, page by page",
+        serves="queries.oldest: whose turn is next in a group; queries.blocked: the sweep, page by page",
+    ),
+    Index(
+        name="streamq_group",
+        keys=(("queue", 1), ("group_lock", 1)),
+        partial={"group_lock": {"$exists": True}},
+        serves="queries.turns; unique, so that it is one task's turn at a time",
+        unique=True,
     ),
     Index(
         name="streamq_blocked_by",

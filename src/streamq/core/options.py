@@ -55,6 +55,7 @@ class PutOptions(TypedDict, total=False):
     after_any: Collection[Parent] | None
     on_parent_failure: OnParentFailure | None
     missing_parent: MissingParent | None
+    group: str | None
 
 
 def options_of(given: PutOptions) -> Options:
@@ -93,6 +94,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         after_any: tasks of which one must have succeeded; with `after`, both must hold.
         on_parent_failure: what becomes of the task when they cannot succeed any more (they failed, were cancelled, have
             expired or are not stored): "cancel" it (default), "fail" it, or "run" it (then any end will do).
+        group: tasks of one group of a queue run one at a time, in the order of storing; 1 to 200 characters.
         missing_parent: what it means that one of them is not stored at the put: an "error" (default), or "satisfied".
     """
 
@@ -113,6 +115,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after_any: Collection[Parent] | None = None
     on_parent_failure: OnParentFailure | None = None
     missing_parent: MissingParent | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.delay_s is not None and self.at is not None:
@@ -151,14 +154,23 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise OptionInvalid("on_parent_failure", self.on_parent_failure, 'one of "cancel", "run", "fail"')
         if self.missing_parent not in (None, *get_args(MissingParent)):
             raise OptionInvalid("missing_parent", self.missing_parent, 'one of "error", "satisfied"')
-        if self.on_conflict == "replace" and self.has_parents:
+        if self.group is not None:
+            require_text("group", self.group)
+        if self.on_conflict == "replace" and self.waits_for_others:
             # The task that is met may be ready already; it cannot be made to wait.
-            raise OptionInvalid("on_conflict", self.on_conflict, 'not "replace" together with after or after_any')
+            raise OptionInvalid(
+                "on_conflict", self.on_conflict, 'not "replace" together with after, after_any or group'
+            )
 
     @property
     def has_parents(self) -> bool:
         """Say whether the task is to run after others."""
         return bool(self.after or self.after_any)
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Say whether the task begins its life blocked, unless what it waits for has come already."""
+        return self.has_parents or self.group is not None
 
     @property
     def parents(self) -> tuple[ObjectId, ...]:

@@ -44,6 +44,7 @@ def ready(ask: Ask) -> dict[str, Any]:
     if ask.slots <= 0:
         # Nothing could start now: take only what may wait here without risk.
         found["max_attempts"] = {"$gt": 1} | NUMBER
+        found["group_lock"] = {"$exists": False}
     return found
 
 
@@ -111,7 +112,15 @@ def lease_ended() -> dict[str, Any]:
     return {"status": RUNNING, "lease_until": DATE, "$expr": {"$lte": ["$lease_until", "$$NOW"]}}
 
 
-MARKED: Final = {"_id": 1, "status": 1, "finished_at": 1, "has_children": 1, "blocked_by": 1, "queue": 1}
+MARKED: Final = {
+    "_id": 1,
+    "status": 1,
+    "finished_at": 1,
+    "has_children": 1,
+    "blocked_by": 1,
+    "queue": 1,
+    "group": 1,
+}
 """What is read of marked tasks."""
 
 SWEPT: Final = {"_id": 1, "blocked_by": 1, "queue": 1, "group": 1, "seq": 1}
@@ -147,6 +156,21 @@ def children(parents: Iterable[ObjectId]) -> dict[str, Any]:
 def blocked() -> dict[str, Any]:
     """Match tasks that wait for others."""
     return {"status": BLOCKED}
+
+
+def turns(queue: str, groups: Iterable[str]) -> dict[str, Any]:
+    """Match the tasks whose turn it is in `groups`."""
+    return {"queue": queue, "group_lock": {"$in": list(groups)}}
+
+
+def oldest(queue: str, group: str) -> list[dict[str, Any]]:
+    """Find the first of a group among those that wait (at most one row)."""
+    return [
+        {"$match": {"status": BLOCKED, "queue": {"$eq": queue}, "group": {"$eq": group}}},
+        {"$sort": {"seq": 1}},
+        {"$limit": 1},
+        {"$project": {"blocked_by": 1}},
+    ]
 
 
 def unmarked_parents(ids: Iterable[ObjectId]) -> dict[str, Any]:

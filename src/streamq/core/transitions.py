@@ -60,10 +60,10 @@ TABLE: Final[dict[Status, dict[str, Status]]] = {
         "take_back": READY,
         "take_back_last": FAILED,
     },
-    SUCCEEDED: {"requeue": READY, "requeue_later": DELAYED},
-    FAILED: {"requeue": READY, "requeue_later": DELAYED},
-    CANCELLED: {"requeue": READY, "requeue_later": DELAYED},
-    EXPIRED: {"requeue": READY, "requeue_later": DELAYED},
+    SUCCEEDED: {"requeue": READY, "requeue_later": DELAYED, "requeue_blocked": BLOCKED},
+    FAILED: {"requeue": READY, "requeue_later": DELAYED, "requeue_blocked": BLOCKED},
+    CANCELLED: {"requeue": READY, "requeue_later": DELAYED, "requeue_blocked": BLOCKED},
+    EXPIRED: {"requeue": READY, "requeue_later": DELAYED, "requeue_blocked": BLOCKED},
 }
 
 BORN: Final[dict[str, Status]] = {"put": READY, "put_delayed": DELAYED, "put_blocked": BLOCKED}
@@ -93,6 +93,7 @@ MEANINGS: Final[dict[str, str]] = {
     "expire": "It was not started by the time it had to.",
     "requeue": "A person puts the ended task back.",
     "requeue_later": "A person puts the ended task back, for later.",
+    "requeue_blocked": "A person puts the ended task of a group back, to wait for its turn.",
 }
 """What each move means, for people."""
 

@@ -148,7 +148,7 @@ class Services:
             [
                 Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)
                 for one in tasks
-                if one.options.at is None and not one.options.delay_s and not one.options.has_parents
+                if one.options.at is None and not one.options.delay_s and not one.options.waits_for_others
             ]
         )
 

@@ -90,7 +90,7 @@ class Takers:
             self._release(self.ready.pop())
 
     def _may_wait(self, held: Held) -> bool:
-        return held.claim.max_attempts > 1 and self._keeps
+        return not held.claim.is_delicate and self._keeps
 
     def refuse(self, error: StreamQError) -> None:
         """Tell the takers that there will be no more, and why."""

@@ -61,7 +61,8 @@ def told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:
 
 def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
-    once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER}
+    # So is one of a group, which would run beside the next.
+    once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER, "group_lock": {"$exists": False}}
     into = tasks.durable if ask.durable else tasks.quick
     try:
         with tasks.deadline():
@@ -88,7 +89,7 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
 
 def _startable(found: list[Document], ask: Ask) -> list[Document]:
     """Leave out what could not start at once and must not wait here."""
-    return [one for place, one in enumerate(found) if place < ask.slots or one["max_attempts"] > 1]
+    return [one for place, one in enumerate(found) if place < ask.slots or not move.is_delicate(one)]
 
 
 def _claim(document: Document, ask: Ask) -> Claim:
@@ -105,7 +106,7 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
         revision: float | None = 0
         if "revision" in document:  # by no other field can a task change while it waits
             keyed, revision = True, document["revision"] if is_number(document["revision"]) else None
-        durable = ask.durable or not document["max_attempts"] > 1
+        durable = ask.durable or move.is_delicate(document)
         alike[document["attempt"], revision, durable].append(document["_id"])
     mine: set[ObjectId] = set()
     for (attempt, revision, durable), ids in alike.items():

@@ -1,4 +1,5 @@
-"""What follows the end of a task, on the real server: its children learn of it.
+"""What follows the end of a task, on the real server: its children learn of it, the next of its group
+takes its turn.
 
     a terminal move ── mark on the ended task ──┐
     a put of a child ── mark on the child ──────┤→ tick → children unblocked → mark taken off, retention begins
@@ -28,6 +29,7 @@ from streamq.core.parents import GONE, Ends
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading
+from streamq.store.grouping import groups_of, promote
 from streamq.store.moving import move, named
 
 MOST_MARKS: Final = 200
@@ -68,6 +70,7 @@ def follow_up(tasks: Tasks, refused: list[Refused]) -> Followed:
     waiting = _with_few_parents([one for one in marked if one["status"] == BLOCKED])
     released, whole = _tell_children(tasks, {one["_id"]: one["status"] for one in ended}, refused)
     released += _look_at_parents(tasks, [one for one in waiting if "blocked_by" in one], refused)
+    released += promote(tasks, groups_of([*ended, *waiting]), refused)
     # Requeued before its followers were seen to, a task ends once more, with a mark of that end.
     others = [*waiting, *(one for one in marked if one["status"] not in (*TERMINAL, BLOCKED))]
     if others:
@@ -91,6 +94,7 @@ def sweep(tasks: Tasks, place: Place | None) -> tuple[Tick, Place | None]:
             page = list(found if place is None else found.min(place))
         waiting = _with_few_parents([one for one in page if "blocked_by" in one])
         released = _look_at_parents(tasks, waiting, refused)
+        released += promote(tasks, groups_of(page), refused)
     more = len(page) == MOST_SWEPT
     last = page[-1] if more else {}
     reached = tuple((name, last.get(name)) for name in ("queue", "group", "seq")) if more else None

@@ -21,7 +21,7 @@ from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
 from streamq.core.moves import extend as extend_move
-from streamq.core.moves import hold_key, recur, release_due, replace, retain, take_back, unblock
+from streamq.core.moves import hold_key, promote, recur, release_due, replace, retain, take_back, unblock
 from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.cancel import CancelReply
@@ -161,9 +161,9 @@ class MemoryStore:
         ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
         found = ready[: ask.limit]
-        chosen = [one for place, one in enumerate(found) if place < ask.slots or one["max_attempts"] > 1]
+        chosen = [one for place, one in enumerate(found) if place < ask.slots or not claim_move.is_delicate(one)]
         if ask.ids is not None and len(ask.ids) == 1 and not ask.durable:
-            chosen = [one for one in chosen if one["max_attempts"] > 1]
+            chosen = [one for one in chosen if not claim_move.is_delicate(one)]
         now = whole_ms(self._clock())
         claims = []
         for document in chosen:
@@ -312,6 +312,7 @@ class MemoryStore:
         parents = {id for document in waiting for id in document.get("blocked_by", ())}
         released = self._unblock(list(self.documents.values()), ends, now)
         released += self._look_at_parents(waiting, parents, now)
+        released += self._promote(marked, now)
         for document in waiting:
             if not is_terminal(document["status"]):
                 document.pop("follow_up", None)
@@ -347,7 +348,24 @@ class MemoryStore:
         """See `Store.sweep`: all in one page."""
         blocked = [document for document in self.documents.values() if document["status"] == BLOCKED]
         parents = {id for document in blocked for id in document.get("blocked_by", ())}
-        return Tick(tuple(self._look_at_parents(blocked, parents, whole_ms(self._clock()))), 0, None)
+        now = whole_ms(self._clock())
+        released = self._look_at_parents(blocked, parents, now) + self._promote(blocked, now)
+        return Tick(tuple(released), 0, None)
+
+    def _promote(self, documents: Iterable[TaskDocument], now: datetime) -> list[tuple[ObjectId, str]]:
+        """`store.grouping.promote`, in memory."""
+        released = []
+        for queue, group in dict.fromkeys((one["queue"], one["group"]) for one in documents if "group" in one):
+            of_group = [one for one in self.documents.values() if (one["queue"], one.get("group")) == (queue, group)]
+            waiting = [one for one in of_group if one["status"] == BLOCKED]
+            first = min(waiting, key=lambda one: one["seq"], default=None)
+            if first is None or not promote.may_take_turn(first) or any("group_lock" in one for one in of_group):
+                continue
+            promote.apply(first, now)
+            self._tell(first)
+            if first["status"] == READY:
+                released.append((first["_id"], queue))
+        return released
 
     def _next_s(self, now: datetime) -> float | None:
         instants = [

@@ -9,7 +9,6 @@ from bson import ObjectId
 
 from streamq.core import queries
 from streamq.core.document import SUCCEEDED, TERMINAL
-from streamq.core.moves.fence import is_followed
 from streamq.core.new_task import NewTask
 from streamq.core.parents import EXPECTED, KEYED, NO_FAMILY, Family
 from streamq.errors import OptionInvalid
@@ -38,7 +37,9 @@ def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any) -> Family:
         tasks.durable.update_many(queries.unmarked_parents(own), MARK, session=session)
     with reading("look up parents"), tasks.deadline():
         _require_stored(tasks, new, wanted - found.keys() - own.keys())
-        live = {id for id, one in found.items() if one["status"] not in TERMINAL and not is_followed(one)}
+        live = {
+            id for id, one in found.items() if one["status"] not in TERMINAL and one.get("has_children") is not True
+        }
         if live:
             found |= _marked(tasks, new, {id: found[id] for id in live})
     ends = {id: one["status"] for id, one in (found | own).items() if one["status"] in TERMINAL}

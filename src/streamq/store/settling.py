@@ -41,10 +41,10 @@ Statement = UpdateMany | UpdateOne | DeleteMany
 Key = tuple[ObjectId, bytes]
 """What one settlement ends: a task and the claim it was held under."""
 
-FENCED = {"queue": 1, "status": 1, "claim_id": 1, "settled_by": 1, "has_children": 1}
+FENCED = {"queue": 1, "status": 1, "claim_id": 1, "settled_by": 1, "has_children": 1, "group": 1}
 """What tells whose a task is, and whether others wait for its end."""
 
-UNFOLLOWED = {"has_children": {"$ne": True}}
+UNFOLLOWED = {"has_children": {"$ne": True}, "group": {"$not": {"$type": "string"}}}
 """What may be deleted at once. Children may have been put since the claim."""
 
 PAUSE_S = 0.05

@@ -3,6 +3,7 @@ which kills its process is bounded."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -71,8 +72,14 @@ def is_ready(document: TaskDocument, ask: Ask) -> bool:
         and document["queue"] == ask.queue
         and (ask.only is None or document["task"] in ask.only)
         and (ask.ids is None or document["_id"] in ask.ids)
-        and (ask.slots > 0 or document["max_attempts"] > 1)
+        and (ask.slots > 0 or not is_delicate(document))
     )
+
+
+def is_delicate(document: Mapping[str, Any]) -> bool:
+    """Say whether a second start would be more than a nuisance: such a task is claimed with majority, and never waits
+    in a process."""
+    return not document["max_attempts"] > 1 or "group_lock" in document
 
 
 def place_fields(place: Place) -> dict[str, Any]:

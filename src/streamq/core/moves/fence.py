@@ -17,7 +17,7 @@ from streamq.core.transitions import is_terminal
 HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until", "cancel_to", "slot", "key_slot")
 """Fields that only a running task has."""
 
-LOCKS: Final[tuple[str, ...]] = ("unique_lock", "held_up_by", "blocked_by", "blocked_by_any")
+LOCKS: Final[tuple[str, ...]] = ("unique_lock", "held_up_by", "blocked_by", "blocked_by_any", "group_lock")
 """Fields that only a task which has not ended has: what they keep others from is free again at its end."""
 
 
@@ -73,13 +73,16 @@ KEPT_AFTER_FAILURE: Final[dict[str, Any]] = {
     "$add": ["$$NOW", {"$multiply": [seconds_of("keep_failed_s", KEEP_FAILED_S), 1000]}]
 }
 
-IS_FOLLOWED: Final[dict[str, Any]] = {"$eq": ["$has_children", True]}
-"""Whether others wait for the end of a task, for a pipeline."""
+IS_GROUPED: Final[dict[str, Any]] = {"$eq": [{"$type": "$group"}, "string"]}
+"""Whether a task is of an ordering group, for a pipeline."""
+
+IS_FOLLOWED: Final[dict[str, Any]] = {"$or": [{"$eq": ["$has_children", True]}, IS_GROUPED]}
+"""Whether others wait for the end of a task, its children or its group, for a pipeline."""
 
 
 def is_followed(document: Mapping[str, object]) -> bool:
     """The same of a task that was read."""
-    return document.get("has_children") is True
+    return document.get("has_children") is True or isinstance(document.get("group"), str)
 
 
 def left_behind(status: Status) -> list[str]:

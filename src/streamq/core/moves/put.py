@@ -58,6 +58,10 @@ def document_of(new: NewTask, now: datetime, family: Family = NO_FAMILY) -> Task
             document["unique_for_s"] = float(new.options.unique_for_s)
     if new.options.has_parents:
         _block(document, new.options, family.ends)
+    if new.options.group is not None:
+        document["group"] = new.options.group
+        document["status"] = BLOCKED
+        document["follow_up"] = 0.0
     if new.id in family.parents:
         document["has_children"] = True
     return document

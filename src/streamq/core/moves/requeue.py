@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 from bson import ObjectId
 
-from streamq.core.document import DELAYED, READY, SUCCEEDED, TERMINAL, TaskDocument
-from streamq.core.moves.fence import after, after_ms
+from streamq.core.document import BLOCKED, READY, SUCCEEDED, TERMINAL, TaskDocument
+from streamq.core.moves.fence import IS_GROUPED, after, after_ms
 from streamq.core.transitions import next_status
 from streamq.core.unique_key import lock_again
 
@@ -58,17 +58,20 @@ def update(how: Requeue, lock: bytes | None = None) -> list[dict[str, Any]]:
         fields["attempt"] = 0
     else:
         fields["max_attempts"] = {"$max": ["$max_attempts", {"$add": ["$attempt", 1]}]}
-    return [{"$set": fields}, {"$unset": list(ENDED_BY)}]
+    waits = {"status": next_status(SUCCEEDED, "requeue_blocked"), "ready_in": "$$REMOVE", "follow_up": 0.0}
+    # One of a group waits for its turn again.
+    again = {name: {"$cond": [IS_GROUPED, value, f"${name}"]} for name, value in waits.items()}
+    return [{"$set": fields}, {"$unset": list(ENDED_BY)}, {"$set": again}]
 
 
 def apply(document: TaskDocument, how: Requeue, now: datetime) -> None:
     """Requeue a document in memory, which no twin hinders."""
-    document["status"] = next_status(document["status"], _move(how))
+    document["status"] = next_status(document["status"], "requeue_blocked" if "group" in document else _move(how))
     lock = lock_again(document)
     if lock is not None:
         document["unique_lock"] = lock
     document["requeue_id"] = how.id
-    if document["status"] == DELAYED:
+    if how.delay_s > 0:
         document["due_at"] = after(now, how.delay_s)
     elif document["status"] == READY:
         document["ready_in"] = document["queue"]
@@ -78,6 +81,8 @@ def apply(document: TaskDocument, how: Requeue, now: datetime) -> None:
         document["max_attempts"] = max(document["max_attempts"], document["attempt"] + 1)
     for name in ENDED_BY:
         document.pop(name, None)  # type: ignore[misc]
+    if document["status"] == BLOCKED:
+        document["follow_up"] = 0.0
 
 
 def _move(how: Requeue) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from streamq.core.document import BLOCKED, ERRORS_KEPT, READY, SUCCEEDED, StoredError, TaskDocument
-from streamq.core.moves.fence import LOCKS, end, let_go, terminal_fields
+from streamq.core.moves.fence import IS_GROUPED, LOCKS, end, let_go, terminal_fields
 from streamq.core.parents import NONE_LEFT, PARENT_FAILED, Ends, told
 from streamq.core.transitions import is_terminal, next_status
 
@@ -42,14 +42,10 @@ def update(ends: Ends) -> list[dict[str, Any]]:
             ]
         },
     }
-    to_blame: dict[str, Any] = {
-        "$first": {
-            "$filter": {
-                "input": {"$literal": words},
-                "cond": {"$and": [{"$in": ["$$this.id", "$blocked_by"]}, {"$not": [runs]}]},
-            }
-        }
-    }
+    # The first of those it waits for, so that it is the same one in whatever order their ends are told.
+    first = {"$first": {"$filter": {"input": "$blocked_by", "cond": {"$in": ["$$this", failed]}}}}
+    said = {"$filter": {"input": {"$literal": words}, "cond": {"$eq": ["$$this.id", "$$blamed"]}}}
+    to_blame: dict[str, Any] = {"$cond": [runs, None, {"$let": {"vars": {"blamed": first}, "in": {"$first": said}}}]}
     none_left = {"$eq": ["$blocked_by_any", []]}
     why = {"$ifNull": [{"$getField": {"field": "text", "input": to_blame}}, {"$cond": [none_left, NONE_LEFT, None]}]}
     return [
@@ -68,6 +64,7 @@ def _status() -> dict[str, Any]:
             "branches": [
                 {"case": {"$ne": ["$blocked_why", None]}, "then": ends_in},
                 {"case": {"$ne": ["$blocked_by", []]}, "then": BLOCKED},
+                {"case": IS_GROUPED, "then": BLOCKED},  # until its turn comes
                 {"case": {"$gt": ["$due_at", "$$NOW"]}, "then": LATER},
             ],
             "default": READY_NOW,
@@ -92,12 +89,13 @@ def _what_follows() -> dict[str, Any]:
     fields["errors"] = {"$cond": [ended, {"$slice": [{"$concatArrays": [so_far, [error]]}, -ERRORS_KEPT]}, "$errors"]}
     fields["ready_in"] = {"$cond": [{"$eq": ["$status", READY_NOW]}, "$queue", "$ready_in"]}
     # The mark of a task that waits no more would find nothing to do.
-    still = {"$cond": [blocked, "$follow_up", "$$REMOVE"]}
+    open_ones = {"$ne": ["$blocked_by", []]}
+    still = {"$cond": [blocked, {"$cond": [open_ones, "$follow_up", 0.0]}, "$$REMOVE"]}
     fields["follow_up"] = {"$cond": [ended, terminal_fields()["follow_up"], still]}
     for name in LOCKS:
         fields[name] = {"$cond": [ended, "$$REMOVE", f"${name}"]}
     for name in ("blocked_by", "blocked_by_any"):
-        fields[name] = {"$cond": [blocked, f"${name}", "$$REMOVE"]}
+        fields[name] = {"$cond": [{"$and": [blocked, open_ones]}, f"${name}", "$$REMOVE"]}
     return fields
 
 
@@ -111,16 +109,18 @@ def apply(document: TaskDocument, ends: Ends, now: datetime) -> None:
     why = _take_off(document, ends)
     if why is not None:
         _end(document, why, now)
+    elif not document["blocked_by"] and "group" in document:
+        document["follow_up"] = 0.0  # until its turn comes
     elif not document["blocked_by"]:
         later = document.get("due_at", now) > now
         document["status"] = next_status(document["status"], "unblock_later" if later else "unblock")
         if document["status"] == READY:
             document["ready_in"] = document["queue"]
-    if document["status"] != BLOCKED:
+    if not document.get("blocked_by") or document["status"] != BLOCKED:
         for name in ("blocked_by", "blocked_by_any"):
             document.pop(name, None)  # type: ignore[misc]
-        if not is_terminal(document["status"]):
-            document.pop("follow_up", None)
+    if document["status"] != BLOCKED and not is_terminal(document["status"]):
+        document.pop("follow_up", None)
 
 
 def _take_off(document: TaskDocument, ends: Ends) -> str | None:
@@ -139,7 +139,7 @@ def _take_off(document: TaskDocument, ends: Ends) -> str | None:
             off |= set(any_of)
             del document["blocked_by_any"]
     document["blocked_by"] = [id for id in document.get("blocked_by", ()) if id not in off]
-    to_blame = next((text for id, text in words if id in document["blocked_by"]), None)
+    to_blame = next((text for id in document["blocked_by"] for other, text in words if id == other), None)
     return NONE_LEFT if to_blame is None and document.get("blocked_by_any") == [] else to_blame
 
 
