@@ -25,6 +25,7 @@ from streamq.core.limits import Limits, Rate
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
+    require_collection,
     require_count,
     require_delay_s,
     require_id,
@@ -41,7 +42,7 @@ from streamq.core.schedule import ScheduleInfo
 from streamq.core.schema import Schema
 from streamq.core.search import Sought, search_of
 from streamq.core.sharing import Shared
-from streamq.desk import Desk
+from streamq.desk import Desk, dead_of
 from streamq.drafting import (
     require_callable_bare,
     require_new,
@@ -89,6 +90,8 @@ class StreamQ:
         safety_scan_s: how often queues are looked at whatever the stream says; None: never. A backstop.
         worker_id: what this process is called on the tasks it claims and in their errors, 1 to 200 characters; default:
             a random name. Processes may share one; nothing but what people read depends on it.
+        dead_letter_collection: where failed tasks are moved to, in the same database; default: they stay among the
+            others. Give all apps of one tasks collection the same.
 
     Putting, waiting and working need trio and `async with app`; `app.blocking` needs neither.
     """
@@ -108,6 +111,7 @@ class StreamQ:
         timeout_s: float = TIMEOUT_S,
         safety_scan_s: float | None = SAFETY_SCAN_S,
         worker_id: str | None = None,
+        dead_letter_collection: str | None = None,
     ) -> None:
         if uri is not None and client is not None:
             raise UsageError("give uri or client, not both")
@@ -115,6 +119,8 @@ class StreamQ:
         self._given_client = client
         self._database = database
         self._collection = collection
+        self._dead_letters = dead_letter_collection
+        self._dead_letter_collection()
         self._lease_s = require_lease_s(lease_s)
         self._timeout_s = require_timeout_s(timeout_s) or TIMEOUT_S
         self._safety_scan_s = require_timeout_s(safety_scan_s, "safety_scan_s")
@@ -537,6 +543,12 @@ class StreamQ:
         """Where to look at stored tasks and put them right: find, export, requeue, delete, purge."""
         return Desk(self.services)
 
+    @property
+    def dead_letters(self) -> Desk:
+        """The same for failed tasks in their `dead_letter_collection`: a requeue moves them back among the tasks. Its
+        calls raise `UsageError` when the app has none."""
+        return Desk(self.services, dead_of)
+
     async def schedules(self) -> list[ScheduleInfo]:
         """List the stored schedules by name: those declared here, elsewhere, or long ago. Trips: 1."""
         services = self.services()
@@ -571,14 +583,32 @@ class StreamQ:
 
     def _connect(self) -> Store:
         if self._given_client is not None:
-            return MongoStore(self._given_client, self._database, self._collection, timeout_s=self._timeout_s)
+            return MongoStore(
+                self._given_client,
+                self._database,
+                self._collection,
+                timeout_s=self._timeout_s,
+                dead_letters=self._dead_letter_collection(),
+            )
         uri = self._uri or os.environ.get("STREAMQ_URI")
         if not uri:
             raise UsageError(
                 "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
                 "or use StreamQ.embedded() for a mongod of its own"
             )
-        return MongoStore.connect(uri, self._database, self._collection, timeout_s=self._timeout_s)
+        return MongoStore.connect(
+            uri,
+            self._database,
+            self._collection,
+            timeout_s=self._timeout_s,
+            dead_letters=self._dead_letter_collection(),
+        )
+
+    def _dead_letter_collection(self) -> str | None:
+        if self._dead_letters is None:
+            return None
+        taken = (self._collection, self._collection + ".meta")
+        return require_collection("dead_letter_collection", self._dead_letters, *taken)
 
     @property
     def client(self) -> Client:

@@ -45,6 +45,7 @@ from streamq.core.settlement import Settlement, Verdict, settlement_of
 from streamq.core.signals import TransactionAborted
 from streamq.core.telling import done_with, failed_by, outcome_of
 from streamq.core.transitions import is_terminal
+from streamq.desk import dead_of
 from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
 from streamq.ear import Ear
 from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable, StoreError, UsageError
@@ -199,6 +200,11 @@ class Blocking:
     def desk(self) -> BlockingDesk:
         """Where to look at stored tasks and put them right: find, export, requeue, delete, purge."""
         return BlockingDesk(self._open)
+
+    @property
+    def dead_letters(self) -> BlockingDesk:
+        """The same for failed tasks in their `dead_letter_collection`; as `StreamQ.dead_letters`."""
+        return BlockingDesk(lambda: dead_of(self._open()))
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""

@@ -45,8 +45,13 @@ class Desk:
     longer than the app's `timeout_s` raises `StoreUnavailable`.
     """
 
-    def __init__(self, services: Callable[[], Services]) -> None:
+    def __init__(self, services: Callable[[], Services], among: Callable[[Store], Store] | None = None) -> None:
         self._services = services
+        self._among = among
+
+    def _records(self) -> Store:
+        store = self._services().store
+        return store if self._among is None else self._among(store)
 
     # --- looking ----------------------------------------------------------------------------------------------
 
@@ -59,30 +64,30 @@ class Desk:
         """
         search, begin = search_of(sought), None if after is None else require_id(after, "after")
         require_count(limit, "limit", most=MOST_FOUND)
-        store = self._services().store
+        store = self._records()
         return [view_of(one) for one in await self._call(lambda: store.find(search, limit=limit, after=begin))]
 
     async def show(self, id: ObjectId | str) -> TaskView:
         """Return one task. Raises `TaskGone`. Trips: 1."""
         known = require_id(id)
-        return shown(known, await self._call(self._services().store.get, known))
+        return shown(known, await self._call(self._records().get, known))
 
     async def peek(self, queue: str, *, limit: int = 10, tail: bool = False) -> list[TaskView]:
         """Return the ready tasks that will be claimed first, or with `tail` last, in the order of claims. Claims
         nothing. Trips: 1."""
         require_queue(queue)
         require_count(limit, "limit", most=MOST_FOUND)
-        store = self._services().store
+        store = self._records()
         return [view_of(one) for one in await self._call(lambda: store.peek(queue, limit=limit, tail=tail))]
 
     async def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""
-        return await self._call(self._services().store.counts)
+        return await self._call(self._records().counts)
 
     async def counts_by_handler(self) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
         """Count the stored tasks as `{queue: {handler: {status: n}}}`; tasks without a handler are counted under "".
         Reads every task. Trips: 1."""
-        return await self._call(self._services().store.counts_by_handler)
+        return await self._call(self._records().counts_by_handler)
 
     def each(self, **sought: Unpack[Sought]) -> AsyncIterator[TaskView]:
         """Iterate over all tasks found, newest first, a page at a time: in bounded memory, however many they are.
@@ -99,7 +104,7 @@ class Desk:
         return self._pages(search_of(sought), line_of)
 
     def _pages(self, search: Search, load: Callable[[TaskDocument], T]) -> AsyncIterator[T]:
-        store = self._services().store
+        store = self._records()
         return Pages(lambda after: self._call(store.page, search, after), load)
 
     # --- putting right ----------------------------------------------------------------------------------------
@@ -116,7 +121,7 @@ class Desk:
         Raises `OutcomeUnknown`: look before repeating it, the tasks may have been requeued.
         """
         how = how_of(ObjectId(), delay_s, reset_attempts)
-        store = self._services().store
+        store = self._records()
         return [one for chunk in chunks(ids_of(ids)) for one in await self._call(store.requeue, chunk, how)]
 
     async def requeue_found(
@@ -126,7 +131,7 @@ class Desk:
         were found and not requeued. Trips: 2 or 3 per 500. Cancellation: safe between those."""
         how = how_of(ObjectId(), delay_s, reset_attempts)
         search = ended(sought)
-        store = self._services().store
+        store = self._records()
         report, after = RequeueReport(), None
         while ids := await self._call(_ids_of(store.ids, search, after)):
             report, after = report.with_items(await self._call(store.requeue, ids, how)), ids[-1]
@@ -138,7 +143,7 @@ class Desk:
         Raises `TaskRunning` for a running one; with `force` that is deleted too, and its holder gets `LeaseLost`. Who
         waits for it gets `TaskGone` within half a minute. Trips: 1 or 2.
         """
-        known, store = require_id(id), self._services().store
+        known, store = require_id(id), self._records()
         return was_deleted(known, await self._call(lambda: store.delete(known, force=force)))
 
     async def purge(self, *, older_than_s: float, **sought: Unpack[Sought]) -> int:
@@ -149,7 +154,7 @@ class Desk:
         """
         search = ended(sought)
         require_delay_s(older_than_s, "older_than_s")
-        store = self._services().store
+        store = self._records()
         count, after = 0, None
         while True:
             purged = await self._call(store.purge, search, older_than_s, after)
@@ -163,14 +168,14 @@ class Desk:
         Reads every task several times. Of a server that no app can be entered on `app.blocking.desk.check` tells.
         Trips: about 25. Cancellation: waits for its end.
         """
-        store = served(self._services().store)
+        store = served(self._records())
         require_bool("repair", repair)
         return await self._call(lambda: store.check(repair=repair))
 
     async def workers(self) -> list[WorkerView]:
         """List the processes that beat, and who else holds tasks. One that was killed is listed for a day.
         Trips: 2."""
-        return await self._call(served(self._services().store).workers)
+        return await self._call(served(self._records()).workers)
 
     async def _call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._services().bridge.call(function, *args)
@@ -203,6 +208,11 @@ def served(store: Store) -> MongoStore:
     if not isinstance(store, MongoStore):
         raise UsageError("this app is not on a MongoDB")
     return store
+
+
+def dead_of(store: Store) -> MongoStore:
+    """Return the dead letters of a store. Raises `UsageError` when it has none."""
+    return served(store).dead_letters()
 
 
 def require_bool(name: str, value: object) -> None:

@@ -92,6 +92,16 @@ def test_tasks_are_requeued_as_found(app: StreamQ, run: Run) -> None:
     assert app.blocking.counts() == {"a": {"ready": 2}, "b": {"ready": 1}}
 
 
+def test_dead_letters_are_requeued_from_their_collection(uri: str, database: str, run: Run) -> None:
+    app = StreamQ(uri, database=database, dead_letter_collection="dead")
+    ids = [fail(app) for _ in range(2)]
+    assert [json.loads(one)["id"] for one in run("export", "--collection", "dead")[1].splitlines()] == ids[::-1]
+    assert run("requeue", ids[0], "--dead-letters", "dead") == (0, "requeued 1\n", "")
+    assert run("requeue", "--queue", "q", "--dead-letters", "dead") == (0, "requeued 1\n", "")
+    assert app.blocking.counts() == {"q": {"ready": 2}}
+    app.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -100,6 +110,7 @@ def test_tasks_are_requeued_as_found(app: StreamQ, run: Run) -> None:
         (("requeue", "0" * 24, "--all"), "--all"),
         (("requeue", "--status", "running"), "status"),
         (("requeue", "--all", "--delay", "-1"), "delay_s"),
+        (("requeue", "--all", "--dead-letters", "a$b"), "dead_letter_collection"),
         (("purge",), "older-than"),
         (("purge", "--older-than", "-1"), "older_than_s"),
         (("purge", "--older-than", "0", "--status", "ready"), "status"),

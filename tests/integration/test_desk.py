@@ -11,7 +11,7 @@ import pytest
 import trio
 from bson import ObjectId
 
-from streamq import LeaseLost, OptionInvalid, Retry, StreamQ, TaskGone, TaskRunning
+from streamq import LeaseLost, OptionInvalid, Retry, StreamQ, TaskFailed, TaskGone, TaskRunning
 from streamq.core.search import Search
 from tests.integration.conftest import MakeApp
 
@@ -217,3 +217,38 @@ async def test_the_handler_of_a_deleted_task_is_cancelled(make_app: MakeApp) -> 
             await cancelled.wait()
         assert await app.desk.counts() == {}
         nursery.cancel_scope.cancel()
+
+
+async def test_a_dead_letter_is_waited_for_found_and_requeued(make_app: MakeApp) -> None:
+    app = make_app(dead_letter_collection="dead_letters")
+
+    @app.task(queue="q")
+    async def work(n: int) -> int:
+        return n
+
+    def fail() -> None:
+        task = app.blocking.queue("q").claim()
+        assert task is not None
+        task.fail("not yet", retry=False)
+
+    async with app, trio.open_nursery() as nursery:
+        handle = await work.put(7)
+        nursery.start_soon(trio.to_thread.run_sync, fail)
+        with pytest.raises(TaskFailed, match="not yet"):
+            await handle.result(10)
+        nursery.cancel_scope.cancel()
+    async with app, trio.open_nursery() as nursery:
+        assert [one.id for one in await app.dead_letters.find(handler="work", payload={"n": 7})] == [handle.id]
+        assert await app.desk.find() == []
+        assert (await app.dead_letters.requeue_found()).requeued == 1
+        await nursery.start(app.work)
+        assert await app.handle(handle.id).result(10) == 7
+        assert await app.dead_letters.counts() == {}
+        nursery.cancel_scope.cancel()
+    assert app.blocking.dead_letters.find() == []
+
+
+@pytest.mark.parametrize("name", ["", "tasks", "tasks.meta", "a$b", "system.x", 7, "a b"])
+def test_a_name_that_no_collection_of_dead_letters_can_have_is_refused(name: Any) -> None:
+    with pytest.raises(OptionInvalid, match="dead_letter_collection"):
+        StreamQ("mongodb://unused", dead_letter_collection=name)

@@ -47,13 +47,13 @@ HERE = Place()
 
 
 @contextmanager
-def opened(place: Place) -> Iterator[StreamQ]:
+def opened(place: Place, dead_letters: str | None = None) -> Iterator[StreamQ]:
     """Give an app without handlers at `place`. Raises `UsageError` when no server is named."""
     if not (place.uri or os.environ.get("STREAMQ_URI")):
         raise UsageError(
             "no server is named: give --uri or set STREAMQ_URI (to try things out, `streamq dev` runs one)"
         )
-    app = StreamQ()
+    app = StreamQ(dead_letter_collection=dead_letters)
     place.move(app)
     try:
         yield app

@@ -22,6 +22,7 @@ def requeue(
         bool, Parameter(negative=(), help="Go on counting attempts; one more is allowed if none is left.")
     ] = False,
     all: Annotated[bool, Parameter(negative=(), help="Every task that has ended, the succeeded ones too.")] = False,
+    dead_letters: Annotated[str | None, Parameter(help="From this collection: where failed tasks are.")] = None,
     which: Which = ANY,
     place: Place = HERE,
 ) -> None:
@@ -30,8 +31,8 @@ def requeue(
     sought = which.sought()
     if bool(known) + (which != ANY) + all != 1:
         raise UsageError("give the ids of tasks, or say which (e.g. --status failed --queue mail), or --all")
-    with opened(place) as app:
-        desk = app.blocking.desk
+    with opened(place, dead_letters) as app:
+        desk = app.blocking.desk if dead_letters is None else app.blocking.dead_letters
         if known:
             report = desk.requeue(known, delay_s=delay, reset_attempts=not keep_attempts)
             others = [one for one in report if one.verdict != "requeued"]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamq.core.document import BLOCKED, DELAYED, READY, RUNNING, TERMINAL
+from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, TERMINAL
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -102,6 +102,15 @@ INDEXES: Final = (
         partial={"unique_lock": {"$exists": True}},
         serves="putting: one task a unique key, whoever puts it; queries.twins: which task has it",
         unique=True,
+    ),
+)
+
+DEAD_INDEXES: Final = (
+    Index(
+        name="streamq_failed",
+        keys=(("finished_at", 1),),
+        partial={"status": FAILED},
+        serves="queries.dead: what moves to the collection for dead letters; made for those who have one",
     ),
 )
 

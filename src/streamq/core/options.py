@@ -21,6 +21,8 @@ from streamq.errors import OptionInvalid
 QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 """Linear, no operators, no `$`: a name is also a filter value, an index key and a label on a dashboard."""
 
+COLLECTION_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
 INT32: Final = 2**31
 LAST_SECOND: Final = timedelta(seconds=1)
 """Instants are rounded up to milliseconds, for which the very last one leaves no room."""
@@ -277,6 +279,15 @@ def require_text(name: str, value: object) -> str:
     """Return `value` if it is a short text that can be stored and indexed, else raise `OptionInvalid`."""
     if not isinstance(value, str) or not 1 <= len(value) <= TEXT_KEPT or "\0" in value or not _is_unicode(value):
         raise OptionInvalid(name, value, f"text of 1 to {TEXT_KEPT} characters without NUL and lone surrogates")
+    return value
+
+
+def require_collection(name: str, value: object, *taken: str) -> str:
+    """Return `value` if it can name a collection of our own besides those `taken`, else raise `OptionInvalid`."""
+    if not isinstance(value, str) or not COLLECTION_NAME.fullmatch(value) or value.startswith("system."):
+        raise OptionInvalid(name, value, "1 to 100 letters, digits or any of . _ -, not beginning with system.")
+    if value in taken:
+        raise OptionInvalid(name, value, "another collection than those of the tasks")
     return value
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from bson import ObjectId
 
 from streamq.core.claim import INT32, Ask
-from streamq.core.document import BLOCKED, DELAYED, READY, RUNNING, STATUSES, TERMINAL
+from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL
 from streamq.core.schedule import PREFIX
 
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
@@ -89,6 +89,12 @@ def beyond(wanted: Mapping[str, Any], after: Any, operator: str) -> dict[str, An
     By `$expr`, which compares ids of different types too: `{"_id": {"$lt": …}}` stops at the end of one type.
     """
     return dict(wanted) if after is None else {"$and": [wanted, {"$expr": {operator: ["$_id", {"$literal": after}]}}]}
+
+
+def dead() -> dict[str, Any]:
+    """Match failed tasks that nothing waits for any more: what moves to a collection for dead letters. Served by the
+    index `streamq_failed`."""
+    return {"status": FAILED, "follow_up": {"$exists": False}}
 
 
 def ended_before(older_than_s: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pymongo.database import Database
 
 from streamq.core import queries
 from streamq.core.checkup import CLOCK_S, IDS_SHOWN, OPLOG_HOURS, Checkup, Finding, Severity
-from streamq.core.indexes import INDEXES, META_INDEXES, Index
+from streamq.core.indexes import META_INDEXES, Index
 from streamq.core.invariants import INVARIANTS, Invariant
 from streamq.core.moves.repair import DID, UPDATES
 from streamq.core.workers import HOLDERS, ROWS_WITH_AGE, WorkerView, workers_of
@@ -43,18 +43,19 @@ def workers(tasks: Tasks) -> list[WorkerView]:
         return workers_of(list(tasks.quick.aggregate(ROWS_WITH_AGE)), list(tasks.quick.aggregate(HOLDERS)))
 
 
-def check(database: Database[Document], tasks: Tasks, *, repair: bool) -> Checkup:
+def check(database: Database[Document], tasks: Tasks, indexes: Sequence[Index], *, repair: bool) -> Checkup:
     """Look at everything. Trips: about 25, and 2 for each thing that is repaired. Raises `StoreUnavailable` when there
     is no server at all."""
-    return _Check(database, tasks, repair=repair).run()
+    return _Check(database, tasks, indexes, repair=repair).run()
 
 
 class _Check:
     """One check on its way: the findings gather in it."""
 
-    def __init__(self, database: Database[Document], tasks: Tasks, *, repair: bool) -> None:
+    def __init__(self, database: Database[Document], tasks: Tasks, indexes: Sequence[Index], *, repair: bool) -> None:
         self._database = database
         self._tasks = tasks
+        self._wanted = indexes
         self._repair = repair
         self._findings: list[Finding] = []
 
@@ -67,7 +68,7 @@ class _Check:
             self._majority()
         oplog_hours = self._oplog() if "setName" in hello else None
         if self._collection():
-            self._indexes(self._tasks.durable, INDEXES)
+            self._indexes(self._tasks.durable, self._wanted)
             self._indexes(self._tasks.meta, META_INDEXES)
             for invariant in INVARIANTS:
                 with self._asking(f"whether {invariant.what}"):

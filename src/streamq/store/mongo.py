@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 import pymongo
 from bson import ObjectId
 from pymongo.client_session import ClientSession
@@ -15,7 +17,7 @@ from streamq.core import queries
 from streamq.core.checkup import Checkup
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
-from streamq.core.indexes import INDEXES, META_INDEXES
+from streamq.core.indexes import DEAD_INDEXES, INDEXES, META_INDEXES, Index
 from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
@@ -27,12 +29,13 @@ from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
 from streamq.core.workers import WorkerView
-from streamq.errors import ClaimUnknown, OptionInvalid, StreamQError
+from streamq.errors import ClaimUnknown, OptionInvalid, StoreError, StreamQError, UsageError
 from streamq.store import (
     cancelling,
     checking,
     claiming,
     controlling,
+    dead_letters,
     following,
     looking,
     putting,
@@ -45,8 +48,8 @@ from streamq.store import (
     transactions,
 )
 from streamq.store.clock import ServerClock
-from streamq.store.collections import Document, tasks_of
-from streamq.store.contract import Claimed, Deleted, Firing, Purged, Tick
+from streamq.store.collections import Document, Tasks, tasks_of
+from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Tick
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -70,22 +73,32 @@ class MongoStore:
         *,
         owns_client: bool = False,
         timeout_s: float = TIMEOUT_S,
+        dead_letters: str | None = None,
     ) -> None:
         self.client = client
         self._owns_client = owns_client
         with reading(f"use database {database!r} and collection {collection!r}"):  # names are checked here
             self._database = client[database]
             self._tasks = tasks_of(self._database, collection, timeout_s)
+            self._dead = None if dead_letters is None else tasks_of(self._database, dead_letters, timeout_s)
         self._clock = ServerClock(self._ask_time)
         self._swept_to: following.Place | None = None
         self._transaction_s: float | None = None
 
     @classmethod
-    def connect(cls, uri: str, database: str, collection: str = "tasks", *, timeout_s: float = TIMEOUT_S) -> MongoStore:
+    def connect(
+        cls,
+        uri: str,
+        database: str,
+        collection: str = "tasks",
+        *,
+        timeout_s: float = TIMEOUT_S,
+        dead_letters: str | None = None,
+    ) -> MongoStore:
         """Make a store with a client of its own, configured as streamq wants it. Nothing is sent yet."""
         client = connect(uri)
         try:
-            return cls(client, database, collection, owns_client=True, timeout_s=timeout_s)
+            return cls(client, database, collection, owns_client=True, timeout_s=timeout_s, dead_letters=dead_letters)
         except StreamQError:
             client.close()
             raise
@@ -95,7 +108,7 @@ class MongoStore:
         with self._tasks.deadline():
             check_server(self._database)
             until = time.monotonic() + self._tasks.timeout_s
-            make_indexes(self._tasks.durable, INDEXES, until)
+            make_indexes(self._tasks.durable, self.indexes, until)
             make_indexes(self._tasks.meta, META_INDEXES, until)
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
@@ -132,7 +145,15 @@ class MongoStore:
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """See `Store.settle`."""
-        return settling.settle(self._tasks, settlements) if settlements else []
+        if not settlements:
+            return []
+        verdicts = settling.settle(self._tasks, settlements)
+        if self._dead is None:
+            return verdicts
+        if any(one.move == "fail" for one in settlements):
+            with contextlib.suppress(StoreError):  # the scheduler's look does it, and tells why it cannot
+                dead_letters.bury(self.client, self._tasks, self._dead)
+        return dead_letters.settled_there(self._dead, settlements, verdicts)
 
     def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
         """See `Store.cancel`."""
@@ -163,7 +184,15 @@ class MongoStore:
 
     def tick(self) -> Tick:
         """See `Store.tick`."""
-        return ticking.tick(self._tasks)
+        done = ticking.tick(self._tasks)
+        if self._dead is None:
+            return done
+        try:
+            dead_letters.bury(self.client, self._tasks, self._dead)
+        except StoreError as error:
+            stuck = Refused("dead letters", str(error))
+            return msgspec.structs.replace(done, refused=(*done.refused, stuck))
+        return done
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """See `Store.declare`."""
@@ -229,7 +258,11 @@ class MongoStore:
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`. Trips: 1."""
         with reading("read a task"), self._tasks.deadline():
-            document = self._tasks.committed.find_one({"_id": id, "status": {"$exists": True}})
+            wanted = {"_id": id, "status": {"$exists": True}}
+            document = self._tasks.committed.find_one(wanted)
+            if document is None and self._dead is not None:
+                # Moved there; or, between the two looks, moved back.
+                document = self._dead.committed.find_one(wanted) or self._tasks.committed.find_one(wanted)
             return None if document is None else looking.as_task(document)
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
@@ -285,7 +318,19 @@ class MongoStore:
 
     def check(self, *, repair: bool = False) -> Checkup:
         """Check the server, the collection and the tasks; see `checking`."""
-        return checking.check(self._database, self._tasks, repair=repair)
+        return checking.check(self._database, self._tasks, self.indexes, repair=repair)
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        """The indexes of the tasks collection that this store needs."""
+        return INDEXES if self._dead is None else (*INDEXES, *DEAD_INDEXES)
+
+    def dead_letters(self) -> MongoStore:
+        """Return the collection of the dead letters, to look at as at tasks; a requeue moves them back. Raises
+        `UsageError` when there is none."""
+        if self._dead is None:
+            raise UsageError("this app keeps its failed tasks among the others: give it dead_letter_collection=")
+        return DeadLetters(self, self._dead)
 
     def now(self) -> datetime:
         """See `Store.now`. Trips: 1 in 30 s, else 0."""
@@ -302,3 +347,16 @@ class MongoStore:
                 "hello", codec_options=self._tasks.quick.codec_options
             )["localTime"]
         return said
+
+
+class DeadLetters(MongoStore):
+    """The dead letters of a store, as `contract.Records`: what is done on the road of a task is not done here."""
+
+    def __init__(self, store: MongoStore, dead: Tasks) -> None:
+        super().__init__(store.client, store._database.name, dead.durable.name, timeout_s=dead.timeout_s)
+        self._clock = store._clock
+        self._living = store._tasks
+
+    def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
+        """See `Store.requeue`: those that begin again are moved back."""
+        return dead_letters.requeue(self.client, self._living, self._tasks, ids, how, self.now())
