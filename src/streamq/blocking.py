@@ -128,7 +128,10 @@ class Blocking:
         succeed, `ResultTimeout` after `timeout_s` seconds (the task goes on; ask again), `TaskGone` when it is not
         stored any more, `UsageError` when the task is deleted at its success.
         """
-        document = self.wait(id, timeout_s)
+        return self.result_of(self.wait(id, timeout_s))
+
+    def result_of(self, document: TaskDocument) -> Any:
+        """Read the result of a task that has ended. Raises `TaskFailed`."""
         if document["status"] != SUCCEEDED:
             raise failure_of_task(document)
         return self._load(document)
@@ -513,6 +516,16 @@ class BlockingTask:
         (verdict,) = self._store.settle([settlement])
         self.ended(verdict)
         return verdict
+
+    @property
+    def lease_s(self) -> float:
+        """How long its lease lasts, by its claim or the last extension."""
+        return self._claim.lease_s
+
+    @property
+    def is_settled(self) -> bool:
+        """Say whether it was settled here."""
+        return self._verdict is not None
 
     def require_held(self) -> Claim:
         """Return the claim, if the task was not settled here. Raises `LeaseLost`, `UsageError`."""

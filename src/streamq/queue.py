@@ -59,10 +59,16 @@ class Queue:
             reply = require_accepted(new, answer)
         return self._handle(new, reply)
 
-    async def put_many(self, payloads: Iterable[Any], **options: Unpack[PutOptions]) -> list[Handle[Any]]:
-        """Put one task a payload, all with the same options; see `StreamQ.put_many` for what an error means."""
+    async def put_many(
+        self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
+    ) -> list[Handle[Any]]:
+        """Put one task a payload, all with the same options; see `StreamQ.put_many` for `session` and errors."""
         tasks = [self.new(payload, **options) for payload in payloads]
-        replies = await self._door.services().putter.put_many(tasks)
+        services = self._door.services()
+        if session is None:
+            replies = await services.putter.put_many(tasks)
+        else:
+            replies = await services.bridge.call(services.store.put, tasks, session)
         return [self._handle(new, reply) for new, reply in zip(tasks, replies, strict=True)]
 
     async def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> Task | None:

@@ -91,3 +91,7 @@ def test_recurring(uri: str) -> None:
         "beat: every 1000 ms, off",
         "report: cron 30 2 * * * Europe/Berlin, on",
     ]
+
+
+def test_asyncio_program(uri: str) -> None:
+    assert run("asyncio_program.py", uri) == "[0, 1, 4, 9]\n"

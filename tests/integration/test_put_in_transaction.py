@@ -94,3 +94,31 @@ async def test_put_from_trio_takes_a_session_too(uri: str, database: str) -> Non
             await mail.put("dropped", session=session)
             session.abort_transaction()
         assert (await app.counts())["mail"] == {"ready": 1}
+
+
+async def test_puts_of_a_transaction_wake_another_process_at_the_commit_and_never_before(
+    uri: str, database: str
+) -> None:
+    app, other = StreamQ(uri, database=database), StreamQ(uri, database=database, safety_scan_s=None)
+
+    @app.task(queue="mail")
+    async def send(to: int) -> None: ...
+
+    async with app, other:
+        with app.client.start_session() as session:
+            session.start_transaction()
+            await app.put_many([send.new(0)], session=session)
+            session.abort_transaction()
+            session.start_transaction()
+            await app.put_many([send.new(1), send.options(priority=1).new(2)], session=session)
+            await app.queue("mail").put_many([3], session=session)
+            assert await other.queue("mail").claim(wait_s=0.3) is None
+            session.commit_transaction()
+        got: list[object] = []
+        while len(got) < 3:
+            task = await other.queue("mail").claim(wait_s=10)
+            assert task is not None
+            await task.succeed()
+            got.append(task.payload)
+        assert got == [{"to": 2}, {"to": 1}, 3]
+        assert await other.queue("mail").claim() is None
