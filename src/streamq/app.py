@@ -42,6 +42,7 @@ from streamq.core.schedule import ScheduleInfo
 from streamq.core.schema import Schema
 from streamq.core.search import Sought, search_of
 from streamq.core.sharing import Shared
+from streamq.core.unclaimed import Unclaimed
 from streamq.desk import Desk, dead_of
 from streamq.drafting import (
     require_callable_bare,
@@ -533,6 +534,12 @@ class StreamQ:
         handling = self._handlers.get(document.get("task") or "")
         stored = document.get("result")
         return from_stored(stored) if handling is None else handling.schema.load_result(stored)
+
+    async def unclaimed(self) -> list[Unclaimed]:
+        """Count ready tasks whose handler no live worker knows, by queue and handler; without trio:
+        `app.store.unclaimed()`. A worker that came less than 15 s ago may not be counted on yet. Trips: 2."""
+        services = self.services()
+        return await services.bridge.call(services.store.unclaimed)
 
     async def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""

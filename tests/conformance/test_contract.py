@@ -16,6 +16,7 @@ from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
 from streamq.core.search import Search
 from streamq.core.settlement import SettleMove
+from streamq.core.unclaimed import Unclaimed
 from streamq.errors import ClaimUnknown
 
 if TYPE_CHECKING:
@@ -832,3 +833,12 @@ def test_what_is_read_can_be_changed_without_changing_what_is_stored(lab: Lab) -
     (claim,) = lab.claim()
     claim.payload["list"].append(5)
     assert lab.stored(id)["payload"] == {"list": [1]}
+
+
+def test_ready_tasks_that_no_member_knows_the_handler_of_are_counted(lab: Lab) -> None:
+    for queue, task in (("q", "known"), ("q", "new"), ("q", "new"), ("p", "known"), ("any", "x"), ("any", None)):
+        lab.put(queue, task=task)
+    lab.claim(1, queue="p")
+    served = ({"queue": "q", "only": ["known"]}, {"queue": "any"})
+    lab.store.beat(msgspec.structs.replace(lab.member(queues=("q", "any")), serves=served))
+    assert lab.store.unclaimed() == [Unclaimed("q", "new", 2)]

@@ -37,6 +37,7 @@ class Member(msgspec.Struct, frozen=True):
     slots: int
     lease_s: float  # the shortest lease it uses
     worker: str | None = None  # what it writes on the tasks it claims; None: its id
+    serves: tuple[dict[str, Any], ...] = ()  # which handlers (`only`; absent: any) of which `queue` it claims
 
     @property
     def row_id(self) -> str:
@@ -71,6 +72,8 @@ def beat_update(member: Member) -> list[dict[str, Any]]:
         "beat_at": "$$NOW",
         "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
     }
+    if member.serves:
+        fields["serves"] = {"$literal": list(member.serves)}
     if member.worker is not None:
         fields["worker"] = {"$literal": member.worker}
     return [{"$set": fields}]

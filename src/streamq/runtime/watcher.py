@@ -13,7 +13,7 @@ The barrier is the write of the member's own row, which registers the process as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -25,7 +25,7 @@ from streamq.core.wakes import Interest
 from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.canceller import Canceller
-from streamq.runtime.intake import Early, Intake
+from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
@@ -345,7 +345,8 @@ class Watcher:
     def _row(self) -> Member:
         queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
         lease_s = min((intake.wants.shortest_lease_s for intake in self._intakes), default=self._member.lease_s)
-        return msgspec.structs.replace(self._member, queues=queues, lease_s=lease_s)
+        serves = tuple(_served(intake.wants) for intake in self._intakes)
+        return msgspec.structs.replace(self._member, queues=queues, lease_s=lease_s, serves=serves)
 
     async def _refuse(self, error: StoreError) -> None:
         """Tell those who wait for an opening why it did not come. For those served before it is tried again."""
@@ -361,3 +362,8 @@ class Watcher:
             await self._bridge.call(self._store.leave, self._member)
         except StoreError as error:
             self._journal.write("store error", doing="leave", error=error)
+
+
+def _served(wants: Wants) -> dict[str, Any]:
+    only = {} if wants.only is None else {"only": list(wants.only)}
+    return {"queue": wants.queue} | only

@@ -25,6 +25,7 @@ from streamq.core.requeued import Requeued
 from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
+from streamq.core.unclaimed import Unclaimed
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown
@@ -234,6 +235,9 @@ class Store(Records, Protocol):
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
         """Make sure the end of task `id` is told to `member_id`, then read it, majority-committed."""
+
+    def unclaimed(self) -> list[Unclaimed]:
+        """Count ready tasks whose handler no live member knows, by queue and handler."""
 
     def now(self) -> datetime:
         """The server's time: as last heard plus monotonic time since."""

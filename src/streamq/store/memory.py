@@ -7,7 +7,7 @@ One thread only. Its clock is passed in.
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -37,6 +37,7 @@ from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, 
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.transitions import is_terminal
+from streamq.core.unclaimed import Unclaimed, unclaimed_of
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
@@ -531,6 +532,12 @@ class MemoryStore:
             if one.verdict == "requeued":
                 self._tell(self.documents[one.id])
         return requeued
+
+    def unclaimed(self) -> list[Unclaimed]:
+        """See `Store.unclaimed`."""
+        ready = Counter((one["queue"], one["task"]) for one in self.documents.values() if one["status"] == READY)
+        served = [one for member in self.members.values() for one in member.serves]
+        return unclaimed_of(served, [(queue, task, count) for (queue, task), count in ready.items()])
 
     def now(self) -> datetime:
         """See `Store.now`."""
