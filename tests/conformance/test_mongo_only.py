@@ -755,3 +755,22 @@ def test_two_unknown_claims_of_one_queue_are_abandoned_apart(mongo: MongoLab) ->
     (first,), (second,) = mongo.claim(1), mongo.claim(1)
     assert mongo.store.abandon(ClaimUnknown("q", first.claim_id, (first.id, second.id), 0.0, "test")) == 1
     assert mongo.stored(second.id)["status"] == "running"
+
+
+# --- plans of what follows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (queries.children([ObjectId()]), "streamq_blocked_by"),
+        (queries.marked(), "streamq_follow_up"),
+        (queries.turns("q", ["g"]), "streamq_group"),
+        (queries.oldest("q", "g")[0]["$match"], "streamq_blocked"),
+    ],
+)
+def test_followers_are_found_by_an_index_of_their_own(mongo: MongoLab, wanted: dict[str, Any], index: str) -> None:
+    mongo.store.put([mongo.new(options={"group": f"g{n}"}) for n in range(20)])
+    mongo.store.tick()
+    plan = str(mongo.mongo._tasks.quick.find(wanted).explain()["queryPlanner"]["winningPlan"])
+    assert f"'indexName': '{index}'" in plan
