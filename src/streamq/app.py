@@ -28,6 +28,7 @@ from streamq.core.options import (
     require_collection,
     require_count,
     require_delay_s,
+    require_expires_in_s,
     require_id,
     require_keep_s,
     require_lease_s,
@@ -89,6 +90,8 @@ class StreamQ:
         payload_limit_bytes: the largest payload or result, encoded.
         timeout_s: how long one call to the server may take, its retries included, in seconds.
         safety_scan_s: how often queues are looked at whatever the stream says; None: never. A backstop.
+        expires_in_s: a task that is not started within so many seconds of its put ends in `expired`. Default: never.
+            For handlers and puts that say nothing else.
         worker_id: what this process is called on the tasks it claims and in their errors, 1 to 200 characters; default:
             a random name. Processes may share one; nothing but what people read depends on it.
         dead_letter_collection: where failed tasks are moved to, in the same database; default: they stay among the
@@ -111,6 +114,7 @@ class StreamQ:
         payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES,
         timeout_s: float = TIMEOUT_S,
         safety_scan_s: float | None = SAFETY_SCAN_S,
+        expires_in_s: float | None = None,
         worker_id: str | None = None,
         dead_letter_collection: str | None = None,
     ) -> None:
@@ -129,6 +133,7 @@ class StreamQ:
         self._retry = require_retry(retry)
         self._keep_s = None if keep_s is None else require_keep_s(keep_s)
         self._keep_failed_s = None if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
+        self._expires_in_s = None if expires_in_s is None else require_expires_in_s(expires_in_s)
         self._worker_id = None if worker_id is None else require_text("worker_id", worker_id)
         self._handlers: dict[str, Handling] = {}
         self._limits: dict[str, Limits] = {}
@@ -190,6 +195,7 @@ class StreamQ:
         every_s: float | None = ...,
         missed: Missed | None = ...,
         overlap: bool | None = ...,
+        expires_in_s: float | None = ...,
     ) -> Declare: ...
 
     def task(
@@ -210,13 +216,15 @@ class StreamQ:
         every_s: float | None = None,
         missed: Missed | None = None,
         overlap: bool | None = None,
+        expires_in_s: float | None = None,
     ) -> Any:
         """Declare a handler, as `@app.task` or `@app.task(queue="images", timeout_s=30)`.
 
         Its signature is the schema of its payload. An `async def` runs in the worker's trio loop, any other function
         in a thread. `name` is what is stored (default: the function's own name) and must stay the same while tasks
         wait. `timeout_s` limits one attempt. `lease_s` is how long a worker that died, froze or lost the network
-        keeps a task from others (default: the queue's). Raises `UsageError` naming the parameter that cannot be stored.
+        keeps a task from others (default: the queue's). `expires_in_s` is how soon after its put a task must be started
+        (math.inf: no limit, whatever the app says). Raises `UsageError` naming the parameter that cannot be stored.
 
         `cron` (five fields, in the time zone `tz`, default UTC) or `every_s` (seconds from 1 to ten years) make it
         recur while a worker that declares it runs: one task without arguments for each slot. `missed` says what
@@ -241,6 +249,7 @@ class StreamQ:
                     self._keep_failed_s if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
                 ),
                 lease_s=None if lease_s is None else require_lease_s(lease_s),
+                expires_in_s=self._expires_in_s if expires_in_s is None else require_expires_in_s(expires_in_s),
                 limit_bytes=self._limit_bytes,
                 recurrence=recurrence,
             )
@@ -286,6 +295,7 @@ class StreamQ:
             lease_s=self._lease_s,
             keep_s=self._keep_s,
             keep_failed_s=self._keep_failed_s,
+            expires_in_s=self._expires_in_s,
             limit_bytes=self._limit_bytes,
         )
         return Queue(require_queue(name), settings, self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from bson import ObjectId
 from streamq.core.codec import require_size, to_stored
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.new_task import NewTask
-from streamq.core.options import Options
+from streamq.core.options import Options, require_longer
 from streamq.core.schedule import Schedule
 from streamq.errors import OptionInvalid, UsageError
 
@@ -56,7 +57,12 @@ def _new(
     settings: Handling | BareSettings,
     reply_to: str | None,
 ) -> NewTask:
-    """Fill up what the options leave open by what was declared."""
+    """Fill up what the options leave open by what was declared. Raises `OptionInvalid`."""
+    expires_in_s = options.expires_in_s
+    if expires_in_s is None and options.expires_at is None:
+        expires_in_s = settings.expires_in_s
+    if expires_in_s is not None:
+        require_longer("expires_in_s", expires_in_s, options.delay_s)
     return NewTask(
         id=options.id or ObjectId(),
         queue=queue,
@@ -67,6 +73,7 @@ def _new(
         priority=settings.priority if options.priority is None else int(options.priority),  # stored: a plain int
         keep_s=settings.keep_s if options.keep_s is None else options.keep_s,
         keep_failed_s=settings.keep_failed_s if options.keep_failed_s is None else options.keep_failed_s,
+        expires_in_s=None if expires_in_s == math.inf else expires_in_s,
         reply_to=reply_to,
     )
 

@@ -51,6 +51,7 @@ class Lab:
         priority: int = 0,
         keep_s: float | None = None,
         keep_failed_s: float | None = None,
+        expires_in_s: float | None = None,
         reply_to: str | None = None,
         id: ObjectId | None = None,
         options: PutOptions | None = None,
@@ -65,6 +66,7 @@ class Lab:
             priority=priority,
             keep_s=keep_s,
             keep_failed_s=keep_failed_s,
+            expires_in_s=expires_in_s,
             reply_to=reply_to,
         )
 
@@ -201,9 +203,10 @@ class MongoLab(Lab):
                     f"${name}",
                 ]
             }
-            for name in ("due_at", "lease_until")
+            for name in ("due_at", "lease_until", "expires_at", "lifetime_until", "total_until")
         }
-        self.mongo._tasks.durable.update_many({"status": {"$in": ["delayed", "blocked", "running"]}}, [{"$set": moved}])
+        # An absent field stays absent: in a pipeline it is not set to itself.
+        self.mongo._tasks.durable.update_many({"status": {"$exists": True}}, [{"$set": moved}])
         filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", ms]}}}
         self.mongo._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
         ends = {"remove_at": {"$subtract": ["$remove_at", ms]}}

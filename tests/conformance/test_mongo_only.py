@@ -165,11 +165,11 @@ def test_a_claim_is_guarded_by_the_attempt_it_read(mongo: MongoLab, monkeypatch:
     id, untouched = mongo.put(), mongo.put()
     take = claiming.take
 
-    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any) -> set[ObjectId]:
+    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any, **how: Any) -> set[ObjectId]:
         monkeypatch.undo()
         (claim,) = mongo.claim(ids=(id,))
         mongo.settle(claim, "retry", error=Raised(type="E", message="m"))
-        return take(tasks, ask, wanted, refused)
+        return take(tasks, ask, wanted, refused, **how)
 
     monkeypatch.setattr(claiming, "take", slowly)
     first = mongo.store.claim(mongo.ask(2))
@@ -629,6 +629,11 @@ def crowd(uri_of_module: str) -> Iterator[MongoStore]:
     tasks.insert_many((document("ready") for _ in range(CROWD)), ordered=False)
     tasks.insert_many((document("ready", queue="strangers", task=f"u{n}") for n in range(2_000)), ordered=False)
     tasks.insert_many((document("ready", queue="strangers", task="mine") for n in range(20)), ordered=False)
+    ahead, over = (dict.fromkeys(("expires_at", "lifetime_until"), now + timedelta(hours=n)) for n in (24, -1))
+    tasks.insert_many((document("ready", **ahead) for _ in range(1_000)), ordered=False)
+    tasks.insert_many((document("ready", queue="late", **over) for _ in range(20)), ordered=False)
+    tasks.insert_many((document("ready", queue="late", attempt=1, **over) for _ in range(9)), ordered=False)
+    tasks.insert_many((document("expired", queue="late", expires_at=now) for n in range(9)), ordered=False)
     later = (document("delayed", due_at=now + timedelta(days=1, seconds=n)) for n in range(CROWD))
     tasks.insert_many(later, ordered=False)
     tasks.insert_many((document("delayed", due_at=now - timedelta(seconds=n + 1)) for n in range(20)), ordered=False)
@@ -668,6 +673,7 @@ def ask_of(limit: int = 10, **more: Any) -> Ask:
     return Ask(limit=limit, **(given | more))
 
 
+@pytest.mark.parametrize("beside", [{}, queries.UNEXPIRED], ids=["", "expiry"])
 @pytest.mark.parametrize(
     "more",
     [
@@ -677,8 +683,10 @@ def ask_of(limit: int = 10, **more: Any) -> Ask:
     ],
     ids=["all", "spare", "many handlers"],
 )
-def test_claiming_ten_of_100_000_examines_ten_keys(crowd: MongoStore, more: dict[str, Any]) -> None:
-    plan = plan_of_find(crowd, queries.ready(ask_of(**more)), dict(queries.CLAIM_ORDER), 10)
+def test_claiming_ten_of_100_000_examines_ten_keys(
+    crowd: MongoStore, more: dict[str, Any], beside: dict[str, Any]
+) -> None:
+    plan = plan_of_find(crowd, queries.ready(ask_of(**more)) | beside, dict(queries.CLAIM_ORDER), 10)
     assert plan.stages == ["LIMIT", "FETCH", "IXSCAN streamq_claim"]
     assert plan.returned == 10
     assert plan.keys <= 12
@@ -708,6 +716,8 @@ def test_claiming_by_ids_looks_at_these_only(crowd: MongoStore) -> None:
     [
         (queries.due(), "due_at", "streamq_due", 20),
         (queries.lease_ended(), "lease_until", "streamq_lease", 20),
+        (queries.expired(), "expires_at", "streamq_expire", 20),
+        (queries.outlived(), "lifetime_until", "streamq_lifetime", 29),
     ],
 )
 def test_timers_read_their_index_up_to_now_only(
@@ -721,7 +731,13 @@ def test_timers_read_their_index_up_to_now_only(
 
 
 @pytest.mark.parametrize(
-    ("stages", "index"), [(queries.next_due(), "streamq_due"), (queries.next_lease_end(), "streamq_lease")]
+    ("stages", "index"),
+    [
+        (queries.next_due(), "streamq_due"),
+        (queries.next_lease_end(), "streamq_lease"),
+        (queries.next_expiry(), "streamq_expire"),
+        (queries.next_lifetime_end(), "streamq_lifetime"),
+    ],
 )
 def test_the_next_instant_is_one_key(crowd: MongoStore, stages: list[dict[str, Any]], index: str) -> None:
     plan = plan_of(crowd, {"aggregate": "tasks", "pipeline": stages, "cursor": {}})

@@ -56,7 +56,17 @@ from streamq.store.mongo import MongoStore
 EXAMPLES, STEPS = 60, 50
 TOLERANCE_S = 100.0
 LONG_S = (500.0, 1_500.0, 2_500.0)
-INSTANTS = ("due_at", "lease_until", "remove_at", "started_at", "finished_at", "created_at")
+INSTANTS = (
+    "expires_at",
+    "lifetime_until",
+    "total_until",
+    "due_at",
+    "lease_until",
+    "remove_at",
+    "started_at",
+    "finished_at",
+    "created_at",
+)
 
 # Skewed on purpose: a step that finds nothing to do tests nothing.
 queues = st.sampled_from(["a", "a", "a", "b"])
@@ -110,13 +120,25 @@ class Model(RuleBasedStateMachine):
         max_attempts=st.sampled_from([1, 1, 2, 3]),
         delay_s=st.one_of(st.none(), st.none(), durations),
         keep_s=st.sampled_from([None, 0.0, 1_500.0]),
+        expires_in_s=st.one_of(st.none(), st.none(), durations),
+        lifetime_s=st.one_of(*[st.none()] * 5, durations),
         keep_failed_s=st.sampled_from([None, None, 0.0, 2_500.0]),
         reply_to=st.sampled_from([None, "m1"]),
         rate_key=st.sampled_from([None, "k", "k", "l"]),
         count=st.integers(1, 3),
     )
-    def put(self, count: int, delay_s: float | None, queue: str, rate_key: str | None = None, **more: Any) -> None:
-        options = Options(delay_s=delay_s, rate_key=rate_key)
+    def put(
+        self,
+        count: int,
+        delay_s: float | None,
+        queue: str,
+        rate_key: str | None = None,
+        lifetime_s: float | None = None,
+        **more: Any,
+    ) -> None:
+        if lifetime_s is not None:
+            lifetime_s += delay_s or 0
+        options = Options(delay_s=delay_s, rate_key=rate_key, lifetime_s=lifetime_s)
         new = [NewTask(ObjectId(), queue, payload={"n": n}, options=options, **more) for n in range(count)]
         assert self.real.put(new) == self.memory.put(new)
 
@@ -379,9 +401,18 @@ class Model(RuleBasedStateMachine):
         real, memory = self.real.tick(), self.memory.tick()
         assert sorted(real.released) == sorted(memory.released)
         assert (real.failed, real.followed) == (memory.failed, memory.followed)
+        assert (real.expired, real.removed) == (memory.expired, memory.removed)
         assert (real.next_s is None) == (memory.next_s is None)
         if real.next_s is not None and memory.next_s is not None:
             assert abs(real.next_s - memory.next_s) < TOLERANCE_S
+
+    @rule(queue=queues, expires_in_s=durations)
+    def nobody_starts_in_time(self, queue: str, expires_in_s: float) -> None:
+        """Long enough for a task to expire, and a claim before the timer has seen to it."""
+        new = [NewTask(ObjectId(), queue, "t", None, Options(), 3, expires_in_s=expires_in_s)]
+        assert self.real.put(new) == self.memory.put(new)
+        self.time_passes(2)
+        self._claim(Ask(queue, 4, os.urandom(16), 1_500.0, "w"))
 
     @rule(thousands=st.integers(1, 3))
     def time_passes(self, thousands: int) -> None:

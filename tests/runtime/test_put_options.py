@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import pytest
 import trio
 
-from streamq import Handle, OptionInvalid, Priority, StreamQ, TaskFailed, TaskInfo, current_task
+from streamq import Handle, OptionInvalid, Priority, StreamQ, TaskFailed, TaskGone, TaskInfo, current_task
 from streamq.bridge import InlineBridge
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
@@ -102,3 +103,89 @@ async def test_two_processes_of_one_name_are_two_members() -> None:
 def test_an_app_refuses_what_cannot_be_stored_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(OptionInvalid, match=name):
         memory_app(**{name: value})
+
+
+# --- expiry and lifetime -------------------------------------------------------------------------------------------
+
+
+async def test_waiting_for_a_task_that_expires_ends_at_the_instant() -> None:
+    app = memory_app()
+    ran: list[int] = []
+
+    @app.task(queue="a")
+    async def busy() -> None:
+        await trio.sleep(1_000)
+
+    @app.task(queue="a", expires_in_s=60)
+    async def job() -> None:
+        ran.append(1)
+
+    async with working(app, slots=1):
+        await busy.put()
+        handle = await job.put()
+        with pytest.raises(TaskFailed) as caught:
+            await handle.result()
+        assert caught.value.status == "expired"
+        assert trio.current_time() == pytest.approx(60, abs=0.5)
+        await trio.sleep(2_000)
+        assert ran == []
+
+
+async def test_an_expiry_of_a_queue_nobody_works_on_is_seen_to_by_any_worker() -> None:
+    app = memory_app()
+
+    @app.task(queue="a")
+    async def job() -> None: ...
+
+    async with working(app):
+        await trio.sleep(100)
+        handle = await app.queue("b").put(1, expires_in_s=5)
+        with pytest.raises(TaskFailed, match="expired"):
+            await handle.result()
+        assert trio.current_time() == pytest.approx(105, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("of_app", "of_put", "expected"), [(None, None, None), (9, None, 9), (9, 5, 5), (9, math.inf, None)]
+)
+async def test_the_nearest_word_on_the_expiry_of_a_bare_task_counts(
+    of_app: float | None, of_put: float | None, expected: float | None
+) -> None:
+    app = memory_app(expires_in_s=of_app)
+    async with app:
+        document = stored(app, await app.queue("q").put(1, expires_in_s=of_put))
+        expiry = document.get("expires_at")
+        assert (None if expiry is None else (expiry - document["created_at"]).total_seconds()) == expected
+
+
+@pytest.mark.parametrize("state", ["running", "ready"])
+async def test_waiting_for_a_task_that_outlives_its_time_ends_at_the_instant(state: str) -> None:
+    app = memory_app()
+    ended: list[float] = []
+
+    @app.task(queue="a")
+    async def job() -> None:
+        try:
+            await trio.sleep(1_000)
+        finally:
+            ended.append(trio.current_time())
+
+    async with working(app, slots=1):
+        if state == "ready":
+            await job.put()
+        handle = await job.options(lifetime_s=62).put()
+        with pytest.raises(TaskGone):
+            await handle.result()
+        assert trio.current_time() == pytest.approx(62, abs=0.5)
+        await trio.sleep(20)
+        assert (len(ended) == 1) == (state == "running")  # its holder heard of it at the next beat
+        assert handle.id not in cast(MemoryStore, app.store).documents
+
+
+@pytest.mark.parametrize(("name", "value"), [("expires_in_s", 0), ("expires_in_s", "5")])
+def test_an_app_and_a_handler_refuse_an_expiry_that_is_none(name: str, value: Any) -> None:
+    with pytest.raises(OptionInvalid, match=name):
+        memory_app(**{name: value})
+    app = memory_app()
+    with pytest.raises(OptionInvalid, match=name):
+        app.task(**{name: value})(len)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from streamq.core import options
 from streamq.core.new_task import PutReply
-from streamq.core.options import Options, options_of, require_count, require_queue
+from streamq.core.options import Options, PutOptions, options_of, require_count, require_queue
 from streamq.core.priority import Priority
 from streamq.core.retry import MAX_DELAY_S
 from streamq.errors import OptionInvalid
@@ -30,18 +30,23 @@ PARENTS_BAD: list[Any] = [
     *([ObjectId()] * 10_001, iter([ObjectId()])),
 ]
 PARENTS_GOOD: list[Any] = [(), (ObjectId(),), (ObjectId(), ObjectId())]
+INSTANTS_BAD: list[Any] = [
+    *(datetime(2030, 1, 1), 1e9, "2030-01-01", AT.date()),
+    datetime.max.replace(tzinfo=UTC),
+    datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+    datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+]
+INSTANTS_GOOD: list[Any] = [AT, datetime(1960, 1, 1, tzinfo=UTC), AT.astimezone(timezone(timedelta(hours=5)))]
 BAD: dict[str, list[Any]] = {
     "delay_s": SECONDS_BAD,
     "keep_s": SECONDS_BAD,
     "keep_failed_s": SECONDS_BAD,
     "rate_key": ["", "x" * 201, "a\0b", "\ud800", 7],
+    "expires_in_s": [0, -1, math.nan, -math.inf, MAX_DELAY_S + 1, HUGE, True, "5", timedelta(seconds=5), []],
+    "lifetime_s": [0, -1, math.nan, math.inf, MAX_DELAY_S + 1, HUGE, True, "5", timedelta(seconds=5), []],
+    "expires_at": INSTANTS_BAD,
     "tag": ["", "x" * 201, "a\0b", "\ud800", 5, b"a", ["a"], {"$gt": ""}],
-    "at": [
-        *(datetime(2030, 1, 1), 1e9, "2030-01-01", AT.date()),
-        datetime.max.replace(tzinfo=UTC),
-        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
-        datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
-    ],
+    "at": INSTANTS_BAD,
     "priority": [2**31, -(2**31) - 1, 1.0, True, "1"],
     "max_attempts": [0, -1, 1_000_001, 1.5, True, "1"],
     "id": ["6b02f121262c44006405a12d", b"x" * 12, 5],
@@ -64,8 +69,11 @@ GOOD: dict[str, list[Any]] = {
     "keep_s": SECONDS_GOOD,
     "keep_failed_s": SECONDS_GOOD,
     "rate_key": ["a", "$a.b ä", "x" * 200],
+    "expires_in_s": [1e-9, 5, math.inf, MAX_DELAY_S],
+    "lifetime_s": [1e-9, 5, MAX_DELAY_S],
+    "expires_at": INSTANTS_GOOD,
     "tag": ["a", "$a.b ä\n", "x" * 200],
-    "at": [AT, datetime(1960, 1, 1, tzinfo=UTC), AT.astimezone(timezone(timedelta(hours=5)))],
+    "at": INSTANTS_GOOD,
     "priority": [0, 2**31 - 1, -(2**31), *Priority],
     "max_attempts": [1, 1_000_000],
     "id": [ObjectId()],
@@ -113,6 +121,26 @@ def test_a_task_that_waits_for_others_takes_nobodys_place() -> None:
 def test_an_instant_and_a_delay_together_are_refused() -> None:
     with pytest.raises(OptionInvalid, match="either at or delay_s"):
         Options(delay_s=0, at=AT)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"expires_in_s": 5, "expires_at": AT}, "either expires_at or expires_in_s"),
+        ({"expires_in_s": 5, "delay_s": 5}, r"expires_in_s=5.* more seconds than delay_s=5"),
+        ({"lifetime_s": 4, "delay_s": 5.5}, r"lifetime_s=4.* more seconds than delay_s=5\.5"),
+        ({"expires_at": AT, "at": AT}, "expires_at=.* an instant after at="),
+    ],
+)
+def test_an_end_that_leaves_no_time_to_start_is_refused(given: PutOptions, names: str) -> None:
+    with pytest.raises(OptionInvalid, match=names):
+        options_of(given)
+
+
+def test_an_end_after_the_delay_is_taken() -> None:
+    Options(delay_s=5, expires_in_s=6, lifetime_s=7)
+    Options(at=AT, expires_at=AT + timedelta(seconds=1))
+    Options(delay_s=5, expires_in_s=math.inf)
 
 
 @pytest.mark.parametrize(

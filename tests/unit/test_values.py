@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
@@ -28,7 +29,7 @@ from streamq.core.retry import Retry
 from streamq.core.schema import Schema
 from streamq.core.signature import signature_of
 from streamq.drafting import task_of_handler, task_of_payload
-from streamq.errors import PayloadInvalid, PayloadTooLarge
+from streamq.errors import OptionInvalid, PayloadInvalid, PayloadTooLarge
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 few = settings(max_examples=25, deadline=None)
@@ -99,6 +100,7 @@ def test_an_index_names_a_query_that_exists_and_is_partial(index: Any) -> None:
     for name in named:
         assert inspect.isfunction(getattr(queries, name))
     if "status" not in index.partial:
+        # Then on a field of its own, that tasks of no special kind do not have.
         ((field, condition),) = index.partial.items()
         assert condition == {"$exists": True}
         assert field in dict(index.keys)
@@ -108,10 +110,12 @@ def test_an_index_names_a_query_that_exists_and_is_partial(index: Any) -> None:
     assert set(statuses["$in"] if isinstance(statuses, dict) else [statuses] if statuses else ()) <= set(STATUSES)
 
 
-def test_only_what_has_ended_is_removed_by_time() -> None:
-    (removing,) = [index for index in INDEXES if index.expire_after_s is not None]
-    assert removing.partial == {"status": {"$in": list(TERMINAL)}}
-    assert removing.keys == (("remove_at", 1),)
+def test_only_what_has_ended_and_what_was_put_for_a_time_is_removed_by_time() -> None:
+    removing = {index.keys: index.partial for index in INDEXES if index.expire_after_s is not None}
+    assert removing == {
+        (("remove_at", 1),): {"status": {"$in": list(TERMINAL)}},
+        (("lifetime_until", 1),): {"lifetime_until": {"$exists": True}},
+    }
 
 
 def test_the_claim_index_serves_filter_then_order() -> None:
@@ -218,7 +222,7 @@ def test_a_new_document_lets_the_server_number_it_and_has_no_nulls_that_an_index
     assert (document["status"], document["attempt"]) == ("ready", 0)
     assert document["created_at"] == NOW.replace(microsecond=123_000)
     absent = {"due_at", "claim_id", "lease_until", "ready_in", "reply_to", "headers", "keep_s", "remove_at"}
-    absent |= {"tag", "keep_failed_s"}
+    absent |= {"expires_at", "lifetime_until", "tag", "keep_failed_s"}
     assert not absent & document.keys()
 
 
@@ -277,6 +281,38 @@ def test_a_retention_is_stored_only_where_it_differs_from_the_default() -> None:
 
     assert of(0)["keep_failed_s"] == 0.0
     assert not any("keep_failed_s" in of(keep_s) for keep_s in (None, KEEP_FAILED_S))
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "expected"),
+    [
+        (None, {}, None),
+        (60.0, {}, 60.0),
+        (60.0, {"expires_in_s": 5}, 5),
+        (60.0, {"expires_in_s": math.inf}, None),
+        (math.inf, {}, None),
+        (60.0, {"expires_at": NOW}, None),
+    ],
+)
+def test_the_nearest_word_on_expiry_counts(
+    declared: float | None, given: dict[str, Any], expected: float | None
+) -> None:
+    new = task_of_handler(handling(expires_in_s=declared), ("a.png",), {}, Options(**given), None)
+    assert new.expires_in_s == expected
+
+
+def test_a_delay_past_the_handlers_own_expiry_is_refused() -> None:
+    """It would only ever expire: better said at the put than found out later."""
+    with pytest.raises(OptionInvalid, match=r"expires_in_s=60.* delay_s=90"):
+        task_of_handler(handling(expires_in_s=60.0), ("a.png",), {}, Options(delay_s=90), None)
+
+
+@few
+@given(instants, st.floats(1e-9, 1e6))
+def test_a_task_never_expires_early_nor_more_than_a_millisecond_late(now: datetime, expires_in_s: float) -> None:
+    document = document_of(NewTask(ObjectId(), "q", "t", None, Options(), 5, expires_in_s=expires_in_s), now)
+    wanted = now + timedelta(seconds=expires_in_s)
+    assert wanted <= document["expires_at"] < wanted + timedelta(milliseconds=1)
 
 
 def test_two_drafts_have_two_ids() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from bson import ObjectId
 
 from streamq.core.wake import Wake, WakeKind
-from streamq.core.wakes import Interest, pipeline, wake_of, wake_of_document
+from streamq.core.wakes import ENDS, Interest, pipeline, wake_of, wake_of_document
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = ObjectId()
@@ -44,12 +45,32 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
         (inserted(status="delayed", due_at=NOW - timedelta(seconds=5)), Wake("delayed", ID)),
         (inserted(status="delayed", due_at="soon"), Wake("delayed", ID)),
         (inserted(status="delayed"), Wake("delayed", ID)),
+        (
+            inserted(status="ready", queue="x", max_attempts=5, expires_at=NOW + timedelta(seconds=5)),
+            Wake("ready", ID, "x", is_new=True, look_in_s=5.0),
+        ),
+        (
+            inserted(status="delayed", due_at=NOW, expires_at=NOW, lifetime_until=NOW + timedelta(seconds=5)),
+            Wake("delayed", ID, look_in_s=0.0),
+        ),
+        (
+            inserted(status="blocked", queue="q", lifetime_until=NOW + timedelta(seconds=5)),
+            Wake("delayed", ID, due_in_s=math.inf, look_in_s=5.0),
+        ),
+        (
+            inserted(status="ready", queue="q", max_attempts=5, expires_at="soon"),
+            Wake("ready", ID, "q", is_new=True, look_in_s=0.0),
+        ),
         (inserted(kind="member", lease_s=7.0), Wake("member", lease_s=7.0)),
         (inserted(bell="b1"), Wake("bell")),
         (updated(bell="b1"), Wake("bell")),
         (updated(status="ready", ready_in="r"), Wake("ready", ID, "r")),
         (updated(status="delayed", due_at=NOW + timedelta(seconds=5)), Wake("delayed", ID, due_in_s=5.0)),
         (updated(status="delayed"), Wake("delayed", ID)),
+        (
+            updated(revision=1, expires_at=NOW + timedelta(seconds=5)),
+            Wake("delayed", ID, due_in_s=math.inf, look_in_s=5.0),
+        ),
         (updated(status="succeeded", settled_for=["m1"]), Wake("settled", ID)),
         (updated(cancel_to="m1"), Wake("cancel", ID)),
         (updated(status="failed", settled_for=["m1"], follow_up=1.0), Wake("settled", ID, follow_up=True)),
@@ -86,7 +107,9 @@ def test_the_events_own_id_and_no_payload_is_projected() -> None:
     assert not any("payload" in name or "result" in name or name == "fullDocument" for name in project)
 
 
-@pytest.mark.parametrize("name", ["status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "bell"])
+@pytest.mark.parametrize(
+    "name", ["status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "bell", *ENDS]
+)
 def test_what_reading_an_insert_needs_is_projected(name: str) -> None:
     assert f"fullDocument.{name}" in pipeline(ALL)[1]["$project"]
 
@@ -125,8 +148,12 @@ def test_every_wanted_event_names_its_operation() -> None:
         ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 5}, True, inserted),
         ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 1}, True, inserted),
         ({"status": "delayed", "queue": "x", "due_at": NOW + timedelta(seconds=9)}, True, inserted),
+        ({"status": "ready", "queue": "x", "max_attempts": 5, "expires_at": NOW}, True, inserted),
+        ({"status": "blocked", "queue": "q", "lifetime_until": NOW}, True, inserted),
+        ({"status": "delayed", "queue": "x", "due_at": NOW, "expires_at": NOW}, True, inserted),
         ({"status": "ready", "queue": "q", "task": "t", "max_attempts": 1, "ready_in": "q"}, False, updated),
         ({"status": "delayed", "queue": "x", "due_at": NOW + timedelta(seconds=9)}, False, updated),
+        ({"status": "ready", "queue": "q", "ready_in": "q", "expires_at": NOW}, False, updated),
         ({"status": "failed", "queue": "x", "settled_for": ["m0", "m1"]}, False, updated),
         ({"status": "running", "queue": "x", "cancel_to": "m1"}, False, updated),
         ({"status": "failed", "queue": "q", "freed_in": "q"}, False, updated),

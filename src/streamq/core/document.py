@@ -28,6 +28,7 @@ CANCELLED: Final = "cancelled"
 EXPIRED: Final = "expired"
 
 STATUSES: Final[tuple[Status, ...]] = (DELAYED, BLOCKED, READY, RUNNING, SUCCEEDED, FAILED, CANCELLED, EXPIRED)
+WAITING: Final[tuple[Status, ...]] = (BLOCKED, DELAYED, READY)
 TERMINAL: Final[tuple[Status, ...]] = (SUCCEEDED, FAILED, CANCELLED, EXPIRED)
 
 SCHEMA_VERSION: Final = 1
@@ -77,6 +78,8 @@ class TaskDocument(TypedDict, total=False):
     max_attempts: int
     created_at: datetime
     due_at: datetime  # while delayed, and kept after
+    expires_at: datetime  # not started by then: expired
+    lifetime_until: datetime  # removed then, whatever its status (TTL too)
     ready_in: str  # the queue, written by each update that makes a task ready, so that the stream tells it
     rate_key: str  # whose limits it counts for, besides its queue's
     held_up_by: str  # while delayed: the key a slot of which it waits for

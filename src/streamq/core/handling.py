@@ -24,11 +24,12 @@ class BareSettings(msgspec.Struct, frozen=True):
     priority: int = 0
     keep_s: float | None = None
     keep_failed_s: float | None = None
+    expires_in_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
 
 
 class Handling(msgspec.Struct, frozen=True):
-    """One declared handler. `keep_s`, `keep_failed_s` None: the default; `lease_s` None: that of the queue."""
+    """One declared handler. What is None is left to the default; `lease_s` None: that of the queue."""
 
     name: str
     queue: str
@@ -41,5 +42,6 @@ class Handling(msgspec.Struct, frozen=True):
     keep_s: float | None = None
     keep_failed_s: float | None = None
     lease_s: float | None = None
+    expires_in_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
     recurrence: Recurrence | None = None

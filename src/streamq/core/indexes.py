@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, TERMINAL
+from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, TERMINAL, WAITING
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -102,6 +102,21 @@ INDEXES: Final = (
         partial={"unique_lock": {"$exists": True}},
         serves="putting: one task a unique key, whoever puts it; queries.twins: which task has it",
         unique=True,
+    ),
+    Index(
+        name="streamq_expire",
+        keys=(("expires_at", 1),),
+        # Tasks without an expiry never enter it, others leave it at their first claim.
+        partial={"status": {"$in": list(WAITING)}, "attempt": 0, "expires_at": {"$exists": True}},
+        serves="queries.expired, queries.next_expiry: the scheduler",
+    ),
+    Index(
+        name="streamq_lifetime",
+        keys=(("lifetime_until", 1),),
+        partial={"lifetime_until": {"$exists": True}},
+        serves="queries.outlived, queries.next_lifetime_end: the scheduler; and the server's own removal, once a "
+        "minute, should no scheduler run",
+        expire_after_s=0,
     ),
 )
 

@@ -28,6 +28,7 @@ class NewTask(msgspec.Struct, frozen=True):
     priority: int = 0
     keep_s: float | None = None
     keep_failed_s: float | None = None
+    expires_in_s: float | None = None
     reply_to: str | None = None
     slot_at: datetime | None = None  # of a recurring task: the slot it is for
     fired_by: str | None = None  # the member that put it for its slot

@@ -46,6 +46,9 @@ class PutOptions(TypedDict, total=False):
     max_attempts: int | None
     keep_s: float | None
     keep_failed_s: float | None
+    expires_in_s: float | None
+    expires_at: datetime | None
+    lifetime_s: float | None
     headers: dict[str, str] | None
     tag: str | None
     id: ObjectId | None
@@ -81,6 +84,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         keep_s: how long a succeeded task and its result are kept, in seconds; 0 deletes it at once.
         keep_failed_s: how long the task is kept when it ends in failed, cancelled or expired, in seconds; 0: the server
             removes it within about a minute. Default: seven days.
+        expires_in_s: not started within so many seconds from now, by the server's clock, it ends in `expired`.
+            math.inf: never, whatever the handler says. A task that has been started, also one that waits for its next
+            attempt, goes on.
+        expires_at: the same as an instant (aware datetime; once it has passed the task expires at once). Not with
+            `expires_in_s`.
+        lifetime_s: remove the task so many seconds from now, whatever its status: who runs it gets `LeaseLost`, who
+            waits for it `TaskGone`.
         headers: a small dict of strings carried along (trace context, the user's own).
         tag: free text to find the task by, 1 to 200 characters.
         rate_key: whose limits the task counts for besides its queue's, e.g. a customer's name: see `StreamQ.limit`.
@@ -106,6 +116,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_attempts: int | None = None
     keep_s: float | None = None
     keep_failed_s: float | None = None
+    expires_in_s: float | None = None
+    expires_at: datetime | None = None
+    lifetime_s: float | None = None
     headers: dict[str, str] | None = None
     tag: str | None = None
     id: ObjectId | None = None
@@ -134,6 +147,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             require_keep_s(self.keep_s)
         if self.keep_failed_s is not None:
             require_keep_s(self.keep_failed_s, "keep_failed_s")
+        if self.expires_in_s is not None or self.expires_at is not None:
+            require_expiry(self)
+        if self.lifetime_s is not None:
+            require_longer("lifetime_s", require_above_0("lifetime_s", self.lifetime_s), self.delay_s)
         if self.headers is not None:
             require_headers(self.headers)
         if self.tag is not None:
@@ -202,6 +219,37 @@ def require_delay_s(value: object, name: str = "delay_s") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_DELAY_S:
         raise OptionInvalid(name, value, "seconds from 0 to ten years, as an int or float")
     return float(value)
+
+
+def require_above_0(name: str, value: object) -> float:
+    """Return `value` as seconds if it is a span of time with a length, else raise `OptionInvalid`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_DELAY_S:
+        raise OptionInvalid(name, value, "seconds above 0, at most ten years, as an int or float")
+    return float(value)
+
+
+def require_expires_in_s(value: object) -> float:
+    """Return `value` as seconds (math.inf: never) if it can be an expiry, else raise `OptionInvalid`."""
+    return math.inf if value == math.inf else require_above_0("expires_in_s", value)
+
+
+def require_expiry(given: Options) -> None:
+    """Refuse an expiry that is none, and one that leaves no time to start. One that has passed is taken: how long a put
+    is on its way must not decide whether it raises."""
+    if given.expires_in_s is not None and given.expires_at is not None:
+        raise OptionInvalid("expires_at", given.expires_at, "either expires_at or expires_in_s, not both")
+    if given.expires_in_s is not None:
+        require_longer("expires_in_s", require_expires_in_s(given.expires_in_s), given.delay_s)
+    if given.expires_at is not None:
+        require_instant("expires_at", given.expires_at)
+        if given.at is not None and given.expires_at <= given.at:
+            raise OptionInvalid("expires_at", given.expires_at, f"an instant after at={given.at}")
+
+
+def require_longer(name: str, value: float, delay_s: float | None) -> None:
+    """Refuse what ends a task before its delay does: it could never start."""
+    if delay_s is not None and value <= delay_s:
+        raise OptionInvalid(name, value, f"more seconds than delay_s={delay_s:g}: the task could never start")
 
 
 def require_keep_s(value: object, name: str = "keep_s") -> float:

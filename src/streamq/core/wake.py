@@ -18,6 +18,7 @@ class Wake(msgspec.Struct, frozen=True):
     - `ready`: task `id` of `queue` may be claimed; `task` is its handler's name and `durable` whether it must
       be claimed with majority, both known for new tasks only (`is_new`).
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
+    - both: `look_in_s`, where given, is when the scheduler has to see to it besides (it expires, or its life ends).
     - `settled`: task `id`, for whose result this process waits, has ended.
     - `cancel`: somebody wants task `id` cancelled, which this process holds or held.
     - `follow_up`: what waits for task `id`, or what it waits for itself, is to be looked at. A task's end may say this
@@ -37,6 +38,7 @@ class Wake(msgspec.Struct, frozen=True):
     is_new: bool = False
     durable: bool = False
     due_in_s: float = 0.0
+    look_in_s: float | None = None
     lease_s: float = 0.0
     freed_in: str = ""
     follow_up: bool = False

@@ -7,6 +7,7 @@ the stream. `updateLookup` is never used: one fat update would kill every such s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -15,10 +16,13 @@ import msgspec
 
 from streamq.core import control
 from streamq.core.claim import is_number
-from streamq.core.document import DELAYED, READY
+from streamq.core.document import DELAYED, READY, WAITING
 from streamq.core.member import MEMBER
 from streamq.core.schedule import CONTROL_ID as SCHEDULES
 from streamq.core.wake import Wake, WakeKind
+
+ENDS = ("expires_at", "lifetime_until")
+"""Instants of a new task at which the scheduler has to see to it. Ordinary tasks have none."""
 
 END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 
@@ -58,10 +62,13 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": "update", "documentKey._id": controls, f"{changed}.paused": {"$exists": True}})
     if interest.timers:
         wanted.append({"operationType": "insert", "fullDocument.status": DELAYED})
+        wanted += [{"operationType": "insert", f"fullDocument.{name}": {"$exists": True}} for name in ENDS]
         wanted.append({"operationType": "update", f"{changed}.status": DELAYED})
         # A put that replaces a delayed task moves its time and leaves its status.
         moved = {f"{changed}.revision": {"$exists": True}, f"{changed}.due_at": {"$exists": True}}
         wanted.append({"operationType": "update"} | moved)
+        revised = {"operationType": "update", f"{changed}.revision": {"$exists": True}}
+        wanted += [revised | {f"{changed}.{name}": {"$exists": True}} for name in ENDS]
         wanted.append({"operationType": "insert", "fullDocument.kind": MEMBER})
         # A member that begins to use a shorter lease. A beat that leaves it as it was does not name the field.
         wanted.append({"operationType": "update", f"{changed}.lease_s": {"$exists": True}})
@@ -73,8 +80,9 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
     if interest.holder is not None:
         wanted.append({"operationType": "update", f"{changed}.cancel_to": interest.holder})
     told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to", "paused"]
-    told += ["settled_for", "follow_up"]
+    told += ["settled_for", "follow_up", *ENDS]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up", "paused"]
+    stored += ENDS
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
     project |= {f"fullDocument.{name}": 1 for name in stored}
@@ -105,10 +113,13 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     if stored.get("kind") == MEMBER:
         return _member(stored)
     id = event["documentKey"]["_id"]
-    if stored.get("status") == DELAYED:
-        return Wake("delayed", id, due_in_s=_due_in_s(stored, event))
+    status, look_in_s = stored.get("status"), _look_in_s(stored, event.get("wallTime"))
+    if status == DELAYED:
+        return Wake("delayed", id, due_in_s=_due_in_s(stored, event), look_in_s=look_in_s)
     if "follow_up" in stored:
-        return Wake("follow_up", id, follow_up=True)
+        return Wake("follow_up", id, follow_up=True, look_in_s=look_in_s)
+    if status != READY:
+        return Wake("delayed", id, due_in_s=math.inf, look_in_s=look_in_s)
     task = stored.get("task")
     return Wake(
         "ready",
@@ -117,6 +128,7 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
         task=task if isinstance(task, str) else None,
         is_new=True,
         durable=stored.get("max_attempts", 1) == 1,
+        look_in_s=look_in_s,
     )
 
 
@@ -129,12 +141,15 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
         return _member(changed)
     freed_in = changed.get("freed_in")
     freed_in = freed_in if isinstance(freed_in, str) else ""
+    look_in_s = _look_in_s(changed, event.get("wallTime"))
     if "ready_in" in changed:
-        return Wake("ready", id, queue=changed["ready_in"], freed_in=freed_in)
+        return Wake("ready", id, queue=changed["ready_in"], freed_in=freed_in, look_in_s=look_in_s)
     if changed.get("status") == DELAYED or ("revision" in changed and "due_at" in changed):
-        return Wake("delayed", id, due_in_s=_due_in_s(changed, event), freed_in=freed_in)
+        return Wake("delayed", id, due_in_s=_due_in_s(changed, event), freed_in=freed_in, look_in_s=look_in_s)
     if "cancel_to" in changed:
         return Wake("cancel", id)
+    if look_in_s is not None:
+        return Wake("delayed", id, due_in_s=math.inf, look_in_s=look_in_s)
     follow_up = "follow_up" in changed
     kind: WakeKind = "follow_up" if follow_up and "settled_for" not in changed and not freed_in else "settled"
     return Wake(kind, id, freed_in=freed_in, follow_up=follow_up)
@@ -153,18 +168,35 @@ def _due_in_s(fields: Mapping[str, Any], event: Mapping[str, Any]) -> float:
     return max(0.0, (due_at - written_at).total_seconds())
 
 
+def _look_in_s(fields: Mapping[str, Any], now: object) -> float | None:
+    """Count as `_due_in_s`; None when nothing but its due time is ahead of the task."""
+    told = [fields[name] for name in ENDS if name in fields]
+    ends = [end for end in told if isinstance(end, datetime)]
+    if not told:
+        return None
+    if not isinstance(now, datetime) or len(ends) < len(told):
+        return 0.0
+    return max(0.0, (min(ends) - now).total_seconds())
+
+
 def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Interest, *, is_new: bool) -> Iterable[Wake]:
     """Say what a stream would tell of a task as it stands now: for a store without streams."""
     status = document.get("status")
     freed_in = document.get("freed_in", "")
     freed_in = freed_in if freed_in in interest.queues else ""
-    if status == READY and document["queue"] in interest.queues:
+    look_in_s = _look_in_s(document, now) if interest.timers and status in WAITING else None
+    more: dict[str, Any] = {"freed_in": freed_in, "look_in_s": look_in_s}
+    if status == READY and (document["queue"] in interest.queues or look_in_s is not None):
         durable = is_new and document.get("max_attempts", 1) == 1
         task = document.get("task") if is_new else None
-        yield Wake("ready", document["_id"], document["queue"], task, is_new, durable, freed_in=freed_in)
+        yield Wake("ready", document["_id"], document["queue"], task, is_new, durable, **more)
     elif status == DELAYED and interest.timers:
         due_in_s = max(0.0, (document["due_at"] - now).total_seconds())
-        yield Wake("delayed", document["_id"], due_in_s=due_in_s, freed_in=freed_in)
+        yield Wake("delayed", document["_id"], due_in_s=due_in_s, **more)
+    elif look_in_s is not None and "follow_up" in document:
+        yield Wake("follow_up", document["_id"], follow_up=True, look_in_s=look_in_s)
+    elif look_in_s is not None:
+        yield Wake("delayed", document["_id"], due_in_s=math.inf, **more)
     elif freed_in or (interest.reply_to is not None and interest.reply_to in document.get("settled_for", ())):
         yield Wake("settled", document["_id"], freed_in=freed_in, follow_up="follow_up" in document)
     elif interest.holder is not None and document.get("cancel_to") == interest.holder:

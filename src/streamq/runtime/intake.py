@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 import trio
-from bson import ObjectId
 
 from streamq.bridge import Bridge
 from streamq.core import demand
@@ -61,10 +60,11 @@ class Wants(msgspec.Struct, frozen=True):
 
 
 class Early(msgspec.Struct, frozen=True):
-    """What the feed's thread obtained for an intake, on its way to it. `sent_at` is by `clock.thread_now`."""
+    """What the feed's thread obtained for an intake by a `wake`, on its way to it. `sent_at` is by
+    `clock.thread_now`."""
 
     intake: Intake
-    id: ObjectId
+    wake: Wake
     claimed: Claimed | None
     error: Exception | None
     sent_at: float
@@ -183,16 +183,17 @@ class Intake:
         sent_at = clock.thread_now()
         ask = self._ask(demand.ClaimIds((wake.id,), wake.durable))
         try:
-            return Early(self, wake.id, self._store.claim(ask), None, sent_at)
+            return Early(self, wake, self._store.claim(ask), None, sent_at)
         except Exception as error:  # noqa: BLE001 - the slot must come back whatever happens; the claimer raises it
-            return Early(self, wake.id, None, error, sent_at)
+            return Early(self, wake, None, error, sent_at)
 
     def take_early(self, early: Early) -> None:
         """Take in what `claim_early` obtained. In trio's thread."""
         self.takers.back(self, len(early.claimed.claims) if early.claimed is not None else 0)
         sent_at = clock.now() - (clock.thread_now() - early.sent_at)
         if early.claimed is not None:
-            self._hints.remember((early.id,))
+            assert early.wake.id is not None  # `claim_early` asked
+            self._hints.remember((early.wake.id,))
             self._take_in(early.claimed, sent_at)
         elif isinstance(early.error, StoreError):
             self._note(early.error)

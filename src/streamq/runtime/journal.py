@@ -32,6 +32,8 @@ LEVELS: Final = {
     "stream open again": logging.INFO,
     "store error": logging.WARNING,
     "lease expired": logging.WARNING,
+    "tasks expired": logging.INFO,
+    "tasks outlived": logging.INFO,
 }
 """Events that are logged; the others (claims, successes, ticks) are only counted: a queue under load would drown
 its own log."""

@@ -54,7 +54,9 @@ class Scheduler:
         self._lease_s = roster.lease_s  # only the whole list can tell that the shortest has left
 
     def hear(self, wake: Wake) -> None:
-        """Learn from the stream that a task was delayed or a member came."""
+        """Learn from the stream that a task was delayed, that one has an end of its own, or that a member came."""
+        if wake.look_in_s is not None:
+            self._sooner(clock.now() + wake.look_in_s + self._stand_by_s())
         if wake.kind == "delayed":
             self._sooner(clock.now() + wake.due_in_s + self._stand_by_s())
         elif wake.follow_up:
@@ -106,7 +108,7 @@ class Scheduler:
         self._sooner(now + self._lease_s + self._stand_by_s())
         if tick.next_s is not None:
             # What is due already was moved by this look; more may follow at once.
-            moved = bool(tick.released or tick.failed or tick.followed)
+            moved = bool(tick.released or tick.failed or tick.followed or tick.expired or tick.removed)
             self._sooner(now if moved else now + tick.next_s + self._stand_by_s())
         self._tell(tick)
         if tick.failed:
@@ -117,6 +119,10 @@ class Scheduler:
             self._journal.write_once("task cannot be moved", refused.id, doing="schedule", error=refused.said)
         if tick.followed:
             self._journal.add("followed up", tick.followed)
+        if tick.expired:
+            self._journal.write("tasks expired", expired=tick.expired)
+        if tick.removed:
+            self._journal.write("tasks outlived", removed=tick.removed)
         if tick.released:
             self._journal.add("released", len(tick.released))
             self._released(tick)

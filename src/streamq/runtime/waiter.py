@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from datetime import datetime
 
 import trio
 from bson import ObjectId
@@ -47,10 +49,16 @@ class Waiters:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def _look(self, id: ObjectId) -> TaskDocument | None:
+    async def _look(self, id: ObjectId) -> tuple[TaskDocument | None, float]:
+        """Read a task and how long it is there at most, in seconds."""
         # A few at a time: thousands may wait, and leases, claims and settlements go through the same threads.
         async with self._looks:
-            return await self._bridge.call(self._store.wait_for, id, self._member_id)
+            document = await self._bridge.call(self._store.wait_for, id, self._member_id)
+        until = None if document is None else document.get("lifetime_until")
+        if not isinstance(until, datetime):
+            return document, math.inf
+        left_s = (until - await self._bridge.call(self._store.now)).total_seconds()
+        return (document, left_s) if left_s > 0 else (None, 0.0)  # as good as removed
 
     async def end_of(self, id: ObjectId) -> TaskDocument:
         """Wait for the end of task `id` and return its document. The stream must be open.
@@ -61,14 +69,14 @@ class Waiters:
             event = trio.Event()
             self._waiting[id].add(event)  # before the look: an end in between is told to it
             try:
-                document = await self._look(id)
+                document, left_s = await self._look(id)
                 if document is None:
                     raise TaskGone(f"task {id} is not stored (any more)")
                 if is_terminal(document["status"]):
                     return document
                 if document.get("keep_s") == 0:
                     raise UsageError(f"task {id} is deleted at its success (keep_s=0): there is no end to wait for")
-                with trio.move_on_after(clock.jittered(RECHECK_S)):
+                with trio.move_on_after(min(clock.jittered(RECHECK_S), left_s)):  # removals are not told
                     await event.wait()
             finally:
                 self._waiting[id].discard(event)

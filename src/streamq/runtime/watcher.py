@@ -142,6 +142,7 @@ class Watcher:
         for item in items:
             if isinstance(item, Early):
                 item.intake.take_early(item)
+                self._hear_end(item.wake)
             elif isinstance(item, Wake):
                 self._tell(item)
 
@@ -156,6 +157,7 @@ class Watcher:
             for intake in self._intakes:
                 if intake.wants.queue == wake.queue:
                     intake.hint(wake)
+            self._hear_end(wake)
         elif wake.kind == "settled":
             self._waiters.tell(wake.id)
         elif wake.kind in ("pause", "resume"):
@@ -183,6 +185,10 @@ class Watcher:
             if told == self._controls:
                 self._pause(frozenset(paused))
                 return
+
+    def _hear_end(self, wake: Wake) -> None:
+        if wake.look_in_s is not None:
+            self._scheduler.hear(wake)
 
     # --- services ---------------------------------------------------------------------------------------------
 

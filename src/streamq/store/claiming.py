@@ -31,20 +31,24 @@ MOST_LOOKS: Final = 10
 
 
 def claim(tasks: Tasks, ask: Ask) -> Claimed:
-    """See `Store.claim`. Trips: 1 for a single id, else 2, or 3 after a lost race."""
+    """See `Store.claim`. Trips: 1 for a single id, else 2, or 3 after a lost race; 2 more when all that was found has
+    expired unnoticed."""
     if ask.ids is not None and len(ask.ids) == 1:
         return _claim_one(tasks, ask, ask.ids[0])
     refused: dict[ObjectId, str] = {}
+    expired = False  # whether the head of the queue is known to hold what nobody has expired yet
     for _ in range(MOST_LOOKS):
         before = len(refused)
         with reading("find ready tasks"), tasks.deadline():
-            ready = ready_but(ask, refused)
+            ready = ready_but(ask, refused) | (queries.UNEXPIRED if expired else {})
             found = list(tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(ask.limit))
         wanted = _startable(found, ask)
+        plain = move.is_plain(wanted)
         mine = take(tasks, ask, wanted, refused)
-        # A head of the queue that the server lets nobody claim must not hide what waits behind it.
-        if mine or len(refused) == before:
+        # A head of the queue that nobody may claim must not hide what waits behind it.
+        if mine or (len(refused) == before and (plain or expired)):
             break
+        expired = not plain
     claims = [_claim(document, ask) for document in wanted if document["_id"] in mine]
     full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
     return Claimed(tuple(claims), more=full, refused=told(refused))
@@ -67,7 +71,9 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     try:
         with tasks.deadline():
             taken = into.find_one_and_update(
-                queries.ready(ask) | {"_id": id} | once, move.update(ask), return_document=ReturnDocument.AFTER
+                queries.ready(ask) | queries.UNEXPIRED | {"_id": id} | once,
+                move.update(ask),
+                return_document=ReturnDocument.AFTER,
             )
     except DRIVER_ERRORS as error:
         if is_refusal(error):
@@ -101,7 +107,7 @@ def _claim(document: Document, ask: Ask) -> Claim:
 def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:
     """Claim what is still as it was read; return the ids obtained. What the server refuses is added to `refused`."""
     alike: dict[tuple[int, float | None, bool], list[ObjectId]] = defaultdict(list)
-    keyed = False
+    keyed, plain = False, move.is_plain(wanted)
     for document in wanted:
         revision: float | None = 0
         if "revision" in document:  # by no other field can a task change while it waits
@@ -110,7 +116,7 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
         alike[document["attempt"], revision, durable].append(document["_id"])
     mine: set[ObjectId] = set()
     for (attempt, revision, durable), ids in alike.items():
-        guard = move.guard(ask, attempt)
+        guard = move.guard(ask, attempt, plain=plain)
         if keyed and revision is not None:
             guard |= move.revision_guard(revision)
         try:

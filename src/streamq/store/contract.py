@@ -65,6 +65,8 @@ class Tick(msgspec.Struct, frozen=True):
     next_s: float | None
     refused: tuple[Refused, ...] = ()
     followed: int = 0
+    expired: int = 0
+    removed: int = 0
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -191,7 +193,8 @@ class Store(Records, Protocol):
         """Abort a transaction that `error` came out of, end its session; return the reason if it is one that passes."""
 
     def tick(self) -> Tick:
-        """Release what is due, take back what has ended, and say when to look again."""
+        """Release what is due, take back what has ended, end what has expired, remove what has outlived its time, and
+        say when to look again."""
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """Make the stored schedules say what `schedules` say, which member `by` declares. Idempotent.

@@ -16,12 +16,12 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask, Claim, claim_of
-from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, SUCCEEDED, TERMINAL, TaskDocument
+from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, SUCCEEDED, TERMINAL, WAITING, TaskDocument
 from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
+from streamq.core.moves import expire, hold_key, promote, recur, release_due, replace, retain, take_back, unblock
 from streamq.core.moves import extend as extend_move
-from streamq.core.moves import hold_key, promote, recur, release_due, replace, retain, take_back, unblock
 from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.cancel import CancelReply
@@ -68,6 +68,15 @@ class MemoryFeed:
     def close(self) -> None:
         """Hear no more."""
         self._forget(self)
+
+
+def _startable(
+    ready: Sequence[TaskDocument], ask: Ask, now: datetime
+) -> tuple[Sequence[TaskDocument], list[TaskDocument]]:
+    """Return the head of the queue, and what of it may be claimed: what has expired unnoticed may not."""
+    found = ready[: ask.limit]
+    chosen = [one for place, one in enumerate(found) if place < ask.slots or not claim_move.is_delicate(one)]
+    return found, [one for one in chosen if not expire.is_over(one, now)]
 
 
 class MemoryStore:
@@ -156,16 +165,16 @@ class MemoryStore:
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""
+        now = whole_ms(self._clock())
         if ask.limits is not None:
-            now = whole_ms(self._clock())
             return MemoryShelf(self.documents, self.buckets, ask, now, self._tell).claim(ask.limits)
         ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
-        found = ready[: ask.limit]
-        chosen = [one for place, one in enumerate(found) if place < ask.slots or not claim_move.is_delicate(one)]
+        found, chosen = _startable(ready, ask, now)
+        if not chosen:
+            found, chosen = _startable([one for one in ready if not expire.is_over(one, now)], ask, now)
         if ask.ids is not None and len(ask.ids) == 1 and not ask.durable:
             chosen = [one for one in chosen if not claim_move.is_delicate(one)]
-        now = whole_ms(self._clock())
         claims = []
         for document in chosen:
             claim_move.apply(document, ask, now)
@@ -286,10 +295,17 @@ class MemoryStore:
         """See `Store.tick`."""
         now = whole_ms(self._clock())
         released: list[tuple[ObjectId, str]] = []
-        failed = 0
+        failed = expired = removed = 0
         ahead = self._next_s(now)
         for document in list(self.documents.values()):
-            if release_due.is_due(document, now):
+            if "lifetime_until" in document and document["lifetime_until"] <= now:
+                del self.documents[document["_id"]]
+                removed += 1
+                continue
+            if expire.is_expired(document, now):
+                expire.apply(document, now)
+                expired += 1
+            elif release_due.is_due(document, now):
                 release_due.apply(document, now)
             elif take_back.is_ended(document, now):
                 take_back.apply(document, now)
@@ -303,7 +319,7 @@ class MemoryStore:
         if marked:
             released += self._follow_up(marked, now)
             ahead = 0.0
-        return Tick(tuple(released), failed, ahead, followed=len(marked))
+        return Tick(tuple(released), failed, ahead, followed=len(marked), expired=expired, removed=removed)
 
     def _follow_up(self, marked: Sequence[TaskDocument], now: datetime) -> list[tuple[ObjectId, str]]:
         """`store.following.follow_up`, in memory."""
@@ -369,11 +385,14 @@ class MemoryStore:
         return released
 
     def _next_s(self, now: datetime) -> float | None:
-        instants = [
-            document["due_at"] if document["status"] == DELAYED else document["lease_until"]
-            for document in self.documents.values()
-            if document["status"] in (DELAYED, RUNNING)
-        ]
+        instants: list[datetime] = []
+        for document in self.documents.values():
+            if document["status"] in (DELAYED, RUNNING):
+                instants.append(document["due_at"] if document["status"] == DELAYED else document["lease_until"])
+            if document["status"] in WAITING and document["attempt"] == 0 and "expires_at" in document:
+                instants.append(document["expires_at"])
+            if "lifetime_until" in document:
+                instants.append(document["lifetime_until"])
         return max(0.0, (min(instants) - now).total_seconds()) if instants else None
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:

@@ -14,7 +14,7 @@ from streamq.core.claim import Ask, claim_of
 from streamq.core.document import TaskDocument
 from streamq.core.limits import Limits, Rate, free_slots, slot_of_key
 from streamq.core.moves import claim as move
-from streamq.core.moves import delay, release_due, token
+from streamq.core.moves import delay, expire, release_due, token
 from streamq.core.moves.claim import Place
 from streamq.core.moves.token import Bucket
 from streamq.store import limiting
@@ -58,7 +58,8 @@ class MemoryShelf:
 
     def head(self, limit: int) -> Sequence[Found]:
         """See `Shelf.head`."""
-        ready = [document for document in self._documents.values() if move.is_ready(document, self._ask)]
+        documents = [one for one in self._documents.values() if not expire.is_over(one, self._now)]
+        ready = [document for document in documents if move.is_ready(document, self._ask)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
         return ready[:limit]
 

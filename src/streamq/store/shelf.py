@@ -65,7 +65,7 @@ class MongoShelf:
     def head(self, limit: int) -> Sequence[Found]:
         """See `Shelf.head`."""
         with reading("find ready tasks"), self._tasks.deadline():
-            ready = claiming.ready_but(self._ask, self.refused)
+            ready = claiming.ready_but(self._ask, self.refused) | queries.UNEXPIRED
             return list(self._tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(limit))
 
     def slots(self) -> Sequence[int]:
@@ -155,7 +155,7 @@ class MongoShelf:
             raise claiming.claim_unknown(self._tasks, self._ask, ids, error) from error
 
     def _guard(self, found: Found) -> dict[str, Any]:
-        guard = move.guard(self._ask, found["attempt"])
+        guard = move.guard(self._ask, found["attempt"], plain=move.is_plain([found]))
         return guard | move.revision_guard(found["revision"]) if is_number(found.get("revision")) else guard
 
     def _require_slots_only(self, error: BulkWriteError, ids: list[ObjectId]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from bson import ObjectId
 
 from streamq.core import queries
-from streamq.core.moves import release_due, take_back
+from streamq.core.moves import expire, release_due, take_back
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading
@@ -22,17 +22,23 @@ STUCK_S: Final = 1.0
 
 
 def tick(tasks: Tasks) -> Tick:
-    """See `Store.tick`. Trips: 3 when nothing is due; 2 more for what is due, 2 or 3 more for ended leases, 4 or more
-    for tasks that others wait for.
+    """See `Store.tick`. Trips: 5 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more for
+    tasks that others wait for.
 
-    All moves are idempotent: many schedulers may run, and a lost reply only means to look again.
+    All of it is idempotent: many schedulers may run, and a lost reply only means to look again.
     """
     with reading("look for due tasks"):
         next_due = _in_s(tasks, queries.next_due())
         next_end = _in_s(tasks, queries.next_lease_end())
+        next_expiry = _in_s(tasks, queries.next_expiry())
+        next_outlived = _in_s(tasks, queries.next_lifetime_end())
         released: list[tuple[ObjectId, str]] = []
         refused: list[Refused] = []
-        failed = 0
+        failed = expired = removed = 0
+        if next_outlived is not None and next_outlived <= 0:
+            removed = _remove(tasks)
+        if next_expiry is not None and next_expiry <= 0:
+            expired = _expire(tasks, refused)
         if next_due is not None and next_due <= 0:
             released += _release(tasks, refused)
         if next_end is not None and next_end <= 0:
@@ -40,11 +46,14 @@ def tick(tasks: Tasks) -> Tick:
             released += back
         followed = follow_up(tasks, refused)
         released += followed.released
-    ahead = [instant for instant in (next_due, next_end) if instant is not None]
+    ahead = [instant for instant in (next_due, next_end, next_expiry, next_outlived) if instant is not None]
     if followed.found:
         ahead.append(0.0)  # more may be marked, and what was moved may be followed by others
-    soonest = STUCK_S if refused and not released and not failed and not followed.done else 0.0
-    return Tick(tuple(released), failed, max(soonest, min(ahead)) if ahead else None, tuple(refused), followed.done)
+    moved = released or failed or followed.done or expired or removed
+    next_s = max(STUCK_S if refused and not moved else 0.0, min(ahead)) if ahead else None
+    return Tick(
+        tuple(released), failed, next_s, tuple(refused), followed=followed.done, expired=expired, removed=removed
+    )
 
 
 def _in_s(tasks: Tasks, stages: list[dict[str, Any]]) -> float | None:
@@ -59,6 +68,19 @@ def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]
         due = list(tasks.quick.find(queries.due(), {"queue": 1}).sort("due_at", 1).limit(MOST_A_TICK))
         move(tasks, queries.due(), release_due.update(), [document["_id"] for document in due], refused)
     return named(due, refused)
+
+
+def _expire(tasks: Tasks, refused: list[Refused]) -> int:
+    with tasks.deadline():
+        over = tasks.quick.find(queries.expired(), {"_id": 1}).sort("expires_at", 1).limit(MOST_A_TICK)
+        return move(tasks, queries.expired(), expire.update(), [document["_id"] for document in over], refused)
+
+
+def _remove(tasks: Tasks) -> int:
+    with tasks.deadline():
+        outlived = tasks.quick.find(queries.outlived(), {"_id": 1}).sort("lifetime_until", 1).limit(MOST_A_TICK)
+        ids = [document["_id"] for document in outlived]
+        return tasks.durable.delete_many(queries.outlived() | {"_id": {"$in": ids}}).deleted_count
 
 
 def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:

@@ -3,12 +3,13 @@ which kills its process is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
+from streamq.core import queries
 from streamq.core.claim import Ask
 from streamq.core.document import READY, TaskDocument
 from streamq.core.moves.fence import after, after_ms
@@ -25,13 +26,19 @@ class Place(msgspec.Struct, frozen=True):
     key_slot: str | None = None
 
 
-def guard(ask: Ask, attempt: int) -> dict[str, Any]:
+def is_plain(found: Iterable[Mapping[str, Any]]) -> bool:
+    """Say whether none of the tasks `found` needs more of its claim than most do: it is spared for them."""
+    return not any("expires_at" in document for document in found)
+
+
+def guard(ask: Ask, attempt: int, *, plain: bool) -> dict[str, Any]:
     """Match what may be claimed of documents read a moment ago with `attempt` attempts behind them.
 
     The attempt is guarded because the task may have been claimed and put back by others since it was read:
-    the holder would then count its attempts wrongly.
+    the holder would then count its attempts wrongly. Its expiry is, unless all are `plain`.
     """
-    return {"status": READY, "queue": ask.queue, "attempt": attempt}
+    held = {"status": READY, "queue": ask.queue, "attempt": attempt}
+    return held if attempt or plain else held | queries.UNEXPIRED
 
 
 def revision_guard(revision: float) -> dict[str, Any]:

@@ -33,6 +33,12 @@ def document_of(new: NewTask, now: datetime, family: Family = NO_FAMILY) -> Task
     if due_at is not None and due_at > now:
         document["status"] = DELAYED
         document["due_at"] = due_at
+    if new.options.expires_at is not None:
+        document["expires_at"] = up_to_ms(new.options.expires_at.astimezone(UTC))
+    elif new.expires_in_s is not None:
+        document["expires_at"] = up_to_ms(now + timedelta(seconds=new.expires_in_s))
+    if new.options.lifetime_s is not None:
+        document["lifetime_until"] = up_to_ms(now + timedelta(seconds=new.options.lifetime_s))
     if new.keep_s is not None:
         document["keep_s"] = float(new.keep_s)
     if new.keep_failed_s is not None and new.keep_failed_s != KEEP_FAILED_S:

@@ -12,10 +12,8 @@ from typing import Any, Final
 
 from bson import ObjectId
 
-from streamq.core.document import BLOCKED, DELAYED, READY, TaskDocument
+from streamq.core.document import BLOCKED, DELAYED, READY, WAITING, TaskDocument
 from streamq.core.transitions import next_status
-
-WAITING: Final = (DELAYED, READY, BLOCKED)
 
 NOT_STARTED: Final[dict[str, Any]] = {"status": {"$in": list(WAITING)}, "attempt": 0}
 
@@ -25,6 +23,8 @@ TAKEN_OVER: Final = (
     "priority",
     "max_attempts",
     "due_at",
+    "expires_at",
+    "lifetime_until",
     "keep_s",
     "keep_failed_s",
     "headers",

@@ -18,8 +18,11 @@ from streamq.core.moves.fence import IS_GROUPED, after, after_ms
 from streamq.core.transitions import next_status
 from streamq.core.unique_key import lock_again
 
-ENDED_BY: Final[tuple[str, ...]] = ("finished_at", "remove_at", "result", "settled_for", "freed_in", "follow_up")
-"""What a terminal move has written."""
+ENDED_BY: Final[tuple[str, ...]] = (
+    *("finished_at", "remove_at", "result", "settled_for", "freed_in", "follow_up"),
+    "expires_at",
+)
+"""What a terminal move has written, and the time that has run out: who requeues an expired task wants it to run."""
 
 
 class Requeue(msgspec.Struct, frozen=True):
