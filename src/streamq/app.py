@@ -28,10 +28,10 @@ from streamq.core.options import (
     require_collection,
     require_count,
     require_delay_s,
-    require_expires_in_s,
     require_id,
     require_keep_s,
     require_lease_s,
+    require_limit_s,
     require_priority,
     require_queue,
     require_text,
@@ -133,7 +133,7 @@ class StreamQ:
         self._retry = require_retry(retry)
         self._keep_s = None if keep_s is None else require_keep_s(keep_s)
         self._keep_failed_s = None if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
-        self._expires_in_s = None if expires_in_s is None else require_expires_in_s(expires_in_s)
+        self._expires_in_s = None if expires_in_s is None else require_limit_s("expires_in_s", expires_in_s)
         self._worker_id = None if worker_id is None else require_text("worker_id", worker_id)
         self._handlers: dict[str, Handling] = {}
         self._limits: dict[str, Limits] = {}
@@ -196,6 +196,7 @@ class StreamQ:
         missed: Missed | None = ...,
         overlap: bool | None = ...,
         expires_in_s: float | None = ...,
+        total_timeout_s: float | None = ...,
     ) -> Declare: ...
 
     def task(
@@ -217,14 +218,16 @@ class StreamQ:
         missed: Missed | None = None,
         overlap: bool | None = None,
         expires_in_s: float | None = None,
+        total_timeout_s: float | None = None,
     ) -> Any:
         """Declare a handler, as `@app.task` or `@app.task(queue="images", timeout_s=30)`.
 
         Its signature is the schema of its payload. An `async def` runs in the worker's trio loop, any other function
         in a thread. `name` is what is stored (default: the function's own name) and must stay the same while tasks
-        wait. `timeout_s` limits one attempt. `lease_s` is how long a worker that died, froze or lost the network
-        keeps a task from others (default: the queue's). `expires_in_s` is how soon after its put a task must be started
-        (math.inf: no limit, whatever the app says). Raises `UsageError` naming the parameter that cannot be stored.
+        wait. `timeout_s` limits one attempt, `total_timeout_s` all of them with their waits. `lease_s` is how long a
+        worker that died, froze or lost the network keeps a task from others (default: the queue's). `expires_in_s` is
+        how soon after its put a task must be started (math.inf: no limit, whatever the app says). Raises `UsageError`
+        naming the parameter that cannot be stored.
 
         `cron` (five fields, in the time zone `tz`, default UTC) or `every_s` (seconds from 1 to ten years) make it
         recur while a worker that declares it runs: one task without arguments for each slot. `missed` says what
@@ -249,7 +252,12 @@ class StreamQ:
                     self._keep_failed_s if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
                 ),
                 lease_s=None if lease_s is None else require_lease_s(lease_s),
-                expires_in_s=self._expires_in_s if expires_in_s is None else require_expires_in_s(expires_in_s),
+                expires_in_s=self._expires_in_s
+                if expires_in_s is None
+                else require_limit_s("expires_in_s", expires_in_s),
+                total_timeout_s=None
+                if total_timeout_s is None
+                else require_limit_s("total_timeout_s", total_timeout_s),
                 limit_bytes=self._limit_bytes,
                 recurrence=recurrence,
             )

@@ -419,6 +419,7 @@ class BlockingTask:
         self._store = store
         self._settings = settings
         self._verdict: Verdict | None = None
+        self._since = time.monotonic()
         self.info: TaskInfo = info_of(claim)
         self.payload: Any = from_stored(claim.payload)
 
@@ -512,7 +513,9 @@ class BlockingTask:
         return isinstance(error, Exception)
 
     def _settle(self, outcome: Outcome) -> Verdict:
-        settlement = settlement_of(outcome, self.require_held(), self._settings.retry, clock.chance())
+        claim = self.require_held()
+        left_s = None if claim.total_s is None else self._since + claim.total_s - time.monotonic()
+        settlement = settlement_of(outcome, claim, self._settings.retry, clock.chance(), left_s)
         (verdict,) = self._store.settle([settlement])
         self.ended(verdict)
         return verdict

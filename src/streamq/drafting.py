@@ -73,9 +73,17 @@ def _new(
         priority=settings.priority if options.priority is None else int(options.priority),  # stored: a plain int
         keep_s=settings.keep_s if options.keep_s is None else options.keep_s,
         keep_failed_s=settings.keep_failed_s if options.keep_failed_s is None else options.keep_failed_s,
-        expires_in_s=None if expires_in_s == math.inf else expires_in_s,
+        total_timeout_s=_limited(
+            settings.total_timeout_s if options.total_timeout_s is None else options.total_timeout_s
+        ),
+        expires_in_s=_limited(expires_in_s),
         reply_to=reply_to,
     )
+
+
+def _limited(value: float | None) -> float | None:
+    """No limit is said in two ways and stored in none."""
+    return None if value == math.inf else value
 
 
 def require_callable_bare(handling: Handling) -> None:

@@ -52,6 +52,7 @@ class Lab:
         keep_s: float | None = None,
         keep_failed_s: float | None = None,
         expires_in_s: float | None = None,
+        total_timeout_s: float | None = None,
         reply_to: str | None = None,
         id: ObjectId | None = None,
         options: PutOptions | None = None,
@@ -67,6 +68,7 @@ class Lab:
             keep_s=keep_s,
             keep_failed_s=keep_failed_s,
             expires_in_s=expires_in_s,
+            total_timeout_s=total_timeout_s,
             reply_to=reply_to,
         )
 

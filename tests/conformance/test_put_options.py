@@ -107,8 +107,9 @@ def test_a_task_that_was_started_in_time_does_not_expire(lab: Lab, move: Any) ->
     claim = lab.claimed(expires_in_s=60)
     if move != "take_back":
         lab.settle(claim, move, error=BOOM, **({"delay_s": 5.0} if move == "retry_later" else {}))
+    lab.put(expires_in_s=60)  # for its sake the scheduler looks
     lab.pass_time(61)
-    assert lab.store.tick().expired == 0
+    assert lab.store.tick().expired == 1
     (again,) = lab.claim()
     assert again.attempt == 2
 
@@ -186,6 +187,110 @@ def test_who_schedules_nothing_hears_nothing_of_ends_in_other_queues(lab: Lab) -
     lab.put("elsewhere", expires_in_s=60)
     lab.put("q")
     assert ear.next().queue == "q"
+
+
+# --- total time ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["head", "one id"])
+def test_the_total_time_begins_with_the_first_claim_and_stays(lab: Lab, how: str) -> None:
+    id = lab.put(total_timeout_s=600)
+    assert "total_until" not in lab.stored(id)
+    lab.pass_time(5_000)
+    ids = (id,) if how == "one id" else None
+    (first,) = lab.claim(ids=ids)
+    assert first.total_s == 600
+    until = lab.stored(id)["total_until"]
+    assert until - lab.stored(id)["started_at"] == timedelta(seconds=600)
+    lab.settle(first, "retry", error=BOOM)
+    assert lab.stored(id)["total_until"] == until
+    lab.pass_time(200)
+    (second,) = lab.claim(ids=ids)
+    assert second.total_s == pytest.approx(400, abs=10)
+
+
+def test_a_batch_tells_of_each_task_what_is_left(lab: Lab) -> None:
+    for total_s in (None, 600, 90):
+        lab.put(total_timeout_s=total_s)
+    assert [claim.total_s for claim in lab.claim()] == [None, 600, 90]
+
+
+@pytest.mark.parametrize("how", ["head", "one id"])
+def test_no_lease_reaches_past_the_total_time(lab: Lab, how: str) -> None:
+    id = lab.put(total_timeout_s=60)
+    (claim,) = lab.claim(ids=(id,) if how == "one id" else None, lease_s=600)
+    stored = lab.stored(id)
+    assert stored["lease_until"] == stored["total_until"]
+    assert lab.store.extend([claim]) == []
+    stored = lab.stored(id)
+    assert stored["lease_until"] == stored["total_until"]
+    assert lab.store.tick().next_s == pytest.approx(60, abs=5)
+
+
+def test_a_shorter_lease_is_not_drawn_out(lab: Lab) -> None:
+    id = lab.put(total_timeout_s=600)
+    (claim,) = lab.claim(lease_s=30)
+    assert lab.stored(id)["lease_until"] - lab.stored(id)["started_at"] == timedelta(seconds=30)
+    lab.store.extend([claim])
+    assert lab.stored(id)["lease_until"] < lab.stored(id)["total_until"]
+
+
+def test_a_dead_holders_task_fails_when_its_total_time_is_over(lab: Lab) -> None:
+    claim = lab.claimed(total_timeout_s=60, keep_failed_s=90)
+    lab.store.extend([claim])
+    lab.pass_time(61)
+    assert lab.store.tick().failed == 1
+    stored = lab.stored(claim.id)
+    assert (stored["status"], stored["errors"][-1]["type"], kept_s(stored)) == ("failed", "TaskTimeout", 90)
+    assert "total_until" not in stored  # who requeues it gives it the time anew
+    assert lab.settle(claim, "succeed") == "lost"
+
+
+def test_a_dead_holders_task_goes_back_while_time_is_left(lab: Lab) -> None:
+    id = lab.put(total_timeout_s=600)
+    lab.claim(lease_s=30)
+    lab.pass_time(31)
+    assert [released for released, _ in lab.store.tick().released] == [id]
+    assert lab.stored(id)["errors"][-1]["type"] == "LeaseExpired"
+
+
+def test_the_last_attempt_fails_for_its_own_reason_while_time_is_left(lab: Lab) -> None:
+    id = lab.put(total_timeout_s=600, max_attempts=1)
+    lab.claim(ids=(id,), lease_s=30, durable=True)
+    lab.pass_time(31)
+    lab.store.tick()
+    assert lab.stored(id)["errors"][-1]["type"] == "LeaseExpired"
+
+
+def test_a_task_that_waited_past_its_total_time_is_claimed_without_any_left(lab: Lab) -> None:
+    claim = lab.claimed(total_timeout_s=60)
+    lab.settle(claim, "release")
+    lab.pass_time(61)
+    (again,) = lab.claim()
+    assert again.total_s is not None
+    assert again.total_s < 0
+    assert lab.store.tick().failed == 1
+
+
+@pytest.mark.parametrize("value", ["60", -1, 0 - 5.5, float("nan"), float("inf"), None, [60]])
+def test_a_total_time_that_is_no_span_is_none(mongo: MongoLab, value: Any) -> None:
+    id = mongo.put()
+    mongo.edit(id, {"$set": {"total_timeout_s": value}})
+    (claim,) = mongo.claim()
+    assert claim.total_s is None
+    assert mongo.store.extend([claim]) == []
+    stored = mongo.stored(id)
+    assert "total_until" not in stored
+    assert isinstance(stored["lease_until"], datetime)
+
+
+def test_the_end_of_a_total_time_that_is_no_date_is_none(mongo: MongoLab) -> None:
+    """A lease that ends at 5 would never be taken back."""
+    id = mongo.put()
+    (claim,) = mongo.claim()
+    mongo.edit(id, {"$set": {"total_until": 5}})
+    assert mongo.store.extend([claim]) == []
+    assert isinstance(mongo.stored(id)["lease_until"], datetime)
 
 
 # --- lifetime ------------------------------------------------------------------------------------------------------

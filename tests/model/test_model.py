@@ -122,6 +122,7 @@ class Model(RuleBasedStateMachine):
         keep_s=st.sampled_from([None, 0.0, 1_500.0]),
         expires_in_s=st.one_of(st.none(), st.none(), durations),
         lifetime_s=st.one_of(*[st.none()] * 5, durations),
+        total_timeout_s=st.one_of(*[st.none()] * 3, durations),
         keep_failed_s=st.sampled_from([None, None, 0.0, 2_500.0]),
         reply_to=st.sampled_from([None, "m1"]),
         rate_key=st.sampled_from([None, "k", "k", "l"]),
@@ -290,7 +291,7 @@ class Model(RuleBasedStateMachine):
 
     @staticmethod
     def _plain(claim: Claim) -> dict[str, Any]:
-        return {name: getattr(claim, name) for name in claim.__struct_fields__ if name != "created_at"}
+        return {name: getattr(claim, name) for name in claim.__struct_fields__ if name not in ("created_at", "total_s")}
 
     @precondition(lambda self: self.claims)
     @rule(chosen=st.lists(picks, min_size=1, max_size=4))

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 import trio
 
-from streamq import Handle, OptionInvalid, Priority, StreamQ, TaskFailed, TaskGone, TaskInfo, current_task
+from streamq import (
+    Handle,
+    OptionInvalid,
+    Priority,
+    Retry,
+    Snooze,
+    StreamQ,
+    TaskFailed,
+    TaskGone,
+    TaskInfo,
+    current_task,
+)
 from streamq.bridge import InlineBridge
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
@@ -140,9 +152,8 @@ async def test_an_expiry_of_a_queue_nobody_works_on_is_seen_to_by_any_worker() -
     async with working(app):
         await trio.sleep(100)
         handle = await app.queue("b").put(1, expires_in_s=5)
-        with pytest.raises(TaskFailed, match="expired"):
-            await handle.result()
-        assert trio.current_time() == pytest.approx(105, abs=0.5)
+        await trio.sleep(5.5)  # not by `result`: that reopens the stream, which makes the scheduler look
+        assert stored(app, handle)["status"] == "expired"
 
 
 @pytest.mark.parametrize(
@@ -189,3 +200,118 @@ def test_an_app_and_a_handler_refuse_an_expiry_that_is_none(name: str, value: An
     app = memory_app()
     with pytest.raises(OptionInvalid, match=name):
         app.task(**{name: value})(len)
+
+
+# --- total time ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout_s", [None, 1_000.0])
+async def test_a_handler_is_cancelled_when_the_total_time_is_over_and_is_not_tried_again(
+    timeout_s: float | None,
+) -> None:
+    app = memory_app(retry=Retry(max_attempts=9, first_s=10, factor=1, jitter=False))
+    began: list[float] = []
+
+    @app.task(timeout_s=timeout_s, total_timeout_s=60)
+    async def job() -> None:
+        began.append(trio.current_time())
+        if len(began) < 3:
+            raise ValueError
+        await trio.sleep(1_000)
+
+    async with working(app):
+        handle = await job.put()
+        with pytest.raises(TaskFailed, match="TaskTimeout"):
+            await handle.result()
+        assert trio.current_time() == pytest.approx(60, abs=0.5)
+        await trio.sleep(1_000)
+        assert began == pytest.approx([0, 10, 20], abs=0.5)
+
+
+async def test_a_retry_that_would_come_after_the_total_time_is_not_made() -> None:
+    app = memory_app(retry=Retry(max_attempts=9, first_s=100, factor=1, jitter=False))
+
+    @app.task(total_timeout_s=60)
+    async def job() -> None:
+        raise ValueError
+
+    async with working(app):
+        handle = await job.put()
+        with pytest.raises(TaskFailed, match="ValueError"):
+            await handle.result()
+        assert trio.current_time() < 1
+
+
+async def test_a_snooze_past_the_total_time_fails_the_task() -> None:
+    app = memory_app()
+
+    @app.task
+    async def snoozing() -> None:
+        raise Snooze(40)
+
+    async with working(app):
+        handle = await snoozing.options(total_timeout_s=60).put()
+        with pytest.raises(TaskFailed, match="TaskTimeout"):
+            await handle.result()
+        assert trio.current_time() == pytest.approx(40, abs=0.5)  # a second snooze would end after the total time
+
+
+async def test_a_bare_tasks_body_is_cancelled_when_the_total_time_is_over() -> None:
+    app = memory_app()
+    async with app:
+        handle = await app.queue("q").put(1, total_timeout_s=60)
+        async with app.queue("q").consume() as tasks:
+            task = await tasks.__anext__()
+            async with task:
+                await trio.sleep(1_000)
+            assert trio.current_time() == pytest.approx(60, abs=0.5)
+        with pytest.raises(TaskFailed, match="TaskTimeout"):
+            await handle.result()
+
+
+async def test_a_task_that_waited_past_its_total_time_is_not_started() -> None:
+    app = memory_app(lease_s=10)
+    began: list[float] = []
+
+    @app.task(total_timeout_s=60)
+    async def job() -> None:
+        began.append(trio.current_time())
+        await trio.sleep(1_000)
+
+    async with app:
+        handle = await job.put()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: app.work(task_status=task_status))
+            await trio.sleep(20)
+            nursery.cancel_scope.cancel()  # gives it back
+        await trio.sleep(100)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: app.work(task_status=task_status))
+            with pytest.raises(TaskFailed, match="TaskTimeout"):
+                await handle.result()
+            nursery.cancel_scope.cancel()
+        assert began == [0]
+
+
+# --- without trio --------------------------------------------------------------------------------------------------
+
+
+def test_a_blocking_holder_is_named_and_puts_nothing_off_past_the_total_time() -> None:
+    store = MemoryStore(lambda: datetime.now(UTC))
+    app = StreamQ.on(store, InlineBridge(), retry=Retry(first_s=100, jitter=False), worker_id="mill")
+    queue = app.blocking.queue("q")
+    reply = queue.put(1, total_timeout_s=60, tag="t", priority=Priority.HIGH)
+    task = queue.claim()
+    assert task is not None
+    assert (task.info.tag, task.info.priority) == ("t", 100)
+    task.fail("no")
+    document = store.documents[reply.id]
+    assert (document["status"], document["worker"]) == ("failed", "mill")
+
+
+def test_a_blocking_claim_does_not_take_what_has_expired_and_ends_it() -> None:
+    store = MemoryStore(lambda: datetime.now(UTC))
+    queue = StreamQ.on(store, InlineBridge()).blocking.queue("q")
+    reply = queue.put(1, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    assert queue.claim() is None
+    assert store.documents[reply.id]["status"] == "expired"

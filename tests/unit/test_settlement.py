@@ -14,6 +14,7 @@ from streamq.core.claim import Claim
 from streamq.core.options import KEEP_DEFAULT_S
 from streamq.core.outcome import (
     MESSAGE_KEPT,
+    TOTAL_OVER,
     TRACEBACK_KEPT,
     TYPE_KEPT,
     Done,
@@ -72,6 +73,27 @@ def test_each_outcome_has_its_move(outcome: Outcome, retry: Retry, moves: list[s
     assert [settlement.move for settlement in settlements] == moves
     for claim, settlement in zip(claims, settlements, strict=True):
         assert (settlement.id, settlement.queue, settlement.claim_id) == (claim.id, "q", b"c")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "left_s", "move"),
+    [
+        (BOOM, None, "retry_later"),
+        (BOOM, 1_000.0, "retry_later"),
+        (BOOM, 0.0, "fail"),
+        (Snoozed(5.0), 5.1, "snooze"),
+        (Snoozed(5.0), 5.0, "fail"),
+        (Snoozed(0.0), 0.1, "release"),
+        (Snoozed(0.0), -0.1, "fail"),
+        (Done(), -1.0, "succeed"),
+        (Stopped(started=True), -1.0, "release"),
+    ],
+)
+def test_nothing_is_put_off_past_the_total_time(outcome: Outcome, left_s: float | None, move: str) -> None:
+    settlement = settlement_of(outcome, FIRST, STEADY, 0.5, left_s)
+    assert settlement.move == move
+    if move == "fail":
+        assert settlement.error == (BOOM if outcome is BOOM else TOTAL_OVER)
 
 
 @pytest.mark.parametrize(("keep_s", "kept_s"), [(None, KEEP_DEFAULT_S), (0.0, 0.0), (5.0, 5.0)])

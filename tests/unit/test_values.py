@@ -222,7 +222,7 @@ def test_a_new_document_lets_the_server_number_it_and_has_no_nulls_that_an_index
     assert (document["status"], document["attempt"]) == ("ready", 0)
     assert document["created_at"] == NOW.replace(microsecond=123_000)
     absent = {"due_at", "claim_id", "lease_until", "ready_in", "reply_to", "headers", "keep_s", "remove_at"}
-    absent |= {"expires_at", "lifetime_until", "tag", "keep_failed_s"}
+    absent |= {"expires_at", "total_timeout_s", "total_until", "lifetime_until", "tag", "keep_failed_s"}
     assert not absent & document.keys()
 
 
@@ -299,6 +299,15 @@ def test_the_nearest_word_on_expiry_counts(
 ) -> None:
     new = task_of_handler(handling(expires_in_s=declared), ("a.png",), {}, Options(**given), None)
     assert new.expires_in_s == expected
+
+
+def test_no_total_limit_is_stored_as_none() -> None:
+    given = [(60.0, None), (60.0, 5), (60.0, math.inf), (math.inf, None), (None, None)]
+    drafts = [
+        task_of_handler(handling(total_timeout_s=declared), ("a.png",), {}, Options(total_timeout_s=said), None)
+        for declared, said in given
+    ]
+    assert [new.total_timeout_s for new in drafts] == [60.0, 5, None, None, None]
 
 
 def test_a_delay_past_the_handlers_own_expiry_is_refused() -> None:

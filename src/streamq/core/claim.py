@@ -42,6 +42,7 @@ class Claim(msgspec.Struct, frozen=True):
     slot_at: datetime | None = None
     has_slot: bool = False
     followed: bool = False  # others wait for its end: it is not deleted at once, whatever keep_s says
+    total_s: float | None = None  # from this claim on, for this and all further attempts; None: no limit
     group: str | None = None
 
     @property
@@ -119,6 +120,7 @@ def claim_of(
         has_slot=has_slot,
         followed=document.get("has_children") is True or isinstance(group, str),
         group=group if isinstance(group, str) else None,
+        total_s=_total_s(document) if "total_until" in document else None,
     )
 
 
@@ -133,6 +135,16 @@ def _whole(value: Any, default: int) -> int:
 
 def _keep_s(value: Any) -> float | None:
     return float(value) if is_number(value) and 0 <= value <= MAX_DELAY_S else None
+
+
+def _total_s(document: Mapping[str, Any]) -> float | None:
+    """Read how long is left, by the server's clock, of a document as its claim has left it."""
+    until, started_at = document["total_until"], document.get("started_at")
+    return (
+        (until - started_at).total_seconds()
+        if isinstance(until, datetime) and isinstance(started_at, datetime)
+        else None
+    )
 
 
 def _headers(value: Any) -> dict[str, str] | None:

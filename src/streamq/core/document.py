@@ -79,6 +79,8 @@ class TaskDocument(TypedDict, total=False):
     created_at: datetime
     due_at: datetime  # while delayed, and kept after
     expires_at: datetime  # not started by then: expired
+    total_timeout_s: float  # how long all attempts together may take
+    total_until: datetime  # by then: written at the first claim, while it has not ended
     lifetime_until: datetime  # removed then, whatever its status (TTL too)
     ready_in: str  # the queue, written by each update that makes a task ready, so that the stream tells it
     rate_key: str  # whose limits it counts for, besides its queue's

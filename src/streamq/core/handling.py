@@ -25,6 +25,7 @@ class BareSettings(msgspec.Struct, frozen=True):
     keep_s: float | None = None
     keep_failed_s: float | None = None
     expires_in_s: float | None = None
+    total_timeout_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
 
 
@@ -43,5 +44,6 @@ class Handling(msgspec.Struct, frozen=True):
     keep_failed_s: float | None = None
     lease_s: float | None = None
     expires_in_s: float | None = None
+    total_timeout_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
     recurrence: Recurrence | None = None

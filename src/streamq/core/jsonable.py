@@ -15,6 +15,7 @@ from streamq.errors import PayloadUndecodable
 FIELDS: Final = (
     *("queue", "task", "status", "priority", "attempt", "max_attempts", "worker"),
     *("created_at", "due_at", "started_at", "finished_at", "lease_until", "remove_at"),
+    *("expires_at", "lifetime_until", "total_until"),
     *("tag", "unique_key", "headers", "payload", "result", "errors"),
 )
 """What is shown of a task beside its id, in this order, before whatever else was stored."""

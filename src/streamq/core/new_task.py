@@ -29,6 +29,7 @@ class NewTask(msgspec.Struct, frozen=True):
     keep_s: float | None = None
     keep_failed_s: float | None = None
     expires_in_s: float | None = None
+    total_timeout_s: float | None = None
     reply_to: str | None = None
     slot_at: datetime | None = None  # of a recurring task: the slot it is for
     fired_by: str | None = None  # the member that put it for its slot

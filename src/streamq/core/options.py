@@ -48,6 +48,7 @@ class PutOptions(TypedDict, total=False):
     keep_failed_s: float | None
     expires_in_s: float | None
     expires_at: datetime | None
+    total_timeout_s: float | None
     lifetime_s: float | None
     headers: dict[str, str] | None
     tag: str | None
@@ -89,6 +90,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             attempt, goes on.
         expires_at: the same as an instant (aware datetime; once it has passed the task expires at once). Not with
             `expires_in_s`.
+        total_timeout_s: how long all attempts and the waits between them may take together, in seconds from the first
+            claim. Then the handler is cancelled and the task fails for good with `TaskTimeout`; a retry that would
+            start later is not made. math.inf: no limit, whatever the handler says.
         lifetime_s: remove the task so many seconds from now, whatever its status: who runs it gets `LeaseLost`, who
             waits for it `TaskGone`.
         headers: a small dict of strings carried along (trace context, the user's own).
@@ -118,6 +122,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_failed_s: float | None = None
     expires_in_s: float | None = None
     expires_at: datetime | None = None
+    total_timeout_s: float | None = None
     lifetime_s: float | None = None
     headers: dict[str, str] | None = None
     tag: str | None = None
@@ -149,6 +154,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             require_keep_s(self.keep_failed_s, "keep_failed_s")
         if self.expires_in_s is not None or self.expires_at is not None:
             require_expiry(self)
+        if self.total_timeout_s is not None:
+            require_limit_s("total_timeout_s", self.total_timeout_s)
         if self.lifetime_s is not None:
             require_longer("lifetime_s", require_above_0("lifetime_s", self.lifetime_s), self.delay_s)
         if self.headers is not None:
@@ -228,9 +235,9 @@ def require_above_0(name: str, value: object) -> float:
     return float(value)
 
 
-def require_expires_in_s(value: object) -> float:
-    """Return `value` as seconds (math.inf: never) if it can be an expiry, else raise `OptionInvalid`."""
-    return math.inf if value == math.inf else require_above_0("expires_in_s", value)
+def require_limit_s(name: str, value: object) -> float:
+    """Return `value` as seconds (math.inf: no limit) if it can be one of time, else raise `OptionInvalid`."""
+    return math.inf if value == math.inf else require_above_0(name, value)
 
 
 def require_expiry(given: Options) -> None:
@@ -239,7 +246,7 @@ def require_expiry(given: Options) -> None:
     if given.expires_in_s is not None and given.expires_at is not None:
         raise OptionInvalid("expires_at", given.expires_at, "either expires_at or expires_in_s, not both")
     if given.expires_in_s is not None:
-        require_longer("expires_in_s", require_expires_in_s(given.expires_in_s), given.delay_s)
+        require_longer("expires_in_s", require_limit_s("expires_in_s", given.expires_in_s), given.delay_s)
     if given.expires_at is not None:
         require_instant("expires_at", given.expires_at)
         if given.at is not None and given.expires_at <= given.at:

@@ -89,3 +89,11 @@ def raised(
 
 def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+TOTAL_OVER: Final = Raised(
+    type="TaskTimeout",
+    message="all attempts and the waits between them took longer than total_timeout_s",
+    final=True,
+)
+"""Why a task fails whose total time has run out, whoever finds out."""

@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from streamq.core.claim import Claim
 from streamq.core.options import KEEP_DEFAULT_S
-from streamq.core.outcome import CalledOff, Done, Outcome, Raised, Snoozed, Stopped, raised
+from streamq.core.outcome import TOTAL_OVER, CalledOff, Done, Outcome, Raised, Snoozed, Stopped, raised
 from streamq.core.report import Report
 from streamq.core.retry import Miscomputed, Retry, backoff_s
 
@@ -51,8 +51,9 @@ the server takes neither it nor the failure that would tell of that (a validator
 task is still held, and repeating cannot help: let go of the claim, its lease ends by itself."""
 
 
-def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Settlement:
-    """Decide how the attempt ends. `u` is drawn from [0, 1) for the jitter of a retry."""
+def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float, left_s: float | None = None) -> Settlement:
+    """Decide how the attempt ends. `u` is drawn from [0, 1) for the jitter of a retry; `left_s` is what is left of the
+    task's total time, None where there is no limit: nothing is put off past it."""
 
     def settle(move: SettleMove, **more: Any) -> Settlement:
         return Settlement(
@@ -67,7 +68,11 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float) -> Set
             return settle("fail", error=outcome)
         case Raised():
             error, delay_s = _retried(outcome, claim.attempt, retry, u)
+            if left_s is not None and delay_s >= left_s:
+                return settle("fail", error=error)
             return settle("retry_later" if delay_s > 0 else "retry", error=error, delay_s=delay_s)
+        case Snoozed(delay_s) if left_s is not None and delay_s >= left_s:
+            return settle("fail", error=TOTAL_OVER)
         case Snoozed(delay_s):
             return settle("snooze", delay_s=delay_s) if delay_s > 0 else settle("release")
         case CalledOff(why):

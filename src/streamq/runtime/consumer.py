@@ -14,7 +14,7 @@ from streamq.core.claim import Claim
 from streamq.core.codec import from_stored
 from streamq.core.handling import BareSettings
 from streamq.core.options import require_delay_s, require_lease_s, require_reason
-from streamq.core.outcome import CalledOff, Done, Outcome, Snoozed, Stopped, called_off, raised, reason_of
+from streamq.core.outcome import TOTAL_OVER, CalledOff, Done, Outcome, Snoozed, Stopped, called_off, raised, reason_of
 from streamq.core.report import report_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
@@ -141,6 +141,8 @@ class Task:
         if self._held.lost:
             raise LeaseLost(self._claim.id, "start")
         self._held.started = True
+        if self._held.left_s is not None:
+            self._scope.deadline = clock.now() + self._held.left_s
         self._scope.__enter__()
         return self
 
@@ -148,7 +150,8 @@ class Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Settle: success at the end of the block, failure by an `Exception` (which is kept on the task and logged,
-        not raised: one bad task does not stop the loop), release when the block was cancelled.
+        not raised: one bad task does not stop the loop) and by the end of the task's total time, which cancels the
+        block, release when the block was cancelled.
 
         Cancellation: shielded while it settles. Raises `LeaseLost`.
         """
@@ -168,16 +171,23 @@ class Task:
                 await self.succeed()
                 return False
             outcome = self._told(error)
-            await self._settle(called_off(outcome) if self._held.cancelled else outcome)
+            try:
+                await self._settle(called_off(outcome) if self._held.cancelled else outcome)
+            except LeaseLost:
+                if outcome is not TOTAL_OVER:  # else a scheduler was quicker: at the same instant it writes the same
+                    raise
         if rest is not None and not isinstance(rest, Exception):
             raise rest
         return swallowed or isinstance(error, Exception)
 
     def _told(self, error: BaseException) -> Outcome:
-        return outcome_of(error, self._settings.retry) if isinstance(error, Exception) else Stopped(started=True)
+        if isinstance(error, Exception):
+            return outcome_of(error, self._settings.retry)
+        left_s = self._held.left_s
+        return Stopped(started=True) if left_s is None or left_s > 0 else TOTAL_OVER
 
     async def _settle(self, outcome: Outcome) -> Verdict:
-        settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance())
+        settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance(), self._held.left_s)
         return await self._services.settler.settle(self._held, settlement)
 
 

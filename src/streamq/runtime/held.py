@@ -67,6 +67,11 @@ class Held:
         """Count on a lease other than the claim's own, once."""
         self.trusted_until = sent_at + lease_s * (1 - MARGIN)
 
+    @property
+    def left_s(self) -> float | None:
+        """What is left of the task's total time, counted from before its claim was sent; None: it has no limit."""
+        return None if self.claim.total_s is None else self.since + self.claim.total_s - clock.now()
+
     def trust(self, sent_at: float, sent: Claim) -> None:
         """Count the lease anew from `sent_at`, as `sent` asked for it."""
         until = sent_at + sent.lease_s * (1 - MARGIN)

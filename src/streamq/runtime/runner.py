@@ -10,7 +10,7 @@ import trio
 
 from streamq.core.codec import require_size
 from streamq.core.handling import Handling
-from streamq.core.outcome import Done, Outcome, Raised, called_off, raised
+from streamq.core.outcome import TOTAL_OVER, Done, Outcome, Raised, called_off, raised
 from streamq.core.retry import is_retried
 from streamq.core.telling import outcome_of
 from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable, TaskTimeout
@@ -37,8 +37,12 @@ class Runner:
         thread cannot be cancelled and its task must not start elsewhere while it runs.
         """
         timeout_s = math.inf if handling.timeout_s is None else handling.timeout_s
+        left_s = math.inf if held.left_s is None else held.left_s
+        if left_s <= 0:
+            return TOTAL_OVER  # it waited too long for this attempt
         outcome: Outcome | None = None
-        scope = held.scope = trio.CancelScope(deadline=clock.now() + timeout_s, shield=not handling.is_async)
+        until = clock.now() + min(timeout_s, left_s)
+        scope = held.scope = trio.CancelScope(deadline=until, shield=not handling.is_async)
         with scope:
             outcome = await self.run_unlimited(held, handling)
         if held.lost:
@@ -51,6 +55,8 @@ class Runner:
             return outcome
         if not handling.is_async:
             self._journal.write("thread left behind", task=held.claim.id, name=handling.name)
+        if left_s <= timeout_s:
+            return TOTAL_OVER
         why = TaskTimeout(f"the attempt ran longer than timeout_s={timeout_s:g} and was cancelled")
         return raised("TaskTimeout", str(why), final=not is_retried(handling.retry, why))
 

@@ -45,12 +45,13 @@ class Slot:
             if held.lost or held.ending:
                 continue
             handling = self._handlers[held.claim.task or ""]
-            if handling.is_async and handling.timeout_s is None:
+            if handling.is_async and handling.timeout_s is None and held.claim.total_s is None:
                 outcome = await self._run_inside(scope, held, handling)
             else:
                 outcome = await self._runner.run(held, handling)
             if outcome is not None:
-                self._settler.push(held, settlement_of(outcome, held.claim, handling.retry, clock.chance()))
+                settlement = settlement_of(outcome, held.claim, handling.retry, clock.chance(), held.left_s)
+                self._settler.push(held, settlement)
             await self._settler.has_room()
 
     async def _run_inside(self, scope: trio.CancelScope, held: Held, handling: Handling) -> Outcome | None:

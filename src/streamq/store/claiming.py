@@ -49,7 +49,8 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
         if mine or (len(refused) == before and (plain or expired)):
             break
         expired = not plain
-    claims = [_claim(document, ask) for document in wanted if document["_id"] in mine]
+    obtained = begun(tasks, ask, [document for document in wanted if document["_id"] in mine])
+    claims = [_claim(document, ask) for document in obtained]
     full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
     return Claimed(tuple(claims), more=full, refused=told(refused))
 
@@ -93,6 +94,21 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     return Claimed(claims, more=False)
 
 
+def begun(tasks: Tasks, ask: Ask, obtained: list[Document]) -> list[Document]:
+    """Add to tasks with a total time what their claim has written: by the server's clock it tells what is left. Trips:
+    0 when there are none, else 1. Raises `ClaimUnknown`: without knowing it they must not start."""
+    ids = [document["_id"] for document in obtained if "total_timeout_s" in document]
+    if not ids:
+        return obtained
+    try:
+        with tasks.deadline():
+            found = tasks.quick.find(fence(ask.queue, ask.claim_id, ids), {"total_until": 1, "started_at": 1})
+            clocks = {clock["_id"]: clock for clock in found}
+    except DRIVER_ERRORS as error:
+        raise claim_unknown(tasks, ask, [document["_id"] for document in obtained], error) from error
+    return [document | clocks.get(document["_id"], {}) for document in obtained]
+
+
 def _startable(found: list[Document], ask: Ask) -> list[Document]:
     """Leave out what could not start at once and must not wait here."""
     return [one for place, one in enumerate(found) if place < ask.slots or not move.is_delicate(one)]
@@ -120,7 +136,7 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
         if keyed and revision is not None:
             guard |= move.revision_guard(revision)
         try:
-            mine.update(_take_alike(tasks, ask, guard, ids, refused, durable=durable))
+            mine.update(_take_alike(tasks, ask, guard, ids, refused, durable=durable, plain=plain))
         except StoreError as error:
             if not mine and not isinstance(error, OutcomeUnknown):
                 raise
@@ -131,20 +147,27 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
 
 
 def _take_alike(
-    tasks: Tasks, ask: Ask, guard: dict[str, Any], ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
+    tasks: Tasks,
+    ask: Ask,
+    guard: dict[str, Any],
+    ids: list[ObjectId],
+    refused: dict[ObjectId, str],
+    *,
+    durable: bool,
+    plain: bool,
 ) -> Sequence[ObjectId]:
     guarded = guard | {"_id": {"$in": ids}}
     into = tasks.durable if durable else tasks.quick
     try:
         with tasks.deadline():
-            if into.update_many(guarded, move.update(ask)).matched_count == len(ids):
+            if into.update_many(guarded, move.update(ask, plain=plain)).matched_count == len(ids):
                 return ids
     except DRIVER_ERRORS as error:
         if is_refusal(error) and len(ids) == 1:
             refused[ids[0]] = short(error)
             return ()
         if is_refusal(error):
-            return _take_halves(tasks, ask, guard, ids, refused, durable=durable)
+            return _take_halves(tasks, ask, guard, ids, refused, durable=durable, plain=plain)
         if not is_unknown(error):
             raise translated(error, "claim tasks", writing=True) from error
         own = read_own(tasks, ask, ids, error, durable=durable)
@@ -155,7 +178,14 @@ def _take_alike(
 
 
 def _take_halves(
-    tasks: Tasks, ask: Ask, guard: dict[str, Any], ids: list[ObjectId], refused: dict[ObjectId, str], *, durable: bool
+    tasks: Tasks,
+    ask: Ask,
+    guard: dict[str, Any],
+    ids: list[ObjectId],
+    refused: dict[ObjectId, str],
+    *,
+    durable: bool,
+    plain: bool,
 ) -> list[ObjectId]:
     """One of `ids` is refused, which ended the statement before the rest of it: claim by halves until it is alone."""
     mine = read_held(tasks, ask, ids)
@@ -164,7 +194,7 @@ def _take_halves(
     try:
         for half in (rest[:middle], rest[middle:]):
             if half:
-                mine += _take_alike(tasks, ask, guard, half, refused, durable=durable)
+                mine += _take_alike(tasks, ask, guard, half, refused, durable=durable, plain=plain)
     except StoreError as error:
         if not mine:
             raise

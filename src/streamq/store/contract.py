@@ -54,7 +54,8 @@ class Tick(msgspec.Struct, frozen=True):
     """What one look of the scheduler did and when the next is due.
 
     `released` names the tasks made ready (id and queue), by time, by an ended lease or by the ends of their parents;
-    `failed` counts tasks whose lease ended on their last attempt, `followed` tasks whose followers were seen to.
+    `failed` counts tasks whose lease ended on their last attempt, `followed` tasks whose followers were seen to,
+    `expired` those that nobody started in time, `removed` those whose lifetime was over.
     `next_s` is the time until the earliest known instant, 0.0 when more is due already, None when nothing is ahead.
     `refused` names the tasks that the server let nobody move, with its words: they stay as they are and are tried again
     at each look.

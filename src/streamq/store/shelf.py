@@ -48,7 +48,7 @@ def claim(tasks: Tasks, ask: Ask, limits: Limits) -> Claimed:
             attempt=found["attempt"] + 1,
             has_slot=limits.of_running,
         )
-        for found in taken.found
+        for found in claiming.begun(tasks, ask, [dict(found) for found in taken.found])
     )
     return Claimed(claims, more=taken.more, refused=claiming.told(shelf.refused), again_s=taken.again_s)
 

@@ -22,8 +22,8 @@ STUCK_S: Final = 1.0
 
 
 def tick(tasks: Tasks) -> Tick:
-    """See `Store.tick`. Trips: 5 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more for
-    tasks that others wait for.
+    """See `Store.tick`. Trips: 5 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more
+    for tasks that others wait for.
 
     All of it is idempotent: many schedulers may run, and a lost reply only means to look again.
     """

@@ -12,6 +12,7 @@ import msgspec
 from streamq.core import queries
 from streamq.core.claim import Ask
 from streamq.core.document import READY, TaskDocument
+from streamq.core.moves import total
 from streamq.core.moves.fence import after, after_ms
 from streamq.core.transitions import next_status
 
@@ -28,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
 
 def is_plain(found: Iterable[Mapping[str, Any]]) -> bool:
     """Say whether none of the tasks `found` needs more of its claim than most do: it is spared for them."""
-    return not any("expires_at" in document for document in found)
+    return not any("expires_at" in document or "total_timeout_s" in document for document in found)
 
 
 def guard(ask: Ask, attempt: int, *, plain: bool) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def revision_guard(revision: float) -> dict[str, Any]:
     return {"revision": revision if revision else {"$in": [None, 0]}}
 
 
-def update(ask: Ask, place: Place | None = None) -> list[dict[str, Any]]:
+def update(ask: Ask, place: Place | None = None, *, plain: bool = False) -> list[dict[str, Any]]:
     """Build the update that claims; of a task whose queue has limits with its `place`."""
     fields = {
         "status": next_status(READY, "claim"),
@@ -59,7 +60,10 @@ def update(ask: Ask, place: Place | None = None) -> list[dict[str, Any]]:
     }
     if place is not None:
         fields |= place_fields(place)
-    return [{"$set": fields}, {"$unset": WAKES}]
+    if plain:
+        return [{"$set": fields}, {"$unset": WAKES}]
+    fields["lease_until"] = total.capped(_lease_until(ask))
+    return [{"$set": total.BEGUN}, {"$set": fields}, {"$unset": WAKES}]
 
 
 def _lease_until(ask: Ask) -> dict[str, Any]:
@@ -103,7 +107,8 @@ def apply(document: TaskDocument, ask: Ask, now: datetime, place: Place | None =
     """Claim a document in memory."""
     document["status"] = next_status(document["status"], "claim")
     document["claim_id"] = ask.claim_id
-    document["lease_until"] = after(now, ask.lease_of(document["task"]))
+    total.begin(document, now)
+    document["lease_until"] = total.cap(document, after(now, ask.lease_of(document["task"])))
     document["attempt"] += 1
     document["worker"] = ask.worker
     document["started_at"] = now

@@ -17,8 +17,12 @@ from streamq.core.transitions import is_terminal
 HELD: Final[tuple[str, ...]] = ("claim_id", "lease_until", "cancel_to", "slot", "key_slot")
 """Fields that only a running task has."""
 
-LOCKS: Final[tuple[str, ...]] = ("unique_lock", "held_up_by", "blocked_by", "blocked_by_any", "group_lock")
-"""Fields that only a task which has not ended has: what they keep others from is free again at its end."""
+LOCKS: Final[tuple[str, ...]] = (
+    *("unique_lock", "held_up_by", "blocked_by", "blocked_by_any", "group_lock"),
+    "total_until",
+)
+"""Fields that only a task which has not ended has: what they keep others from is free again at its end, and the time
+that runs out begins anew should it be requeued."""
 
 
 def fence(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def document_of(new: NewTask, now: datetime, family: Family = NO_FAMILY) -> Task
         document["expires_at"] = up_to_ms(now + timedelta(seconds=new.expires_in_s))
     if new.options.lifetime_s is not None:
         document["lifetime_until"] = up_to_ms(now + timedelta(seconds=new.options.lifetime_s))
+    if new.total_timeout_s is not None:
+        document["total_timeout_s"] = float(new.total_timeout_s)
     if new.keep_s is not None:
         document["keep_s"] = float(new.keep_s)
     if new.keep_failed_s is not None and new.keep_failed_s != KEEP_FAILED_S:

@@ -25,6 +25,7 @@ TAKEN_OVER: Final = (
     "due_at",
     "expires_at",
     "lifetime_until",
+    "total_timeout_s",
     "keep_s",
     "keep_failed_s",
     "headers",

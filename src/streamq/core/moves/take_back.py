@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 
 from streamq.core import queries
 from streamq.core.document import RUNNING, TaskDocument
-from streamq.core.moves.fence import left_behind
+from streamq.core.moves import total
+from streamq.core.moves.fence import errors_with, left_behind
 from streamq.core.moves.settle import apply_ending, apply_freed, ending, freed
-from streamq.core.outcome import Raised
+from streamq.core.outcome import TOTAL_OVER, Raised
 
 LEASE_EXPIRED = Raised(
     type="LeaseExpired",
@@ -18,8 +19,8 @@ LEASE_EXPIRED = Raised(
 )
 
 
-IS_LAST: Final[dict[str, Any]] = {"$gte": ["$attempt", "$max_attempts"]}
-"""Whether no attempt is left. Asked of the server, which can compare whatever the two fields hold."""
+IS_LAST: Final[dict[str, Any]] = {"$or": [{"$gte": ["$attempt", "$max_attempts"]}, total.IS_OVER]}
+"""Whether no attempt is left, or no time for one. Asked of the server, which can compare whatever the fields hold."""
 
 
 TakeBack = Literal["take_back", "take_back_last", "cancel"]
@@ -38,6 +39,8 @@ def guard(move: TakeBack) -> dict[str, Any]:
 def update(move: TakeBack) -> list[dict[str, Any]]:
     """Build the update. `settled_by` is left alone: nobody settled."""
     fields = ending(move, LEASE_EXPIRED) | freed()
+    if move == "take_back_last":
+        fields["errors"] = {"$cond": [total.IS_OVER, errors_with(TOTAL_OVER), errors_with(LEASE_EXPIRED)]}
     return [{"$set": fields}, {"$unset": left_behind(fields["status"])}]
 
 
@@ -48,7 +51,8 @@ def is_ended(document: TaskDocument, now: datetime) -> bool:
 
 def apply(document: TaskDocument, now: datetime) -> None:
     """Take a document in memory back."""
-    last = document["attempt"] >= document["max_attempts"]
+    over = total.is_over(document, now)
+    last = over or document["attempt"] >= document["max_attempts"]
     move = "cancel" if "cancel_to" in document else "take_back_last" if last else "take_back"
     apply_freed(document)
-    apply_ending(document, move, LEASE_EXPIRED, now)
+    apply_ending(document, move, TOTAL_OVER if over and move == "take_back_last" else LEASE_EXPIRED, now)
