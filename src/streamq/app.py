@@ -59,7 +59,7 @@ from streamq.queue import Queue
 from streamq.runtime.journal import Journal
 from streamq.runtime.services import Services
 from streamq.runtime.sole import sole_error
-from streamq.runtime.worker import Crew, Lane, Stop, Worker
+from streamq.runtime.worker import Crew, Lane, Stop, Worker, finished
 from streamq.store.contract import Store
 from streamq.store.mongo import TIMEOUT_S, MongoStore
 
@@ -445,7 +445,9 @@ class StreamQ:
         stopping = _stop(stop, grace_s)
         services = self.services()
         schedules = schedules_of(self._handlers.values())
-        await services.recurrer.declare(schedules)
+        if not await finished(lambda: services.recurrer.declare(schedules), stopping):
+            task_status.started()
+            return
         worker = Worker(services, crews, stopping)
         with services.recurrer.serving(schedules):
             await worker.run(task_status=task_status)

@@ -264,6 +264,8 @@ async def consuming(services: Services, wants: Wants, settings: BareSettings) ->
         yield Tasks(intake, services, settings)
     finally:
         services.watcher.unsubscribe([intake])
+        intake.refuse(UsageError("the block of consume() was left: take its tasks inside of it"))
+        intake.takers.close()
         with trio.CancelScope(shield=True):
             await intake.stop()
             await services.settler.give_back(intake)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import trio
 from bson import ObjectId
@@ -142,6 +142,11 @@ class Holdings:
     async def wait_empty(self, owner: object) -> None:
         """Wait until `owner` holds nothing. Cancellation: safe."""
         while self.of(owner):
+            await self._dropped.park()
+
+    async def wait_settled(self, some: Sequence[Held]) -> None:
+        """Wait until all of `some` are settled or lost. Cancellation: safe."""
+        while not all(held.settled for held in some):
             await self._dropped.park()
 
     def next_doubt(self) -> float:

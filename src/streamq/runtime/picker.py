@@ -67,6 +67,7 @@ class Picker:
         self._lines: dict[Lane, Line] = {}
         self._scopes: set[trio.CancelScope] = set()
         self._retiring = 0
+        self._picking = 0
         self._closed = False
         self._left = trio.lowlevel.ParkingLot()
 
@@ -78,21 +79,28 @@ class Picker:
         """
         if self._closed:
             raise _left()
-        picked = await self._look(wants, count)
-        if picked or wait_s <= 0:
+        self._picking += 1
+        try:
+            picked = await self._look(wants, count)
+            if self._closed:
+                raise _left()  # what was obtained goes back with the rest
+            if picked or wait_s <= 0:
+                return picked
+            with trio.move_on_after(wait_s):
+                picked.append(await self._wait(wants))
+            if picked and count > 1:
+                picked += await self._more(wants, count - 1)
             return picked
-        with trio.move_on_after(wait_s):
-            picked.append(await self._wait(wants))
-        if picked and count > 1:
-            picked += await self._more(wants, count - 1)
-        return picked
+        finally:
+            self._picking -= 1
+            self._left.unpark_all()
 
     async def close(self) -> None:
         """Send away who waits, and give back what is held, uncounted. Call it shielded; bounded."""
         self._closed = True
         for scope in self._scopes:
             scope.cancel()
-        while self._lines or self._retiring:
+        while self._picking or self._lines or self._retiring:
             await self._left.park()
         await self._settler.give_back(self)
 

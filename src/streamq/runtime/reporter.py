@@ -44,6 +44,8 @@ class Reporter:
         self._later: dict[Held, None] = {}
         self._lot = trio.lowlevel.ParkingLot()
         self._round = trio.Event()
+        self._writing: trio.Event | None = None
+        self._ended = False
         holdings.report_by = self.report
 
     async def report(self, held: Held, report: Report) -> None:
@@ -53,8 +55,8 @@ class Reporter:
         journaled, and the report written later. Cancellation: safe; what was said is written.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if held.lost or held.ending or held.settled:
-            raise LeaseLost(held.claim.id, "progress")
+        if held.lost or held.ending or held.settled or self._ended:
+            raise LeaseLost(held.claim.id, "progress")  # without the services nobody extends it
         held.report = report
         if held.apart:  # the transaction's last write carries it: one beside it would be a conflict
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -67,11 +69,23 @@ class Reporter:
         self._due[held] = None
         self._lot.unpark_all()
         await self._round.wait()
-        if held.lost:
+        if held.lost or self._ended:
             raise LeaseLost(held.claim.id, "progress")
 
     async def run(self) -> None:
-        """Write for ever. Cancellation: safe."""
+        """Write for ever. Cancellation: safe; whoever waits is told."""
+        try:
+            await self._write_on()
+        finally:
+            self._ended = True
+            self._round.set()
+
+    async def wait_written(self) -> None:
+        """Wait until no write is in flight. Cancellation: safe."""
+        while self._writing is not None:
+            await self._writing.wait()
+
+    async def _write_on(self) -> None:
         while True:
             if not self._due:
                 if not self._later:
@@ -82,9 +96,11 @@ class Reporter:
                         await self._lot.park()
             batch, self._due, self._later = [*self._due, *self._later], {}, {}
             done, self._round = self._round, trio.Event()
+            self._writing = done
             try:
                 await self._write(list(dict.fromkeys(batch)))
             finally:
+                self._writing = None
                 done.set()
 
     async def _write(self, batch: list[Held]) -> None:

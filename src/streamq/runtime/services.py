@@ -29,7 +29,7 @@ from streamq.runtime.putter import Putter
 from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.reporter import Reporter
 from streamq.runtime.scheduler import Scheduler
-from streamq.runtime.settler import Settler
+from streamq.runtime.settler import GIVE_BACK_S, Settler
 from streamq.runtime.takers import Takers
 from streamq.runtime.waiter import Waiters
 from streamq.runtime.watcher import Watcher
@@ -129,7 +129,11 @@ class Services:
                     nursery.start_soon(service)
                 task_status.started()
                 await self._stop.wait()
+                strays = [held for held in self.holdings if held.owner is not self.picker and not held.ending]
                 await self.picker.close()
+                # Of workers and loops that outlive the app: they have been told, and give back what they can.
+                with trio.move_on_after(GIVE_BACK_S):
+                    await self.holdings.wait_settled(strays)
                 nursery.cancel_scope.cancel()
 
     def start(self, service: Callable[[], Awaitable[None]]) -> None:
@@ -139,8 +143,13 @@ class Services:
 
     def stop(self) -> None:
         """End the services; a worker or loop that outlives the app is told."""
-        self.watcher.refuse(UsageError("the app was left: work and consume inside `async with app`"))
+        self.watcher.refuse(_left())
         self._stop.set()
+
+    async def until_left(self) -> None:
+        """Raise `UsageError` once the services are to end: for who must not go on without them."""
+        await self._stop.wait()
+        raise _left()
 
     def _stored(self, tasks: Sequence[NewTask]) -> None:
         """Wake this process's own consumers for what it put, without waiting for the stream."""
@@ -154,3 +163,7 @@ class Services:
 
     def _released(self, tick: Tick) -> None:
         self.watcher.told([Wake("ready", id, queue) for id, queue in tick.released])
+
+
+def _left() -> UsageError:
+    return UsageError("the app was left: work and consume inside `async with app`")

@@ -67,6 +67,8 @@ class Transaction:
         with trio.CancelScope(shield=True):
             await self._services.keeper.set_apart(held)
             try:
+                # A report renews the lease, too: by its own, shorter one, in the middle of the transaction.
+                await self._services.reporter.wait_written()
                 await self._outlive()
                 self._session = await self._services.bridge.call(self._services.store.begin)
             except BaseException:

@@ -178,7 +178,9 @@ class Watcher:
 
     async def _read_paused(self) -> None:
         """Ask which queues are paused. What the stream tells meanwhile is newer than the answer: then ask again."""
-        queues = sorted({intake.wants.queue for intake in self._intakes})
+        # Of all that the stream tells of, served just now or not: who comes to one of these finds the stream open.
+        told_of = {queue for one in (self._open, self._coming) if one is not None for queue in one.queues}
+        queues = sorted(told_of | {intake.wants.queue for intake in self._intakes})
         while queues:
             told = self._controls
             paused = await self._bridge.call(self._store.paused, queues)

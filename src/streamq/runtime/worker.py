@@ -10,7 +10,7 @@ rest is stopped at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import trio
@@ -52,6 +52,24 @@ class Stop(msgspec.Struct, frozen=True):
     grace_s: float = math.inf
 
 
+async def finished(function: Callable[[], Awaitable[object]], stop: Stop | None) -> bool:
+    """Await `function`; False when `stop` was asked for before: then it is cancelled."""
+    done = False
+    with sole_error():
+        async with trio.open_nursery() as nursery:
+
+            async def give_up(asked: trio.Event) -> None:
+                await asked.wait()
+                nursery.cancel_scope.cancel()
+
+            if stop is not None:
+                nursery.start_soon(give_up, stop.asked)
+            await function()
+            done = True
+            nursery.cancel_scope.cancel()
+    return done
+
+
 class Worker:
     """Works for its crews until stopped or cancelled."""
 
@@ -90,23 +108,7 @@ class Worker:
 
     async def _subscribed(self) -> bool:
         """Wait until the stream is open; False when it was asked to stop before."""
-        stop = self._stop
-        if stop is None:
-            await self._services.watcher.subscribe(self._intakes)
-            return True
-        done = False
-        with sole_error():
-            async with trio.open_nursery() as nursery:
-
-                async def give_up() -> None:
-                    await stop.asked.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(give_up)
-                await self._services.watcher.subscribe(self._intakes)
-                done = True
-                nursery.cancel_scope.cancel()
-        return done
+        return await finished(lambda: self._services.watcher.subscribe(self._intakes), self._stop)
 
     async def _give_back(self, intake: Intake) -> None:
         await intake.stop()  # a claim may still be in flight, in the feed's thread too
@@ -116,6 +118,7 @@ class Worker:
         with sole_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell_when_cancelled)
+                nursery.start_soon(self._services.until_left)
                 for intake in self._intakes:
                     nursery.start_soon(intake.run)
                 async with trio.open_nursery() as slots:
