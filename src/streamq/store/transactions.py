@@ -13,6 +13,7 @@ import contextlib
 import time
 from typing import Any, Final
 
+import msgspec
 import pymongo
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
@@ -27,6 +28,7 @@ from streamq.core.signals import TransactionAborted
 from streamq.errors import OutcomeUnknown, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import DRIVER_ERRORS, DriverError, is_refusal, reading, short, translated
+from streamq.store.settling import UNFOLLOWED
 
 Client = pymongo.MongoClient[Document]
 
@@ -72,7 +74,8 @@ def abort(session: ClientSession, error: BaseException | None) -> str | None:
 
 
 def commit(tasks: Tasks, session: ClientSession, settlement: Settlement) -> Verdict:
-    """See `Store.commit`. Trips: 2; more while the outcome of the commit is unknown."""
+    """See `Store.commit`. Trips: 2, or 3 of a task that was to be deleted and has got children; more while the outcome
+    of the commit is unknown."""
     try:
         if not session.in_transaction:
             raise StoreError("the transaction was ended by the body of its block: leave commit and abort to the block")
@@ -105,7 +108,9 @@ def _settle(tasks: Tasks, session: ClientSession, settlement: Settlement) -> boo
     try:
         with tasks.deadline():
             if settlement.deletes:
-                return tasks.durable.delete_one(held, session=session).deleted_count == 1
+                if tasks.durable.delete_one(held | UNFOLLOWED, session=session).deleted_count:
+                    return True
+                settlement = msgspec.structs.replace(settlement, followed=True)  # if it is held: children were put
             return tasks.durable.update_one(held, move.update(settlement), session=session).matched_count == 1
     except DRIVER_ERRORS as error:
         if _is_passing(error):
