@@ -59,9 +59,9 @@ INDEXES: Final = (
     ),
     Index(
         name="streamq_held_up",
-        keys=(("queue", 1), ("held_up_by", 1), ("seq", 1)),
+        keys=(("queue", 1), ("held_up_by", 1), ("priority", -1), ("seq", 1)),
         partial={"held_up_by": {"$exists": True}},
-        serves="queries.held_up: what waits for a slot of its key",
+        serves="queries.held_up: what waits for a slot of its key, in claim order; queries.keys_held_up",
     ),
     Index(
         name="streamq_blocked",

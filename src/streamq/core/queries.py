@@ -72,9 +72,15 @@ def key_slots_taken(queue: str) -> dict[str, Any]:
     return {"queue": queue, "key_slot": {"$gte": ""}}
 
 
-def held_up(queue: str, key: str | None = None) -> dict[str, Any]:
-    """Match the delayed tasks of `queue` that wait for a slot of `key`, or of any."""
-    return {"queue": queue, "status": DELAYED, "held_up_by": {"$gte": ""} if key is None else {"$eq": key}}
+def held_up(queue: str, key: str) -> dict[str, Any]:
+    """Match the delayed tasks of `queue` that wait for a slot of `key`."""
+    return {"queue": queue, "status": DELAYED, "held_up_by": {"$eq": key}}
+
+
+def keys_held_up(queue: str) -> dict[str, Any]:
+    """Match tasks of `queue` that wait for a slot of any key: asked for distinct keys, the server probes the index once
+    for each, however many tasks wait. (A condition on the status would make it read them all.)"""
+    return {"queue": queue, "held_up_by": {"$gte": ""}}
 
 
 def behind(queues: Iterable[str]) -> dict[str, Any]:

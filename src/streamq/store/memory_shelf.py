@@ -82,7 +82,7 @@ class MemoryShelf:
     def unhold(self, limit: int, taken: Mapping[str, Sequence[int]]) -> None:
         """See `Shelf.unhold`."""
         held_up: dict[str, list[TaskDocument]] = defaultdict(list)
-        for document in sorted(self._of_queue(), key=lambda one: one["seq"]):
+        for document in sorted(self._of_queue(), key=lambda one: (-one["priority"], one["seq"])):
             if "held_up_by" in document:
                 held_up[document["held_up_by"]].append(document)
         for key, documents in held_up.items():

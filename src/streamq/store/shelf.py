@@ -88,11 +88,11 @@ class MongoShelf:
         """See `Shelf.unhold`. Trips: 1, and 2 for each key with a free slot."""
         queue = self._ask.queue
         with writing("bring back tasks that waited for a slot"), self._tasks.deadline():
-            for key in self._tasks.quick.distinct("held_up_by", queries.held_up(queue)):
+            for key in self._tasks.quick.distinct("held_up_by", queries.keys_held_up(queue)):
                 room = len(free_slots(limit, taken.get(key, ())))
                 if room:
-                    first = self._tasks.quick.find(queries.held_up(queue, key), {"_id": 1}).sort("seq", 1).limit(room)
-                    ids = [row["_id"] for row in first]
+                    held_up = self._tasks.quick.find(queries.held_up(queue, key), {"_id": 1})
+                    ids = [row["_id"] for row in held_up.sort(queries.CLAIM_ORDER).limit(room)]
                     self._tasks.durable.update_many(
                         queries.held_up(queue, key) | {"_id": {"$in": ids}}, release_due.update()
                     )
