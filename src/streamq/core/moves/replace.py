@@ -26,6 +26,7 @@ TAKEN_OVER: Final = (
     "expires_at",
     "lifetime_until",
     "total_timeout_s",
+    "total_until",  # never in a new put: a claim that was given back had begun the time of the old one
     "keep_s",
     "keep_failed_s",
     "headers",

@@ -57,6 +57,7 @@ def update(how: Requeue, lock: bytes | None = None) -> list[dict[str, Any]]:
         fields["ready_in"] = "$queue"
     if lock is not None:
         fields["unique_lock"] = lock
+    unset = [*ENDED_BY, *(() if how.delay_s > 0 else ("due_at",))]
     if how.reset:
         fields["attempt"] = 0
     else:
@@ -64,7 +65,7 @@ def update(how: Requeue, lock: bytes | None = None) -> list[dict[str, Any]]:
     waits = {"status": next_status(SUCCEEDED, "requeue_blocked"), "ready_in": "$$REMOVE", "follow_up": 0.0}
     # One of a group waits for its turn again.
     again = {name: {"$cond": [IS_GROUPED, value, f"${name}"]} for name, value in waits.items()}
-    return [{"$set": fields}, {"$unset": list(ENDED_BY)}, {"$set": again}]
+    return [{"$set": fields}, {"$unset": unset}, {"$set": again}]
 
 
 def apply(document: TaskDocument, how: Requeue, now: datetime) -> None:
@@ -76,7 +77,9 @@ def apply(document: TaskDocument, how: Requeue, now: datetime) -> None:
     document["requeue_id"] = how.id
     if how.delay_s > 0:
         document["due_at"] = after(now, how.delay_s)
-    elif document["status"] == READY:
+    else:
+        document.pop("due_at", None)  # one of a group would wait for it
+    if document["status"] == READY:
         document["ready_in"] = document["queue"]
     if how.reset:
         document["attempt"] = 0
