@@ -20,7 +20,7 @@ from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, SUCC
 from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
-from streamq.core.moves import expire, hold_key, promote, recur, release_due, replace, retain, take_back, unblock
+from streamq.core.moves import expire, free, hold_key, promote, recur, release_due, replace, retain, take_back, unblock
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
@@ -299,6 +299,7 @@ class MemoryStore:
         ahead = self._next_s(now)
         for document in list(self.documents.values()):
             if "lifetime_until" in document and document["lifetime_until"] <= now:
+                self._free(document)
                 del self.documents[document["_id"]]
                 removed += 1
                 continue
@@ -538,6 +539,8 @@ class MemoryStore:
 
     def delete(self, id: ObjectId, *, force: bool = False) -> Deleted:
         """See `Store.delete`."""
+        if force and id in self.documents:
+            self._free(self.documents[id])
         return memory_records.delete(self.documents, id, force=force)
 
     def purge(self, search: Search, older_than_s: float, after: ObjectId | None = None) -> Purged:
@@ -564,6 +567,11 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _free(self, document: TaskDocument) -> None:
+        if free.has_slot(document):
+            free.apply(document)
+            self._tell(document)
 
     def _tell(self, document: TaskDocument, *, is_new: bool = False) -> None:
         for feed in list(self._feeds):

@@ -11,6 +11,7 @@ from pymongo.errors import BulkWriteError, WriteError
 
 from streamq.core import queries
 from streamq.core.document import RUNNING, TERMINAL
+from streamq.core.moves import free
 from streamq.core.moves import requeue as move
 from streamq.core.moves.requeue import Requeue
 from streamq.core.requeued import Requeued, Requeueing, verdict_of
@@ -29,10 +30,12 @@ TOLD: Final = {"status": 1, "requeue_id": 1, "queue": 1, "unique_key": 1, "uniqu
 
 
 def delete(tasks: Tasks, id: ObjectId, *, force: bool) -> Deleted:
-    """See `Store.delete`. Trips: 1, or 2 when it was not deleted."""
+    """See `Store.delete`. Trips: 1, or 2 when it was not deleted; 1 more with `force`."""
     stored = {"_id": id, "status": {"$exists": True}}
     wanted = stored if force else {"_id": id, "status": {"$exists": True, "$ne": RUNNING}}
     with writing("delete a task"), tasks.deadline():
+        if force:
+            tasks.durable.update_one({"_id": id} | free.HAS_SLOT, free.update())
         while tasks.durable.find_one_and_delete(wanted, {"_id": 1}) is None:
             found = tasks.quick.find_one(stored, {"status": 1})
             if found is None:

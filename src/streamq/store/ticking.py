@@ -7,7 +7,7 @@ from typing import Any, Final
 from bson import ObjectId
 
 from streamq.core import queries
-from streamq.core.moves import expire, release_due, take_back
+from streamq.core.moves import expire, free, release_due, take_back
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading
@@ -80,7 +80,9 @@ def _remove(tasks: Tasks) -> int:
     with tasks.deadline():
         outlived = tasks.quick.find(queries.outlived(), {"_id": 1}).sort("lifetime_until", 1).limit(MOST_A_TICK)
         ids = [document["_id"] for document in outlived]
-        return tasks.durable.delete_many(queries.outlived() | {"_id": {"$in": ids}}).deleted_count
+        over = queries.outlived() | {"_id": {"$in": ids}}
+        tasks.durable.update_many(over | free.HAS_SLOT, free.update())
+        return tasks.durable.delete_many(over).deleted_count
 
 
 def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:
