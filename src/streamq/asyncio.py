@@ -190,8 +190,19 @@ class AsyncTask:
 
         Raises `LeaseLost`, also when the lease was lost meanwhile: then the body was cancelled.
         """
-        body, extending = asyncio.current_task(), self._extending
+        body = asyncio.current_task()
         assert body is not None
+        # Once begun it goes on, cancelled or not: what is done must not be left to the lease's end.
+        return await asyncio.shield(self._leave(body, kind, error, trace))
+
+    async def _leave(
+        self,
+        body: asyncio.Task[Any],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        extending = self._extending
         assert extending is not None
         extending.cancel()
         await asyncio.wait([extending])
@@ -199,7 +210,7 @@ class AsyncTask:
             if isinstance(error, asyncio.CancelledError) and body.uncancel() > 0:
                 return False  # somebody else cancelled it too
             raise LeaseLost(self.info.id) from error
-        return await asyncio.shield(asyncio.to_thread(self._task.__exit__, kind, error, trace))
+        return await asyncio.to_thread(self._task.__exit__, kind, error, trace)
 
     async def _extend_on(self, body: asyncio.Task[Any]) -> None:
         while True:

@@ -109,6 +109,28 @@ def test_block_extends_the_lease_and_settles_by_how_it_is_left(make_app: MakeApp
     asyncio.run(main())
 
 
+def test_task_whose_block_is_done_succeeds_though_it_is_cancelled_while_it_settles(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        await queue.put("x", max_attempts=1)
+
+        async def run() -> None:
+            task = await queue.claim()
+            assert task is not None
+            async with task:
+                body = asyncio.current_task()
+                assert body is not None
+                asyncio.get_running_loop().call_soon(body.cancel)  # at the first point where leaving the block waits
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(run())
+        await until(lambda: statuses(app) == {"succeeded": 1})
+
+    asyncio.run(main())
+
+
 def test_lost_lease_cancels_the_block_which_says_so(make_app: MakeApp, database: str) -> None:
     app = make_app()
 

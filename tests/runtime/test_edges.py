@@ -225,3 +225,57 @@ async def test_transaction_waits_for_a_report_in_flight() -> None:
         await trio.sleep(45)
         assert stored(app, handle)["status"] == "succeeded"
         assert stored(app, handle)["attempt"] == 1
+
+
+@pytest.mark.parametrize("how", ["work", "consume", "result", "claim"])
+async def test_who_waits_for_the_stream_as_the_app_is_left_is_told(how: str) -> None:
+    """It will not open any more."""
+    app, bridge = slow_app()
+    bridge.late["feed"] = 5.0
+    said: list[UsageError] = []
+
+    @app.task
+    async def job() -> None: ...
+
+    async def wait() -> None:
+        try:
+            if how == "work":
+                await app.work()
+            elif how == "consume":
+                async with app.queue("q").consume():
+                    pass
+            elif how == "claim":
+                await app.queue("q").claim(wait_s=1_000)
+            else:
+                await (await job.put()).result()
+        except UsageError as error:
+            said.append(error)
+
+    async with trio.open_nursery() as nursery:
+        async with app:
+            nursery.start_soon(wait)
+            await settled()
+        with trio.move_on_after(100):
+            while nursery.child_tasks:  # noqa: ASYNC110 - virtual time
+                await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert "the app was left" in str(said)
+
+
+async def test_who_waits_for_a_result_as_the_app_is_left_is_told() -> None:
+    app = memory_app()
+    said: list[UsageError] = []
+
+    async def wait() -> None:
+        try:
+            await (await app.queue("q").put(1)).result()
+        except UsageError as error:
+            said.append(error)
+
+    async with trio.open_nursery() as nursery:
+        async with app:
+            nursery.start_soon(wait)
+            await settled()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert "the app was left" in str(said)

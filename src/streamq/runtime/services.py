@@ -144,6 +144,7 @@ class Services:
     def stop(self) -> None:
         """End the services; a worker or loop that outlives the app is told."""
         self.watcher.refuse(_left())
+        self.waiters.close()
         self._stop.set()
 
     async def until_left(self) -> None:

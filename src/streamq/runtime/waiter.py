@@ -31,6 +31,7 @@ class Waiters:
         self._store = store
         self._bridge = bridge
         self._member_id = member_id
+        self._left = False
         self._looks = trio.CapacityLimiter(LOOKS_AT_ONCE)
         self._waiting: dict[ObjectId, set[trio.Event]] = defaultdict(set)
 
@@ -45,6 +46,11 @@ class Waiters:
         for events in self._waiting.values():
             for event in events:
                 event.set()
+
+    def close(self) -> None:
+        """Tell who waits that nothing will be heard any more."""
+        self._left = True
+        self.recheck()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -76,8 +82,11 @@ class Waiters:
                     return document
                 if document.get("keep_s") == 0:
                     raise UsageError(f"task {id} is deleted at its success (keep_s=0): there is no end to wait for")
-                with trio.move_on_after(min(clock.jittered(RECHECK_S), left_s)):  # removals are not told
-                    await event.wait()
+                if not self._left:
+                    with trio.move_on_after(min(clock.jittered(RECHECK_S), left_s)):  # removals are not told
+                        await event.wait()
+                if self._left:
+                    raise UsageError(f"the app was left: the end of task {id} will not be told")
             finally:
                 self._waiting[id].discard(event)
                 if not self._waiting[id]:

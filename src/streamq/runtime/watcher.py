@@ -22,7 +22,15 @@ from streamq.bridge import Bridge
 from streamq.core.member import BEAT_S, Member, Roster
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
-from streamq.errors import AccessRefused, FeedEnded, OutcomeUnknown, StoreError, StoreUnavailable, StreamQError
+from streamq.errors import (
+    AccessRefused,
+    FeedEnded,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnavailable,
+    StreamQError,
+    UsageError,
+)
 from streamq.runtime import clock
 from streamq.runtime.canceller import Canceller
 from streamq.runtime.intake import Early, Intake, Wants
@@ -80,6 +88,7 @@ class Watcher:
         self._refused: StoreError | None = None
         self._following: trio.CancelScope | None = None
         self._wanted = trio.lowlevel.ParkingLot()
+        self._ended = False
         self._rung = False
         self._lost = False
         self._last_wake_at = -float("inf")
@@ -195,8 +204,8 @@ class Watcher:
     # --- services ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep the stream open and fitting. Cancellation: rings the bell and waits for the thread, then removes
-        the member's row; bounded by the store's deadline."""
+        """Keep the stream open and fitting. Cancellation: rings the bell and waits for the thread, tells who waits for
+        the stream, then removes the member's row; bounded by the store's deadline."""
         pause_s = 0.0  # the first reopening is free: most often a single event has ended the stream
         try:
             while True:
@@ -225,6 +234,9 @@ class Watcher:
                 pause_s = min(max(pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
         finally:
             with trio.CancelScope(shield=True):
+                async with self._opened:
+                    self._ended = True
+                    self._opened.notify_all()
                 await self._leave()
 
     async def beat(self) -> None:
@@ -327,6 +339,8 @@ class Watcher:
         try:
             async with self._opened:
                 while not self._fits(self._open):
+                    if self._ended:
+                        raise UsageError("the app was left: no stream will open any more")
                     await self._opened.wait()
                     if self._refused is not None:
                         raise self._refused
