@@ -59,7 +59,8 @@ def update(new: TaskDocument) -> list[dict[str, Any]]:
         fields["ready_in"] = {"$cond": [{"$eq": ["$status", DELAYED]}, "$queue", "$ready_in"]}
     if "reply_to" in new:
         waiting = {"$cond": [{"$isArray": ["$reply_to"]}, "$reply_to", []]}
-        fields["reply_to"] = {"$concatArrays": [{"$setDifference": [waiting, new["reply_to"]]}, new["reply_to"]]}
+        named = {"$literal": new["reply_to"]}
+        fields["reply_to"] = {"$concatArrays": [{"$setDifference": [waiting, named]}, named]}
     unset = [name for name in TAKEN_OVER if name not in new]
     if _is_later(new):
         unset.append("ready_in")
