@@ -84,7 +84,7 @@ class TaskDocument(TypedDict, total=False):
     lifetime_until: datetime  # removed then, whatever its status (TTL too)
     ready_in: str  # the queue, written by each update that makes a task ready, so that the stream tells it
     rate_key: str  # whose limits it counts for, besides its queue's
-    held_up_by: str  # while delayed: the key a slot of which it waits for
+    held_up_by: str  # until claimed: the key a slot of which it waits for
     slot: int  # while running: its place among those of its queue that may run, unique
     key_slot: str  # the same for its key: see `limits.key_slot`
     freed_in: str  # the queue, written when a slot is free again, so that the stream tells it

@@ -51,8 +51,7 @@ def ready(ask: Ask) -> dict[str, Any]:
         "max_attempts": NUMBER,
         "_id": {"$not": {"$type": "object"}},
     }
-    if ask.only is not None:
-        found["task"] = {"$in": list(ask.only)} | NO_ARRAY
+    found |= known(ask)
     if ask.ids is not None:
         found["_id"] = {"$in": list(ask.ids)}
     if ask.slots <= 0:
@@ -60,6 +59,11 @@ def ready(ask: Ask) -> dict[str, Any]:
         found["max_attempts"] = {"$gt": 1} | NUMBER
         found["group_lock"] = {"$exists": False}
     return found
+
+
+def known(ask: Ask) -> dict[str, Any]:
+    """Match the tasks whose handlers the asker knows."""
+    return {} if ask.only is None else {"task": {"$in": list(ask.only)} | NO_ARRAY}
 
 
 def slots_taken(queue: str) -> dict[str, Any]:
@@ -73,8 +77,8 @@ def key_slots_taken(queue: str) -> dict[str, Any]:
 
 
 def held_up(queue: str, key: str) -> dict[str, Any]:
-    """Match the delayed tasks of `queue` that wait for a slot of `key`."""
-    return {"queue": queue, "status": DELAYED, "held_up_by": {"$eq": key}}
+    """Match the tasks of `queue` that wait for a slot of `key`: delayed, or ready because there is one."""
+    return {"queue": queue, "held_up_by": {"$eq": key}}
 
 
 def keys_held_up(queue: str) -> dict[str, Any]:

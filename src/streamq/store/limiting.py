@@ -61,7 +61,7 @@ class Shelf(Protocol):
         """Read which slots of each key are taken."""
 
     def unhold(self, limit: int, taken: Mapping[str, Sequence[int]]) -> None:
-        """Bring back of each key's held up tasks as many as slots are free."""
+        """See to it that of each key's held up tasks the first are back, as many as slots are free."""
 
     def tokens(self, bucket: str, rate: Rate, wanted: int) -> Tokens:
         """Take up to `wanted` tokens."""

@@ -11,10 +11,10 @@ from typing import Any
 from bson import ObjectId
 
 from streamq.core.claim import Ask, claim_of
-from streamq.core.document import TaskDocument
+from streamq.core.document import DELAYED, TaskDocument
 from streamq.core.limits import Limits, Rate, free_slots, slot_of_key
+from streamq.core.moves import call_back, delay, expire, token
 from streamq.core.moves import claim as move
-from streamq.core.moves import delay, expire, release_due, token
 from streamq.core.moves.claim import Place
 from streamq.core.moves.token import Bucket
 from streamq.store import limiting
@@ -83,12 +83,13 @@ class MemoryShelf:
         """See `Shelf.unhold`."""
         held_up: dict[str, list[TaskDocument]] = defaultdict(list)
         for document in sorted(self._of_queue(), key=lambda one: (-one["priority"], one["seq"])):
-            if "held_up_by" in document:
+            if "held_up_by" in document and (self._ask.only is None or document["task"] in self._ask.only):
                 held_up[document["held_up_by"]].append(document)
         for key, documents in held_up.items():
             for document in documents[: len(free_slots(limit, taken.get(key, ())))]:
-                release_due.apply(document, self._now)
-                self._tell(document)
+                if document["status"] == DELAYED:
+                    call_back.apply(document, self._now)
+                    self._tell(document)
 
     def tokens(self, bucket: str, rate: Rate, wanted: int) -> Tokens:
         """See `Shelf.tokens`."""

@@ -12,10 +12,10 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from streamq.core import queries
 from streamq.core.claim import Ask, claim_of, is_number
-from streamq.core.document import READY
+from streamq.core.document import DELAYED, READY
 from streamq.core.limits import Limits, Rate, free_slots, slot_of_key
+from streamq.core.moves import call_back, delay, token
 from streamq.core.moves import claim as move
-from streamq.core.moves import delay, release_due, token
 from streamq.core.moves.claim import Place
 from streamq.errors import OutcomeUnknown
 from streamq.store import claiming, limiting
@@ -86,16 +86,17 @@ class MongoShelf:
 
     def unhold(self, limit: int, taken: Mapping[str, Sequence[int]]) -> None:
         """See `Shelf.unhold`. Trips: 1, and 2 for each key with a free slot."""
-        queue = self._ask.queue
+        queue, only = self._ask.queue, queries.known(self._ask)
         with writing("bring back tasks that waited for a slot"), self._tasks.deadline():
             for key in self._tasks.quick.distinct("held_up_by", queries.keys_held_up(queue)):
                 room = len(free_slots(limit, taken.get(key, ())))
                 if room:
-                    held_up = self._tasks.quick.find(queries.held_up(queue, key), {"_id": 1})
-                    ids = [row["_id"] for row in held_up.sort(queries.CLAIM_ORDER).limit(room)]
-                    self._tasks.durable.update_many(
-                        queries.held_up(queue, key) | {"_id": {"$in": ids}}, release_due.update()
-                    )
+                    held_up = self._tasks.quick.find(queries.held_up(queue, key) | only, {"status": 1})
+                    first = held_up.sort(queries.CLAIM_ORDER).limit(room)
+                    ids = [row["_id"] for row in first if row["status"] == DELAYED]
+                    if ids:
+                        away = queries.held_up(queue, key) | {"_id": {"$in": ids}, "status": DELAYED}
+                        self._tasks.durable.update_many(away, call_back.update())
 
     def tokens(self, bucket: str, rate: Rate, wanted: int) -> Tokens:
         """See `Shelf.tokens`. A reply that is lost costs the tokens: the rate is kept."""

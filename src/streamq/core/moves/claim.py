@@ -19,6 +19,9 @@ from streamq.core.transitions import next_status
 WAKES: Final = ["ready_in", "freed_in"]
 """What is written for the stream and must be absent, to be a change when it is written again."""
 
+WAITED: Final = [*WAKES, "held_up_by"]
+"""What a claim takes off."""
+
 
 class Place(msgspec.Struct, frozen=True):
     """The slots that one claim takes of the limits on running tasks."""
@@ -61,9 +64,9 @@ def update(ask: Ask, place: Place | None = None, *, plain: bool = False) -> list
     if place is not None:
         fields |= place_fields(place)
     if plain:
-        return [{"$set": fields}, {"$unset": WAKES}]
+        return [{"$set": fields}, {"$unset": WAITED}]
     fields["lease_until"] = total.capped(_lease_until(ask))
-    return [{"$set": total.BEGUN}, {"$set": fields}, {"$unset": WAKES}]
+    return [{"$set": total.BEGUN}, {"$set": fields}, {"$unset": WAITED}]
 
 
 def _lease_until(ask: Ask) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def apply(document: TaskDocument, ask: Ask, now: datetime, place: Place | None =
     document["attempt"] += 1
     document["worker"] = ask.worker
     document["started_at"] = now
-    for name in WAKES:
+    for name in WAITED:
         document.pop(name, None)  # type: ignore[misc]
     if place is not None and place.slot is not None:
         document["slot"] = place.slot
