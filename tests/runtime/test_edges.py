@@ -9,9 +9,9 @@ import trio
 import trio.testing
 
 import streamq
-from streamq import LeaseLost, StoreUnavailable, UsageError
+from streamq import LeaseLost, Retry, StoreUnavailable, UsageError
 from streamq.core.settlement import Settlement
-from streamq.runtime.takers import TAKES_A_TURN
+from streamq.runtime.takers import TAKES_A_TURN, Takers
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 from tests.runtime.test_cancel import SlowBridge, settled, slow_app
@@ -279,3 +279,33 @@ async def test_who_waits_for_a_result_as_the_app_is_left_is_told() -> None:
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert "the app was left" in str(said)
+
+
+async def test_only_attempt_does_not_begin_in_a_worker_that_was_cancelled_as_a_slot_got_the_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slot that was woken for a task hears of a cancellation at its next checkpoint only, which is the handler's."""
+    app = memory_app(retry=Retry(max_attempts=1))
+    began: list[bool] = []
+    wake = Takers.wake
+
+    @app.task
+    async def once() -> None:
+        began.append(True)
+        await trio.sleep(1)
+
+    async with app:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(app.work)
+            await settled()
+
+            def woken(takers: Takers, count: int) -> None:
+                wake(takers, count)
+                nursery.cancel_scope.cancel()
+
+            monkeypatch.setattr(Takers, "wake", woken)
+            new = once.new()
+            memory(app).put([new])  # as another process does
+            await trio.sleep(10)
+        task = memory(app).documents[new.id]
+        assert (task["status"], task["attempt"], began) == ("ready", 0, [])
