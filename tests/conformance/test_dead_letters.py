@@ -11,6 +11,7 @@ from pymongo.collection import Collection
 
 from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
+from streamq.core.parents import OnParentFailure
 from streamq.core.search import Search
 from streamq.errors import StoreError, UsageError
 from streamq.store import dead_letters
@@ -194,3 +195,13 @@ def test_failed_tasks_from_before_are_moved_many_at_a_time(lab: MongoLab, monkey
     monkeypatch.setattr(dead_letters, "MOST_AT_ONCE", 2)
     lab.store.tick()
     assert [where(lab, id) for id in ids] == [["dead"]] * 5
+
+
+@pytest.mark.parametrize(("policy", "status"), [("run", "ready"), ("cancel", "cancelled"), ("fail", "failed")])
+def test_a_dead_letter_is_a_parent_that_failed(lab: MongoLab, policy: OnParentFailure, status: str) -> None:
+    parent = fail(lab)
+    assert where(lab, parent) == ["dead"]
+    child = lab.put(options={"after": [parent], "on_parent_failure": policy})
+    while lab.store.tick().followed:
+        pass
+    assert (lab.store.get(child) or {})["status"] == status

@@ -116,7 +116,7 @@ class MongoStore:
         """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
         if session is not None and session.client is not self.client:
             raise OptionInvalid("session", session, "a session of this app's own client (app.client.start_session())")
-        return putting.put(self._tasks, tasks, self.now(), session)
+        return putting.put(self._tasks, tasks, self.now(), session, self._dead)
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""

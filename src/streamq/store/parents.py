@@ -19,17 +19,20 @@ KIN: Final = {"status": 1, "has_children": 1, "keep_s": 1}
 MARK: Final = {"$set": {"has_children": True}}
 
 
-def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any) -> Family:
+def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any, dead: Tasks | None = None) -> Family:
     """Find out how the parents of `new` stand, and mark those that have not ended, so that their ends are noticed.
 
     A task may name one that stands before it in the same put. Raises `OptionInvalid` for a parent that is not stored;
-    nothing has been stored then. Trips: 0 without parents, 1 when all are marked already or have ended, else 3.
+    nothing has been stored then. Trips: 0 without parents, 1 when all are marked already or have ended, else 3; 1 more
+    when some may be in the collection `dead`.
     """
     if not any(one.options.has_parents for one in new):
         return NO_FAMILY
     wanted, inside = _sorted_out(new)
     with reading("look up parents"), tasks.deadline():
         found = _find(tasks, wanted)
+        if dead is not None and found.keys() != wanted:
+            found |= _find(dead, wanted - found.keys())
     # Put in the caller's transaction, a parent is nobody else's to see. The driver's errors are left as they are here:
     # their labels tell the caller's `with_transaction` to run again.
     own = _find(tasks, wanted - found.keys(), session) if session is not None else {}

@@ -39,10 +39,10 @@ class Inserted(msgspec.Struct, frozen=True):
 ALL: Final = Inserted()
 
 
-def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> list[PutReply]:
+def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any, dead: Tasks | None = None) -> list[PutReply]:
     """Insert `new` in chunks; see `Store.put`."""
     replies: list[PutReply] = []
-    family = family_of(tasks, new, session)
+    family = family_of(tasks, new, session, dead)
     for start in range(0, len(new), MOST_AN_INSERT):
         chunk = new[start : start + MOST_AN_INSERT]
         documents: list[Document] = [dict(document_of(one, now, family)) for one in chunk]
