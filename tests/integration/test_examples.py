@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from pymongo import MongoClient
 
+from tests.integration.logged import without_failed_tasks
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -32,8 +34,7 @@ def run(name: str, uri: str | None) -> str:
         capture_output=True,
         timeout=60,
     )
-    logged = [line for line in done.stderr.splitlines() if not line.startswith("task failed")]
-    assert (done.returncode, logged) == (0, [])
+    assert (done.returncode, without_failed_tasks(done.stderr)) == (0, "")
     return done.stdout
 
 

@@ -39,7 +39,7 @@ async def test_refused_opening_is_told_to_the_waiter_and_the_workers_stream_is_o
     async with here, elsewhere, trio.open_nursery() as nursery:
         await nursery.start(here.work)
         handle = await job.put(1)
-        mongo.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=refusal)
+        mongo.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=refusal)
         try:
             with trio.fail_after(SOON_S), pytest.raises(StoreError):
                 await handle.result()

@@ -251,6 +251,26 @@ def next_lifetime_end() -> list[dict[str, Any]]:
     return next_instant("lifetime_until", {})
 
 
+def first_mark() -> list[dict[str, Any]]:
+    """Whether any task is marked: then it is due now (at most one row)."""
+    return [{"$match": marked()}, {"$limit": 1}, {"$project": {"_id": 0, "in_ms": {"$literal": 0}}}]
+
+
+def outlook(collection: str) -> list[dict[str, Any]]:
+    """Build the aggregation that tells of each kind of what the scheduler sees to in how many ms the first is due: rows
+    of `of` and `in_ms`, none of a kind of which there is nothing. One trip instead of one a kind: an idle worker looks
+    once in each lease."""
+    kinds = {
+        "due": next_due(),
+        "lease": next_lease_end(),
+        "expiry": next_expiry(),
+        "lifetime": next_lifetime_end(),
+        "mark": first_mark(),
+    }
+    first, *others = [[*stages, {"$set": {"of": kind}}] for kind, stages in kinds.items()]
+    return first + [{"$unionWith": {"coll": collection, "pipeline": stages}} for stages in others]
+
+
 def schedules(ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """Read schedules of the meta collection (those of `ids`, else all by a range of the `_id` index), each with the
     server's time beside it in `now`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from bson import ObjectId
 
@@ -11,7 +11,7 @@ from streamq.core.moves import expire, free, release_due, take_back
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading
-from streamq.store.following import follow_up
+from streamq.store.following import Followed, follow_up
 from streamq.store.moving import move, named
 
 MOST_A_TICK: Final = 1_000
@@ -22,45 +22,39 @@ STUCK_S: Final = 1.0
 
 
 def tick(tasks: Tasks) -> Tick:
-    """See `Store.tick`. Trips: 5 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more
+    """See `Store.tick`. Trips: 1 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more
     for tasks that others wait for.
 
     All of it is idempotent: many schedulers may run, and a lost reply only means to look again.
     """
     with reading("look for due tasks"):
-        next_due = _in_s(tasks, queries.next_due())
-        next_end = _in_s(tasks, queries.next_lease_end())
-        next_expiry = _in_s(tasks, queries.next_expiry())
-        next_outlived = _in_s(tasks, queries.next_lifetime_end())
+        ahead = _outlook(tasks)
+        due = {kind for kind, in_s in ahead.items() if in_s <= 0}
         released: list[tuple[ObjectId, str]] = []
         refused: list[Refused] = []
-        failed = expired = removed = 0
-        if next_outlived is not None and next_outlived <= 0:
-            removed = _remove(tasks)
-        if next_expiry is not None and next_expiry <= 0:
-            expired = _expire(tasks, refused)
-        if next_due is not None and next_due <= 0:
+        failed = 0
+        removed = _remove(tasks) if "lifetime" in due else 0
+        expired = _expire(tasks, refused) if "expiry" in due else 0
+        if "due" in due:
             released += _release(tasks, refused)
-        if next_end is not None and next_end <= 0:
+        if "lease" in due:
             back, failed = _take_back(tasks, refused)
             released += back
-        followed = follow_up(tasks, refused)
+        # What has just ended by time may have followers too.
+        followed = follow_up(tasks, refused) if due else Followed()
         released += followed.released
-    ahead = [instant for instant in (next_due, next_end, next_expiry, next_outlived) if instant is not None]
-    if followed.found:
-        ahead.append(0.0)  # more may be marked, and what was moved may be followed by others
+    soonest = [*ahead.values(), *([0.0] if followed.found else [])]  # more may be marked, and followers be followed
     moved = released or failed or followed.done or expired or removed
-    next_s = max(STUCK_S if refused and not moved else 0.0, min(ahead)) if ahead else None
+    next_s = max(STUCK_S if refused and not moved else 0.0, min(soonest)) if soonest else None
     return Tick(
         tuple(released), failed, next_s, tuple(refused), followed=followed.done, expired=expired, removed=removed
     )
 
 
-def _in_s(tasks: Tasks, stages: list[dict[str, Any]]) -> float | None:
+def _outlook(tasks: Tasks) -> dict[str, float]:
     with tasks.deadline():
-        for row in tasks.quick.aggregate(stages):
-            return float(row["in_ms"]) / 1000
-    return None
+        rows = tasks.quick.aggregate(queries.outlook(tasks.quick.name))
+        return {row["of"]: float(row["in_ms"]) / 1000 for row in rows}
 
 
 def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]:
