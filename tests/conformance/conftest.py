@@ -24,6 +24,7 @@ from streamq.core.options import Options, PutOptions
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
+from streamq.store import checking
 from streamq.store.contract import Feed, Store
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
@@ -229,6 +230,12 @@ class MongoLab(Lab):
     def edit(self, id: ObjectId, update: Mapping[str, Any]) -> None:
         """Change a document by hand, as no move would."""
         self.mongo._tasks.durable.update_one({"_id": id}, update)
+
+
+@pytest.fixture(autouse=True)
+def busy_oplog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's oplog is small, and full of what other tests wrote lately: that is no finding here."""
+    monkeypatch.setattr(checking, "OPLOG_HOURS", 0.0)
 
 
 @pytest.fixture

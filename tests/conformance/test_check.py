@@ -51,6 +51,21 @@ def test_a_sound_queue_has_no_findings(mongo: MongoLab) -> None:
     assert abs(checkup.clock_ahead_s) < 5
 
 
+def test_an_oplog_that_is_full_and_reaches_back_little_is_found(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "OPLOG_HOURS", 1_000_000.0)
+    monkeypatch.setattr(checking, "FULL", 0.0)
+    finding = of(mongo.mongo.check(), "the oplog reaches back an hour")
+    assert (finding.severity, mongo.mongo.check().valid) == ("warning", True)
+
+
+def test_an_oplog_that_has_dropped_nothing_yet_is_no_finding(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "OPLOG_HOURS", 1_000_000.0)
+    monkeypatch.setattr(checking, "FULL", 2.0)
+    assert whats(mongo.mongo.check()) == []
+
+
 def test_a_collection_that_is_not_there_yet_is_usable_and_is_not_made(uri: str, database: str) -> None:
     store = MongoStore.connect(uri, database)
     checkup = store.check(repair=True)

@@ -746,6 +746,12 @@ def test_the_next_instant_is_one_key(crowd: MongoStore, stages: list[dict[str, A
     assert (plan.keys, plan.documents, plan.returned) == (1, 1, 1)
 
 
+def test_nothing_marked_costs_no_key(crowd: MongoStore) -> None:
+    plan = plan_of(crowd, {"aggregate": "tasks", "pipeline": queries.first_mark(), "cursor": {}})
+    assert "IXSCAN streamq_follow_up" in plan.stages
+    assert (plan.keys, plan.documents) == (0, 0)
+
+
 def test_the_safety_scan_probes_one_key_a_queue(crowd: MongoStore) -> None:
     queues = ["q", "q0", "q1", "never", "strangers"]
     plan = plan_of(crowd, {"distinct": "tasks", "key": "queue", "query": queries.behind(queues)})
