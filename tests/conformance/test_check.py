@@ -62,7 +62,7 @@ def test_an_oplog_that_is_full_and_reaches_back_little_is_found(
 
 def test_an_oplog_that_has_dropped_nothing_yet_is_no_finding(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "OPLOG_HOURS", 1_000_000.0)
-    monkeypatch.setattr(checking, "FULL", 2.0)
+    monkeypatch.setattr(checking, "FULL", 1e9)
     assert whats(mongo.mongo.check()) == []
 
 

@@ -295,7 +295,7 @@ def heard_client(uri: str) -> Iterator[tuple[Mongo, Commands]]:
 
 
 async def test_idle_consumer_sends_next_to_nothing(uri: str, database: str) -> None:
-    """No polling: with nothing to do, twenty seconds see ten commands at the most and no look for tasks."""
+    """No polling: with nothing to do, twenty seconds see ten commands at the most and no look for tasks to run."""
     with heard_client(uri) as (client, commands):
         app = StreamQ(client=client, database=database, safety_scan_s=None)
 
@@ -314,8 +314,8 @@ async def test_idle_consumer_sends_next_to_nothing(uri: str, database: str) -> N
             nursery.cancel_scope.cancel()
     assert sent, "the stream itself is read"
     assert len(sent) <= 10, [name for name, _ in sent]
-    looks = [command for name, command in sent if name == "find" and "status" in command["filter"]]
-    assert not looks
+    looks = [command["filter"]["status"] for name, command in sent if name == "find" and "status" in command["filter"]]
+    assert looks in ([], ["blocked"])  # the sweep for what is blocked comes twice a minute
     assert "findAndModify" not in [name for name, _ in sent]
 
 
