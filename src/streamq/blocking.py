@@ -48,12 +48,12 @@ from streamq.core.transitions import is_terminal
 from streamq.desk import dead_of
 from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
 from streamq.ear import Ear
-from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable, StoreError, UsageError
+from streamq.errors import LeaseLost, PayloadUndecodable, StoreError, UsageError
 from streamq.handle import TaskId, chosen, failure_of_task, late, require_stored
 from streamq.queue import MOST_CLAIMED, Queue
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
-from streamq.runtime.settler import require_settled
+from streamq.runtime.settler import require_known, require_settled
 from streamq.runtime.transaction import LIVES, MOST_LEASE_S, RERUN_S, given_up
 from streamq.runtime.upkeep import Upkeep
 from streamq.store.contract import Store
@@ -317,8 +317,7 @@ class BlockingQueue:
                 verdict = task._settle(Done())
             except LeaseLost:
                 continue  # somebody else has it by now
-            if verdict == "unknown":
-                raise OutcomeUnknown(f"task {task.info.id} has succeeded or will run again: nobody can know")
+            require_known(task.info.id, verdict)
             return task
         return None
 

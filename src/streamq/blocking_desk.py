@@ -9,9 +9,9 @@ from bson import ObjectId
 
 from streamq.core.checkup import Checkup
 from streamq.core.document import TaskDocument
-from streamq.core.options import require_count, require_delay_s, require_queue
+from streamq.core.options import require_count, require_delay_s, require_id, require_queue
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
-from streamq.core.search import Search, Sought, ended, require_id, search_of
+from streamq.core.search import Search, Sought, ended, search_of
 from streamq.core.view import TaskView, view_of
 from streamq.core.workers import WorkerView
 from streamq.desk import MOST_FOUND, line_of, require_bool, served, shown, was_deleted

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from streamq.core.document import TERMINAL
-from streamq.core.search import Search, ended, require_id, search_of
+from streamq.core.options import require_id
+from streamq.core.search import Search, ended, search_of
 from streamq.errors import OptionInvalid, PayloadInvalid
 
 

@@ -310,12 +310,12 @@ def require_reason(value: object) -> str:
     return value
 
 
-def require_id(value: object) -> ObjectId:
+def require_id(value: object, name: str = "id") -> ObjectId:
     """Return the id that `value` is, or whose 24 hex digits it is, else raise `OptionInvalid`."""
     if isinstance(value, str) and ObjectId.is_valid(value):
         return ObjectId(value)
     if not isinstance(value, ObjectId):
-        raise OptionInvalid("id", value, "a bson.ObjectId or its 24 hex digits")
+        raise OptionInvalid(name, value, "a bson.ObjectId or its 24 hex digits")
     return value
 
 

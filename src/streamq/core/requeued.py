@@ -9,8 +9,7 @@ import msgspec
 from bson import ObjectId
 
 from streamq.core.moves.requeue import Requeue
-from streamq.core.options import require_delay_s
-from streamq.core.search import require_id
+from streamq.core.options import require_delay_s, require_id
 from streamq.errors import OptionInvalid
 
 MOST_AT_ONCE: Final = 500

@@ -13,7 +13,6 @@ from typing import Any, Final, TypedDict
 
 import bson
 import msgspec
-from bson import ObjectId
 from bson.decimal128 import Decimal128
 
 from streamq.core.codec import to_stored
@@ -140,15 +139,6 @@ def statuses_of(given: object, only: tuple[Status, ...] = STATUSES) -> tuple[Sta
 def ended(given: Sought) -> Search:
     """Check the keywords of a search for tasks that have ended."""
     return search_of(given, only=TERMINAL)
-
-
-def require_id(value: object, name: str = "id") -> ObjectId:
-    """Return a task's id, given as such or by its 24 hex digits, else raise `OptionInvalid`."""
-    if isinstance(value, str) and ObjectId.is_valid(value):
-        return ObjectId(value)
-    if not isinstance(value, ObjectId):
-        raise OptionInvalid(name, value, "a bson.ObjectId or its 24 hex digits")
-    return value
 
 
 def steps_of(path: object) -> tuple[str, ...]:

@@ -18,12 +18,13 @@ from streamq.core.outcome import TOTAL_OVER, CalledOff, Done, Outcome, Snoozed, 
 from streamq.core.report import report_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
-from streamq.errors import LeaseLost, OutcomeUnknown, PayloadUndecodable, UsageError
+from streamq.errors import LeaseLost, PayloadUndecodable, UsageError
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.services import Services
+from streamq.runtime.settler import require_known
 from streamq.runtime.transaction import Transaction, run_in_transaction
 
 T = TypeVar("T")
@@ -248,8 +249,7 @@ async def popped(services: Services, wants: Wants, settings: BareSettings, wait_
                 verdict = await task._settle(Done())
         except LeaseLost:
             continue  # somebody else has it by now
-        if verdict == "unknown":
-            raise OutcomeUnknown(f"task {task.info.id} has succeeded or will run again: nobody can know")
+        require_known(task.info.id, verdict)
         return task
     return None
 

@@ -61,6 +61,12 @@ def with_last_word(held: Held, settlement: Settlement) -> Settlement:
     return msgspec.structs.replace(settlement, progress=held.report)
 
 
+def require_known(task_id: ObjectId, verdict: Verdict) -> None:
+    """Raise when a success was not told, before its task is handed out as done."""
+    if verdict == "unknown":
+        raise OutcomeUnknown(f"task {task_id} has succeeded or will run again: nobody can know")
+
+
 class Ending(NamedTuple):
     """A settlement with the claim it ends."""
 

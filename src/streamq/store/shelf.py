@@ -23,6 +23,7 @@ from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Claimed
 from streamq.store.faults import (
     DRIVER_ERRORS,
+    DUPLICATE_KEY,
     MAYBE_APPLIED,
     PASSING,
     SHOWN,
@@ -32,8 +33,6 @@ from streamq.store.faults import (
     writing,
 )
 from streamq.store.limiting import Found, PutOff, Tokens
-
-DUPLICATE_KEY = 11000
 
 
 def claim(tasks: Tasks, ask: Ask, limits: Limits) -> Claimed:

@@ -20,12 +20,11 @@ from streamq.core.unique_key import lock_again
 from streamq.errors import OptionInvalid, OutcomeUnknown, PayloadUndecodable
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Deleted, Purged
-from streamq.store.faults import MAYBE_APPLIED, PASSING, SHOWN, is_refusal, reading, short, writing
+from streamq.store.faults import DUPLICATE_KEY, MAYBE_APPLIED, PASSING, SHOWN, is_refusal, reading, short, writing
 
 MOST_A_PURGE: Final = 1_000
 """Tasks deleted by one statement: many enough to be quick, few enough to let other writes through."""
 
-DUPLICATE_KEY: Final = 11000
 TOLD: Final = {"status": 1, "requeue_id": 1, "queue": 1, "unique_key": 1, "unique_for_s": 1}
 
 

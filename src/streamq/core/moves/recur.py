@@ -31,11 +31,6 @@ def guard(read: Mapping[str, Any]) -> dict[str, Any]:
     return {"_id": read["_id"], **said}
 
 
-def is_as_read(document: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
-    """The guard, for a row in memory."""
-    return all(document.get(name, ...) == read.get(name, ...) for name in GUARDED)
-
-
 # --- declare -------------------------------------------------------------------------------------------------------
 
 
