@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateMany
 
@@ -136,7 +137,7 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
         if keyed and revision is not None:
             guard |= move.revision_guard(revision)
         try:
-            mine.update(_take_alike(tasks, ask, guard, ids, refused, durable=durable, plain=plain))
+            mine.update(_Taking(tasks, ask, guard, refused, durable, plain).take(ids))
         except StoreError as error:
             if not mine and not isinstance(error, OutcomeUnknown):
                 raise
@@ -146,61 +147,53 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
     return mine
 
 
-def _take_alike(
-    tasks: Tasks,
-    ask: Ask,
-    guard: dict[str, Any],
-    ids: list[ObjectId],
-    refused: dict[ObjectId, str],
-    *,
-    durable: bool,
-    plain: bool,
-) -> Sequence[ObjectId]:
-    guarded = guard | {"_id": {"$in": ids}}
-    into = tasks.durable if durable else tasks.quick
-    try:
-        with tasks.deadline():
-            if into.update_many(guarded, move.update(ask, plain=plain)).matched_count == len(ids):
-                return ids
-    except DRIVER_ERRORS as error:
-        if is_refusal(error) and len(ids) == 1:
-            refused[ids[0]] = short(error)
-            return ()
-        if is_refusal(error):
-            return _take_halves(tasks, ask, guard, ids, refused, durable=durable, plain=plain)
-        if not is_unknown(error):
-            raise translated(error, "claim tasks", writing=True) from error
-        own = read_own(tasks, ask, ids, error, durable=durable)
-        if len(own) < len(ids):
+class _Taking(msgspec.Struct, frozen=True):
+    """Tasks that one statement can claim: what guards it and how it is written, whichever of them it is sent for."""
+
+    tasks: Tasks
+    ask: Ask
+    guard: dict[str, Any]
+    refused: dict[ObjectId, str]  # is added to
+    durable: bool
+    plain: bool
+
+    def take(self, ids: list[ObjectId]) -> Sequence[ObjectId]:
+        """Claim `ids`; return those obtained."""
+        into = self.tasks.durable if self.durable else self.tasks.quick
+        try:
+            with self.tasks.deadline():
+                taken = into.update_many(self.guard | {"_id": {"$in": ids}}, move.update(self.ask, plain=self.plain))
+                if taken.matched_count == len(ids):
+                    return ids
+        except DRIVER_ERRORS as error:
+            if is_refusal(error) and len(ids) == 1:
+                self.refused[ids[0]] = short(error)
+                return ()
+            if is_refusal(error):
+                return self._take_halves(ids)
+            if not is_unknown(error):
+                raise translated(error, "claim tasks", writing=True) from error
+            own = read_own(self.tasks, self.ask, ids, error, durable=self.durable)
+            if len(own) < len(ids):
+                raise OutcomeUnknown(short(error)) from error
+            return list(own)
+        return read_held(self.tasks, self.ask, ids)
+
+    def _take_halves(self, ids: list[ObjectId]) -> list[ObjectId]:
+        """One of `ids` is refused, which ended the statement before the rest: claim by halves until it is alone."""
+        mine = read_held(self.tasks, self.ask, ids)
+        rest = [id for id in ids if id not in mine]
+        middle = max(1, len(rest) // 2)
+        try:
+            for half in (rest[:middle], rest[middle:]):
+                if half:
+                    mine += self.take(half)
+        except StoreError as error:
+            if not mine:
+                raise
+            # What was obtained before must go back, whatever kind of error this is.
             raise OutcomeUnknown(short(error)) from error
-        return list(own)
-    return read_held(tasks, ask, ids)
-
-
-def _take_halves(
-    tasks: Tasks,
-    ask: Ask,
-    guard: dict[str, Any],
-    ids: list[ObjectId],
-    refused: dict[ObjectId, str],
-    *,
-    durable: bool,
-    plain: bool,
-) -> list[ObjectId]:
-    """One of `ids` is refused, which ended the statement before the rest of it: claim by halves until it is alone."""
-    mine = read_held(tasks, ask, ids)
-    rest = [id for id in ids if id not in mine]
-    middle = max(1, len(rest) // 2)
-    try:
-        for half in (rest[:middle], rest[middle:]):
-            if half:
-                mine += _take_alike(tasks, ask, guard, half, refused, durable=durable, plain=plain)
-    except StoreError as error:
-        if not mine:
-            raise
-        # What was obtained before must go back, whatever kind of error this is.
-        raise OutcomeUnknown(short(error)) from error
-    return mine
+        return mine
 
 
 def read_held(tasks: Tasks, ask: Ask, ids: list[ObjectId]) -> list[ObjectId]:
