@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
-import pymongo
 import trio
 from bson import ObjectId
 
 from streamq import embedded
+from streamq.address import Address
 from streamq.blocking import Blocking
 from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
@@ -25,14 +23,11 @@ from streamq.core.limits import Limits, Rate
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import (
-    require_collection,
     require_count,
-    require_delay_s,
     require_id,
     require_keep_s,
     require_lease_s,
     require_limit_s,
-    require_priority,
     require_queue,
     require_text,
     require_timeout_s,
@@ -40,28 +35,24 @@ from streamq.core.options import (
 from streamq.core.recurrence import Missed, recurrence_of
 from streamq.core.retry import Retry, require_retry
 from streamq.core.schedule import ScheduleInfo
-from streamq.core.schema import Schema
 from streamq.core.search import Sought, search_of
 from streamq.core.sharing import Shared
 from streamq.core.unclaimed import Unclaimed
+from streamq.crews import Declared, stop_of
+from streamq.declaring import Declaration, Declare, require_untaken
 from streamq.desk import Desk, dead_of
-from streamq.drafting import (
-    require_callable_bare,
-    require_new,
-    require_schedule_name,
-    require_switched,
-    schedules_of,
-)
-from streamq.errors import OptionInvalid, UsageError
+from streamq.drafting import require_new, require_schedule_name, require_switched, schedules_of
+from streamq.errors import UsageError
 from streamq.handle import Handle, TaskId, chosen
 from streamq.handler import Handler
 from streamq.queue import Queue
 from streamq.runtime.journal import Journal
 from streamq.runtime.services import Services
 from streamq.runtime.sole import sole_error
-from streamq.runtime.worker import Crew, Lane, Stop, Worker, finished
+from streamq.runtime.worker import Worker, finished
 from streamq.store.contract import Store
 from streamq.store.mongo import TIMEOUT_S, MongoStore
+from streamq.store.transactions import Client
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,8 +60,6 @@ R = TypeVar("R")
 LEASE_S: Final = 30.0
 SAFETY_SCAN_S: Final = 30.0
 CONCURRENCY: Final = 16
-
-Client = pymongo.MongoClient[dict[str, Any]]
 
 
 class StreamQ:
@@ -120,14 +109,15 @@ class StreamQ:
     ) -> None:
         if uri is not None and client is not None:
             raise UsageError("give uri or client, not both")
-        self._uri = uri
-        self._given_client = client
-        self._database = database
-        self._collection = collection
-        self._dead_letters = dead_letter_collection
-        self._dead_letter_collection()
+        self._address = Address(
+            uri,
+            client,
+            database,
+            collection,
+            dead_letter_collection,
+            require_timeout_s(timeout_s) or TIMEOUT_S,
+        )
         self._lease_s = require_lease_s(lease_s)
-        self._timeout_s = require_timeout_s(timeout_s) or TIMEOUT_S
         self._safety_scan_s = require_timeout_s(safety_scan_s, "safety_scan_s")
         self._limit_bytes = require_count(payload_limit_bytes, "payload_limit_bytes", most=LARGEST_LIMIT_BYTES)
         self._retry = require_retry(retry)
@@ -142,7 +132,6 @@ class StreamQ:
         self._bridge: Bridge | None = None
         self._services: Services | None = None
         self._stack: AsyncExitStack | None = None
-        self._server: embedded.EmbeddedServer | None = None
         self._blocking = Blocking(lambda: self.store, self.queue, self._load_result, self._worker_id)
         self.journal = Journal()
 
@@ -155,7 +144,7 @@ class StreamQ:
         """
         server = embedded.start(path)
         app = cls(server.uri, **options)
-        app._server = server
+        app._address.server = server
         return app
 
     @classmethod
@@ -166,7 +155,7 @@ class StreamQ:
         return app
 
     def __repr__(self) -> str:
-        return f"<StreamQ database={self._database!r} collection={self._collection!r}>"  # never the URI: it has secrets
+        return f"<StreamQ {self._address}>"
 
     # --- declaring --------------------------------------------------------------------------------------------
 
@@ -234,41 +223,23 @@ class StreamQ:
         becomes of slots at whose time there was none: "latest" (the default: the newest runs), "all" (the newest
         1,000 run), "none". With `overlap=False` a slot is skipped while the task of the slot before has not ended.
         """
-        recurrence = recurrence_of(cron, tz, every_s, missed, overlap)
+        declaration = Declaration(
+            queue=queue,
+            name=name,
+            retry=retry,
+            timeout_s=timeout_s,
+            priority=priority,
+            keep_s=keep_s,
+            keep_failed_s=keep_failed_s,
+            lease_s=lease_s,
+            recurrence=recurrence_of(cron, tz, every_s, missed, overlap),
+            expires_in_s=expires_in_s,
+            total_timeout_s=total_timeout_s,
+        )
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
-            is_async = _is_async(function)
-            handling = Handling(
-                name=name or _own_name(function),
-                queue=require_queue(queue),
-                function=function,
-                schema=Schema.of(function),
-                is_async=is_async,
-                retry=self._retry if retry is None else require_retry(retry),
-                timeout_s=require_timeout_s(timeout_s),
-                priority=require_priority(priority),
-                keep_s=self._keep_s if keep_s is None else require_keep_s(keep_s),
-                keep_failed_s=(
-                    self._keep_failed_s if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
-                ),
-                lease_s=None if lease_s is None else require_lease_s(lease_s),
-                expires_in_s=self._expires_in_s
-                if expires_in_s is None
-                else require_limit_s("expires_in_s", expires_in_s),
-                total_timeout_s=None
-                if total_timeout_s is None
-                else require_limit_s("total_timeout_s", total_timeout_s),
-                limit_bytes=self._limit_bytes,
-                recurrence=recurrence,
-            )
-            if recurrence is not None:
-                require_callable_bare(handling)
-            if handling.name in self._handlers:
-                taken = self._handlers[handling.name].function
-                where = f"{taken.__module__}.{getattr(taken, '__qualname__', type(taken).__name__)}"
-                raise OptionInvalid(
-                    "name", handling.name, f"a name that is not taken by {where}: rename one or give name="
-                )
+            handling = declaration.handling_of(function, self._settings())
+            require_untaken(handling, self._handlers)
             self._handlers[handling.name] = handling
             return Handler(function, handling, self)
 
@@ -298,7 +269,10 @@ class StreamQ:
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name. Costs nothing; a queue exists by being used."""
-        settings = BareSettings(
+        return Queue(require_queue(name), self._settings(), self)
+
+    def _settings(self) -> BareSettings:
+        return BareSettings(
             retry=self._retry,
             lease_s=self._lease_s,
             keep_s=self._keep_s,
@@ -306,7 +280,6 @@ class StreamQ:
             expires_in_s=self._expires_in_s,
             limit_bytes=self._limit_bytes,
         )
-        return Queue(require_queue(name), settings, self)
 
     @property
     def handlers(self) -> Mapping[str, Handling]:
@@ -316,7 +289,7 @@ class StreamQ:
     @property
     def is_embedded(self) -> bool:
         """Say whether this app runs on a server of its own, which ends with the program."""
-        return self._server is not None
+        return self._address.server is not None
 
     def point_at(self, uri: str | None = None, *, database: str | None = None, collection: str | None = None) -> None:
         """Use another place than the one given at the making: for command lines and tests. None leaves it as it is.
@@ -325,13 +298,7 @@ class StreamQ:
         """
         if self._store is not None:
             raise UsageError("point_at comes too late: the app has connected already")
-        if uri is not None:
-            self._uri, self._given_client = uri, None
-            if self._server is not None:
-                self._server.stop()
-                self._server = None
-        self._database = database or self._database
-        self._collection = collection or self._collection
+        self._address.point_at(uri, database, collection)
 
     # --- while entered ----------------------------------------------------------------------------------------
 
@@ -401,9 +368,7 @@ class StreamQ:
         if self._store is not None and self._bridge is None:
             self._store.close()
             self._store = None
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        self._address.stop()
 
     def services(self) -> Services:
         """Return the running services. Raises `UsageError` while the app is not entered."""
@@ -441,8 +406,8 @@ class StreamQ:
         Cancellation: async handlers are cancelled, handlers in threads are waited for; what had not ended is given
         back without using up an attempt (a task with a single attempt that had begun fails).
         """
-        crews = self._crews(queues, concurrency, lease_s)
-        stopping = _stop(stop, grace_s)
+        crews = Declared(self._handlers, self._limits, self._lease_s).crews(queues, concurrency, lease_s)
+        stopping = stop_of(stop, grace_s)
         services = self.services()
         schedules = schedules_of(self._handlers.values())
         if not await finished(lambda: services.recurrer.declare(schedules), stopping):
@@ -451,49 +416,6 @@ class StreamQ:
         worker = Worker(services, crews, stopping)
         with services.recurrer.serving(schedules):
             await worker.run(task_status=task_status)
-
-    def _crews(
-        self,
-        queues: Mapping[str, int] | Iterable[str] | str | Shared | None,
-        concurrency: int,
-        lease_s: float | Mapping[str, float] | None,
-    ) -> list[Crew]:
-        if isinstance(queues, Shared):
-            leases = self._leases(lease_s, queues.queues)
-            lanes = tuple(self._lane(queue, leases[queue]) for queue in queues.queues)
-            return [Crew(lanes, queues.slots, queues)]
-        slots = self._slots(queues, concurrency)
-        leases = self._leases(lease_s, slots)
-        return [Crew((self._lane(queue, leases[queue]),), count) for queue, count in slots.items()]
-
-    def _slots(self, queues: Mapping[str, int] | Iterable[str] | str | None, concurrency: int) -> dict[str, int]:
-        if queues is None:
-            queues = sorted({handling.queue for handling in self._handlers.values()})
-        elif isinstance(queues, str):
-            queues = [queues]
-        slots = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, concurrency)
-        if not slots:
-            raise UsageError("there is nothing to work on: declare a handler with @app.task first")
-        return {require_queue(queue): require_count(count, f"queues[{queue!r}]") for queue, count in slots.items()}
-
-    def _leases(self, given: float | Mapping[str, float] | None, queues: Iterable[str]) -> dict[str, float]:
-        """Say which lease each of `queues` has for handlers without one of their own."""
-        leases = dict.fromkeys(queues, self._lease_s)
-        if isinstance(given, Mapping):
-            for queue, lease_s in given.items():
-                if queue not in leases:
-                    raise OptionInvalid("lease_s", queue, f"queues that are worked on: {', '.join(leases)}")
-                leases[queue] = require_lease_s(lease_s)
-        elif given is not None:
-            leases = dict.fromkeys(leases, require_lease_s(given))
-        return leases
-
-    def _lane(self, queue: str, lease_s: float) -> Lane:
-        handlers = {handling.name: handling for handling in self._handlers.values() if handling.queue == queue}
-        if not handlers:
-            known = ", ".join(sorted({handling.queue for handling in self._handlers.values()})) or "none"
-            raise UsageError(f"queue {queue!r} has no handler in this app (queues with handlers: {known})")
-        return Lane(queue, handlers, lease_s, self._limits.get(queue))
 
     async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[Handle[Any]]:
         """Put many tasks, each with its own options: `await app.put_many([resize.new(p) for p in paths])`.
@@ -613,37 +535,8 @@ class StreamQ:
         """The store, connected lazily. Raises `UsageError` when it is not said where the server is."""
         with self._connecting:  # any thread may be the first to use it
             if self._store is None:
-                self._store = self._connect()
+                self._store = self._address.connect()
             return self._store
-
-    def _connect(self) -> Store:
-        if self._given_client is not None:
-            return MongoStore(
-                self._given_client,
-                self._database,
-                self._collection,
-                timeout_s=self._timeout_s,
-                dead_letters=self._dead_letter_collection(),
-            )
-        uri = self._uri or os.environ.get("STREAMQ_URI")
-        if not uri:
-            raise UsageError(
-                "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
-                "or use StreamQ.embedded() for a mongod of its own"
-            )
-        return MongoStore.connect(
-            uri,
-            self._database,
-            self._collection,
-            timeout_s=self._timeout_s,
-            dead_letters=self._dead_letter_collection(),
-        )
-
-    def _dead_letter_collection(self) -> str | None:
-        if self._dead_letters is None:
-            return None
-        taken = (self._collection, self._collection + ".meta")
-        return require_collection("dead_letter_collection", self._dead_letters, *taken)
 
     @property
     def client(self) -> Client:
@@ -658,16 +551,6 @@ class StreamQ:
         return self._blocking
 
 
-class Declare(Protocol):
-    """What `app.task(...)` returns: a decorator that keeps the function's types."""
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Handler[P, R, Coroutine[Any, Any, R]]: ...
-
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Handler[P, R, R]: ...
-
-
 def require_trio() -> None:
     """Refuse asyncio, and no event loop at all, saying what to do instead."""
     try:
@@ -678,27 +561,3 @@ def require_trio() -> None:
             "put with app.blocking.put(handler.new(...)), in asyncio by await asyncio.to_thread(app.blocking.put, "
             "handler.new(...)); run handlers with `streamq worker MODULE:APP`"
         ) from None
-
-
-def _stop(asked: trio.Event | None, grace_s: float | None) -> Stop | None:
-    if asked is None:
-        if grace_s is not None:
-            raise OptionInvalid("grace_s", grace_s, "to be given with stop=, the event that the grace begins at")
-        return None
-    if not isinstance(asked, trio.Event):
-        raise OptionInvalid("stop", asked, "a trio.Event")
-    return Stop(asked) if grace_s is None else Stop(asked, require_delay_s(grace_s, "grace_s"))
-
-
-def _own_name(function: Callable[..., Any]) -> str:
-    name = str(getattr(function, "__name__", type(function).__name__))
-    if name == "<lambda>":
-        raise UsageError("a lambda has no name to store: give name=, and keep it while tasks wait")
-    return name
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    called = function if inspect.isroutine(function) else type(function).__call__
-    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise UsageError(f"{getattr(function, '__name__', function)}: a handler returns one value, this is a generator")
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

@@ -159,14 +159,14 @@ def test_workers_are_listed(app: StreamQ, run: Run) -> None:
 
 
 def test_a_check_tells_repairs_and_fails_when_there_is_something_wrong(
-    app: StreamQ, run: Run, monkeypatch: pytest.MonkeyPatch
+    app: StreamQ, database: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checking, "OPLOG_HOURS", 0.0)  # the server's is small, and full of what other tests wrote
     app.blocking.queue("q").put(1)
     assert app.blocking.queue("q").claim() is not None
     code, out, _ = run("check")
     assert (code, out.splitlines()[1:]) == (0, ["nothing found"])
-    app.client[app._database]["tasks"].update_many({}, {"$unset": {"lease_until": ""}})
+    app.client[database]["tasks"].update_many({}, {"$unset": {"lease_until": ""}})
     code, out, _ = run("check", "--json")
     checkup = json.loads(out)
     assert (code, checkup["valid"], checkup["findings"][0]["count"]) == (1, False, 1)

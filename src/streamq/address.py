@@ -1,0 +1,73 @@
+"""Where the tasks of an app are: the server, the database and the collections."""
+
+from __future__ import annotations
+
+import os
+
+from streamq.core.options import require_collection
+from streamq.embedded import EmbeddedServer
+from streamq.errors import UsageError
+from streamq.store.mongo import MongoStore
+from streamq.store.transactions import Client
+
+
+class Address:
+    """Of one app. `server` is set when that is one of the app's own, which ends with the program."""
+
+    def __init__(
+        self,
+        uri: str | None,
+        client: Client | None,
+        database: str,
+        collection: str,
+        dead_letters: str | None,
+        timeout_s: float,
+    ) -> None:
+        self.server: EmbeddedServer | None = None
+        self._uri = uri
+        self._client = client
+        self._database = database
+        self._collection = collection
+        self._dead_letters = dead_letters
+        self._timeout_s = timeout_s
+        self._dead_letter_collection()
+
+    def __str__(self) -> str:
+        return f"database={self._database!r} collection={self._collection!r}"  # never the URI: it has secrets
+
+    def point_at(self, uri: str | None, database: str | None, collection: str | None) -> None:
+        """Be elsewhere; None leaves it as it is."""
+        if uri is not None:
+            self._uri, self._client = uri, None
+            self.stop()
+        self._database = database or self._database
+        self._collection = collection or self._collection
+
+    def connect(self) -> MongoStore:
+        """Make the store. Nothing is sent yet. Raises `UsageError` when it is not said where the server is."""
+        dead_letters = self._dead_letter_collection()
+        if self._client is not None:
+            return MongoStore(
+                self._client, self._database, self._collection, timeout_s=self._timeout_s, dead_letters=dead_letters
+            )
+        uri = self._uri or os.environ.get("STREAMQ_URI")
+        if not uri:
+            raise UsageError(
+                "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
+                "or use StreamQ.embedded() for a mongod of its own"
+            )
+        return MongoStore.connect(
+            uri, self._database, self._collection, timeout_s=self._timeout_s, dead_letters=dead_letters
+        )
+
+    def _dead_letter_collection(self) -> str | None:
+        if self._dead_letters is None:
+            return None
+        taken = (self._collection, self._collection + ".meta")
+        return require_collection("dead_letter_collection", self._dead_letters, *taken)
+
+    def stop(self) -> None:
+        """Stop the app's own server, if it has one. Blocking."""
+        server, self.server = self.server, None
+        if server is not None:
+            server.stop()
