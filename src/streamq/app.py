@@ -18,7 +18,7 @@ from streamq.blocking import Blocking
 from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
-from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling
+from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling, leases_of
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
@@ -266,6 +266,10 @@ class StreamQ:
     def limits_of(self, queue: str) -> Limits | None:
         """The declared limits of a queue; None when it has none."""
         return self._limits.get(queue)
+
+    def leases_of(self, queue: str) -> Mapping[str, float]:
+        """The leases of a queue's handlers that have one other than the app's, by name."""
+        return leases_of((one for one in self._handlers.values() if one.queue == queue), self._lease_s)
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name. Costs nothing; a queue exists by being used."""

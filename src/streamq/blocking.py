@@ -28,7 +28,6 @@ from streamq.core.options import (
     PutOptions,
     require_count,
     require_id,
-    require_lease_s,
     require_timeout_s,
     require_wait_s,
 )
@@ -250,9 +249,9 @@ class BlockingQueue:
         """Claim the next task; None when there is none after `wait_s` seconds (`math.inf`: wait for ever). A waiting
         claim is woken by the stream, it does not poll.
 
-        The lease is `lease_s` seconds and is not extended by itself: call `extend` in time. Trips: 3 (one asks whether
-        the queue is paused); 5 when there is nothing, and a stream while it waits. A payload that does not decode fails
-        its task, and the next is claimed.
+        The lease is `lease_s` seconds (by default its handler's own, else the app's) and is not extended by itself:
+        call `extend` in time. A payload that does not decode fails its task, and the next is claimed. Trips: 2; when
+        there is nothing 1 and a look for what is due, and a stream while it waits; of a queue with limits more.
 
         Workers learn of leases shorter than their own only from each other: should this program die, the end of a
         shorter lease given here is noticed after their own lease at the latest.
@@ -283,15 +282,23 @@ class BlockingQueue:
 
     def claimer(self, lease_s: float | None = None) -> Claimer:
         """Make what claims tasks of this queue, as `claim` does: for a door of another kind."""
-        lease_s = self._settings.lease_s if lease_s is None else require_lease_s(lease_s)
-        door, limits = self._door, self._queue.limits
-        return Claimer(self.name, door.store(), door.upkeep, lambda: door.worker, self._settings, lease_s, limits)
+        door, (own_s, leases) = self._door, self._queue.leases(lease_s)
+        return Claimer(
+            self.name,
+            door.store(),
+            door.upkeep,
+            lambda: door.worker,
+            self._settings,
+            own_s,
+            leases,
+            self._queue.limits,
+        )
 
     def pop(self, *, wait_s: float = 0.0) -> BlockingTask | None:
         """Claim the next task and settle it as succeeded at once: at most once, for what may be lost rather than done
         twice. The task is returned, with its `payload` and `info`, when its success is stored; None as by `claim`.
 
-        Raises `OutcomeUnknown` when it is not known whether that is stored. Trips: 4.
+        Raises `OutcomeUnknown` when it is not known whether that is stored. Trips: 3.
         """
         until = time.monotonic() + require_wait_s(wait_s)
         while (task := self.claim(wait_s=max(0.0, until - time.monotonic()))) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping
 from typing import Final
 
 from streamq.blocking_task import BlockingTask
@@ -17,7 +17,7 @@ from streamq.ear import Ear
 from streamq.errors import PayloadUndecodable, StoreError
 from streamq.runtime import clock
 from streamq.runtime.upkeep import Upkeep
-from streamq.store.contract import Store
+from streamq.store.contract import Claimed, Store
 
 SLICE_S: Final = 0.25
 """A waiting claim looks up this often: by so much it may wait longer than asked, or start a delayed task late."""
@@ -37,6 +37,7 @@ class Claimer:
         worker: Callable[[], str],
         settings: BareSettings,
         lease_s: float,
+        leases: Mapping[str, float],
         limits: Limits | None,
     ) -> None:
         self._queue = queue
@@ -46,6 +47,7 @@ class Claimer:
         self._worker = worker
         self._settings = settings
         self._lease_s = lease_s
+        self._leases = leases
 
     def claim(self, n: int, wait_s: float, stopped: Callable[[], bool] = lambda: False) -> list[BlockingTask]:
         """Claim up to `n`, and wait for the first at most `wait_s`, or until `stopped()`, which is asked four times a
@@ -58,29 +60,40 @@ class Claimer:
 
     def ear(self, stopped: Callable[[], bool] = lambda: False) -> Ear:
         """Make what tells that there may be something to claim."""
-        return Ear(self._store, queues=(self._queue,), lease_s=self._lease_s, slice_s=SLICE_S, stopped=stopped)
+        shortest_s = min([self._lease_s, *self._leases.values()])
+        return Ear(self._store, queues=(self._queue,), lease_s=shortest_s, slice_s=SLICE_S, stopped=stopped)
 
     def look(self, n: int) -> tuple[list[BlockingTask] | None, float]:
         """Claim up to `n`; None, and when to look again, when there is nothing."""
-        if self._store.paused([self._queue]):
-            return None, math.inf  # resuming it is on the stream
         while True:
-            claims = self._claim(n)
-            again_s = math.inf
+            claimed = self._claim(n)
+            if claimed.paused:
+                return None, math.inf  # resuming it is on the stream
+            claims, again_s = claimed.claims, math.inf
             if not claims:
                 # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.
                 tick = self._upkeep.do(self._store)
                 again_s = math.inf if tick.next_s is None else tick.next_s
                 if self._limits is not None:
                     again_s = 0.0  # a freed slot or a new token is not on the stream: look as often as it can be
-                claims = self._claim(n) if tick.released else ()
+                claims = self._claim(n).claims if tick.released else ()
             tasks = [task for claim in claims if (task := self._task_of(claim)) is not None]
             if tasks or not claims:
                 return tasks or None, again_s
 
-    def _claim(self, n: int) -> Sequence[Claim]:
-        ask = Ask(self._queue, n, clock.new_claim_id(), self._lease_s, self._worker(), limits=self._limits)
-        return self._store.claim(ask).claims
+    def _claim(self, n: int) -> Claimed:
+        return self._store.claim(
+            Ask(
+                self._queue,
+                n,
+                clock.new_claim_id(),
+                self._lease_s,
+                self._worker(),
+                leases=self._leases,
+                limits=self._limits,
+                heeds_pause=True,
+            )
+        )
 
     def _task_of(self, claim: Claim) -> BlockingTask | None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from streamq.core.document import TaskDocument
@@ -28,6 +28,9 @@ class Door(Protocol):
 
     def limits_of(self, queue: str) -> Limits | None:
         """The declared limits of a queue."""
+
+    def leases_of(self, queue: str) -> Mapping[str, float]:
+        """The leases of a queue's handlers that have one of their own, by name."""
 
     def services(self) -> Services:
         """The running services. Raises `UsageError` while the app is not entered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Unpack
 
@@ -37,6 +37,13 @@ class Queue:
     def limits(self) -> Limits | None:
         """The declared limits of this queue, as they are now; None when it has none."""
         return self._door.limits_of(self.name)
+
+    def leases(self, given_s: float | None) -> tuple[float, Mapping[str, float]]:
+        """Return the lease that a claim here is for, and those of handlers that have one of their own: none of them
+        has when the caller has given one. Raises `OptionInvalid`."""
+        if given_s is not None:
+            return require_lease_s(given_s), {}
+        return self.settings.lease_s, self._door.leases_of(self.name)
 
     def new(self, payload: Any, **options: Unpack[PutOptions]) -> NewTask:
         """Build a task without putting it. Raises `PayloadInvalid`, `PayloadTooLarge`, `OptionInvalid`."""
@@ -80,12 +87,13 @@ class Queue:
                 async with task:
                     handle_tick(task.payload)
 
-        The lease (`lease_s`, by default the app's) is extended in the background while the task is held: until it is
-        settled or the app is left, which gives it back, uncounted. Should this process die, other workers notice the
-        end of a lease that is shorter than their own after their own at the latest.
+        The lease (`lease_s`, by default its handler's own, else the app's) is extended in the background while the task
+        is held: until it is settled or the app is left, which gives it back, uncounted. Should this process die, other
+        workers notice the end of a lease that is shorter than their own after their own at the latest.
 
-        Raises `StoreUnavailable` when the server cannot be asked; while waiting it is asked again. Trips: 2; 3 and a
-        look for what is due when there is nothing. Cancellation: safe, nothing is taken or it is returned.
+        Raises `StoreUnavailable` when the server cannot be asked; while waiting it is asked again. Trips: 2; 1 and a
+        look for what is due when there is nothing; of a queue with limits more. Cancellation: safe, nothing is taken or
+        it is returned.
         """
         tasks = await self.claim_many(1, wait_s=wait_s, lease_s=lease_s)
         return tasks[0] if tasks else None
@@ -146,9 +154,14 @@ class Queue:
         await services.bridge.call(services.store.pause, self.name, paused)
 
     def _wants(self, lease_s: float | None, prefetch: int = 0) -> Wants:
-        lease_s = self.settings.lease_s if lease_s is None else require_lease_s(lease_s)
+        own_s, leases = self.leases(lease_s)
         return Wants(
-            queue=self.name, worker=self._door.services().worker, lease_s=lease_s, limits=self.limits, spare=prefetch
+            queue=self.name,
+            worker=self._door.services().worker,
+            lease_s=own_s,
+            limits=self.limits,
+            spare=prefetch,
+            leases=leases,
         )
 
     def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:

@@ -20,6 +20,7 @@ from pymongo import MongoClient
 from streamq.core import queries
 from streamq.core.claim import Ask
 from streamq.core.codec import from_stored
+from streamq.core.control import paused_of
 from streamq.core.indexes import INDEXES, META_INDEXES, Index
 from streamq.core.member import FORGOTTEN_S
 from streamq.core.outcome import Raised
@@ -687,6 +688,15 @@ def test_claiming_ten_of_100_000_examines_ten_keys(
     crowd: MongoStore, more: dict[str, Any], beside: dict[str, Any]
 ) -> None:
     plan = plan_of_find(crowd, queries.ready(ask_of(**more)) | beside, dict(queries.CLAIM_ORDER), 10)
+    assert plan.stages == ["LIMIT", "FETCH", "IXSCAN streamq_claim"]
+    assert plan.returned == 10
+    assert plan.keys <= 12
+    assert plan.documents == 10
+
+
+def test_claiming_ten_with_a_look_for_a_pause_examines_ten_keys(crowd: MongoStore) -> None:
+    stages = queries.first_and(queries.ready(ask_of()), 10, "tasks", [{"$match": paused_of(["q"])}])
+    plan = plan_of(crowd, {"aggregate": "tasks", "pipeline": stages, "cursor": {}})
     assert plan.stages == ["LIMIT", "FETCH", "IXSCAN streamq_claim"]
     assert plan.returned == 10
     assert plan.keys <= 12

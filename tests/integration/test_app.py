@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -317,6 +317,25 @@ async def test_idle_consumer_sends_next_to_nothing(uri: str, database: str) -> N
     looks = [command["filter"]["status"] for name, command in sent if name == "find" and "status" in command["filter"]]
     assert looks in ([], ["blocked"])  # the sweep for what is blocked comes twice a minute
     assert "findAndModify" not in [name for name, _ in sent]
+
+
+async def test_claim_asks_for_a_pause_together_with_the_head_of_its_queue(uri: str, database: str) -> None:
+    with heard_client(uri) as (client, commands):
+        app = StreamQ(client=client, database=database)
+        async with app:
+            queue = app.queue("q")
+            await queue.put_many(range(2))
+
+            async def sent(act: Callable[[], Awaitable[object]]) -> list[str]:
+                begun = len(commands.sent)
+                await act()
+                return [name for name, _ in commands.sent[begun:] if name in ("find", "aggregate", "update")]
+
+            assert await sent(queue.claim) == ["aggregate", "update"]
+            await queue.pause()
+            assert await sent(queue.claim) == ["aggregate"]
+            await queue.resume()
+            assert await sent(queue.pop) == ["aggregate", "update", "update"]
 
 
 async def test_herd_of_workers_claims_one_task_once(make_app: MakeApp) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from streamq import (
     UsageError,
 )
 from streamq.blocking import BlockingTask
+from tests.integration.test_app import heard_client
 
 
 @pytest.fixture
@@ -238,3 +239,40 @@ def test_result_of_what_is_not_there_or_not_kept_is_refused(app: StreamQ) -> Non
         app.blocking.wait(reply.id)
     with pytest.raises(OptionInvalid, match="id"):
         app.blocking.wait("nonsense")
+
+
+# --- leases and pauses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, [90, 30]), (10, [10, 10])], ids=["own", "given"])
+def test_claimed_task_has_the_lease_of_its_handler_unless_the_caller_gives_one(
+    app: StreamQ, database: str, given: float | None, expected: list[float]
+) -> None:
+    @app.task(queue="q", lease_s=90)
+    def slow() -> None: ...
+
+    app.blocking.put_many([slow.new(), app.queue("q").new("bare")])
+    tasks = app.blocking.queue("q").claim_many(2, lease_s=given)
+    rows = app.client[database].tasks.find({"status": "running"}).sort("seq", 1)
+    assert [round((row["lease_until"] - row["started_at"]).total_seconds()) for row in rows] == expected
+    assert [task.lease_s for task in tasks] == expected
+
+
+def test_claim_asks_for_a_pause_together_with_the_head_of_its_queue(uri: str, database: str) -> None:
+    with heard_client(uri) as (client, commands):
+        app = StreamQ(client=client, database=database)
+        queue = app.blocking.queue("q")
+        queue.put_many(range(3))
+
+        def sent(act: Callable[[], Any]) -> list[str]:
+            begun = len(commands.sent)
+            act()
+            return [name for name, _ in commands.sent[begun:]]
+
+        assert sent(queue.claim) == ["aggregate", "update"]
+        assert sent(queue.pop) == ["aggregate", "update", "update"]
+        queue.pause()
+        assert sent(queue.claim) == ["aggregate"]
+        assert statuses(app) == {"ready": 1, "running": 1, "succeeded": 1}
+        queue.resume()
+        assert sent(lambda: queue.claim_many(5)) == ["aggregate", "update"]

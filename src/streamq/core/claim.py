@@ -63,7 +63,8 @@ class Ask(msgspec.Struct, frozen=True):
     and `seq`. `only` restricts to handler names; None takes every task of the queue. `leases` are those of handlers
     that have a lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the
     process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a
-    task that never started. `limits` are those of the queue.
+    task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue is claimed;
+    without, the asker knows from the stream.
     """
 
     queue: str
@@ -77,6 +78,7 @@ class Ask(msgspec.Struct, frozen=True):
     durable: bool = False
     leases: Mapping[str, float] = {}
     limits: Limits | None = None
+    heeds_pause: bool = False
 
     def lease_of(self, task: object) -> float:
         """Return the lease of a task whose stored handler's name is `task`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -47,3 +47,8 @@ class Handling(msgspec.Struct, frozen=True):
     total_timeout_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
     recurrence: Recurrence | None = None
+
+
+def leases_of(handlings: Iterable[Handling], lease_s: float) -> Mapping[str, float]:
+    """Return the leases of those that have one of their own, by name: other than `lease_s`, which all else has."""
+    return {one.name: one.lease_s for one in handlings if one.lease_s is not None and one.lease_s != lease_s}

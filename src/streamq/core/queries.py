@@ -61,6 +61,19 @@ def ready(ask: Ask) -> dict[str, Any]:
     return found
 
 
+def first_and(
+    ready: Mapping[str, Any], limit: int, collection: str, beside: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Build the aggregation that reads the first `limit` of `ready` in claim order, and after them what `beside` finds:
+    one trip for both, and the same plan as by a find."""
+    return [
+        {"$match": ready},
+        {"$sort": dict(CLAIM_ORDER)},
+        {"$limit": limit},
+        {"$unionWith": {"coll": collection, "pipeline": beside}},
+    ]
+
+
 def known(ask: Ask) -> dict[str, Any]:
     """Match the tasks whose handlers the asker knows."""
     return {} if ask.only is None else {"task": {"$in": list(ask.only)} | NO_ARRAY}

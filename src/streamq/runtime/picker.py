@@ -27,8 +27,8 @@ from streamq.runtime.upkeep import Upkeep
 from streamq.runtime.watcher import Watcher
 from streamq.store.contract import Claimed, Store
 
-Lane = tuple[str, float]
-"""Who may stand in one line: claims of the same queue for the same lease."""
+Lane = tuple[str, float, tuple[tuple[str, float], ...]]
+"""Who may stand in one line: claims of the same queue for the same leases."""
 
 
 class Line:
@@ -75,7 +75,7 @@ class Picker:
         """Claim up to `count`; when there is none, wait at most `wait_s` for the first.
 
         Raises `StoreError` when the server could not be asked at once; errors while it waits are tried again. Trips: 2,
-        or 3 and a look of the scheduler when there is nothing. Cancellation: nothing is taken, or it is returned.
+        or 1 and a look of the scheduler when there is nothing. Cancellation: nothing is taken, or it is returned.
         """
         if self._closed:
             raise _left()
@@ -109,10 +109,8 @@ class Picker:
     async def _look(self, wants: Wants, count: int) -> list[Held]:
         def look() -> tuple[Claimed, float]:
             sent_at = clock.thread_now()
-            if self._store.paused([wants.queue]):
-                return Claimed((), more=False), sent_at
             claimed = self._store.claim(_ask(wants, count))
-            if not claimed.claims and self._upkeep.do(self._store).released:
+            if not claimed.claims and not claimed.paused and self._upkeep.do(self._store).released:
                 # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.
                 sent_at = clock.thread_now()
                 claimed = self._store.claim(_ask(wants, count))
@@ -164,7 +162,7 @@ class Picker:
         return held
 
     def _join(self, wants: Wants) -> Line:
-        lane = (wants.queue, wants.lease_s)
+        lane = _lane(wants)
         if lane not in self._lines:
             self._lines[lane] = Line(self._intake(wants))
             self._start(self._lines[lane].intake.run)
@@ -177,7 +175,7 @@ class Picker:
         if line.waiting:
             return
         self._watcher.unsubscribe([line.intake])
-        del self._lines[line.intake.wants.queue, line.intake.wants.lease_s]
+        del self._lines[_lane(line.intake.wants)]
         self._retiring += 1
 
         async def retire() -> None:
@@ -190,9 +188,21 @@ class Picker:
         self._start(retire)
 
 
+def _lane(wants: Wants) -> Lane:
+    return wants.queue, wants.lease_s, tuple(sorted(wants.leases.items()))
+
+
 def _ask(wants: Wants, count: int) -> Ask:
     return Ask(
-        wants.queue, count, clock.new_claim_id(), wants.lease_s, wants.worker, only=wants.only, limits=wants.limits
+        wants.queue,
+        count,
+        clock.new_claim_id(),
+        wants.lease_s,
+        wants.worker,
+        only=wants.only,
+        leases=wants.leases,
+        limits=wants.limits,
+        heeds_pause=True,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 import trio
 
-from streamq.core.handling import Handling
+from streamq.core.handling import Handling, leases_of
 from streamq.core.limits import Limits
 from streamq.core.sharing import Shared
 from streamq.runtime.intake import Intake, Wants
@@ -169,7 +169,6 @@ def _takers(crew: Crew, services: Services) -> Takers:
 
 
 def _wants(lane: Lane, services: Services, *, pooled: bool) -> Wants:
-    own = {name: one.lease_s for name, one in lane.handlers.items() if one.lease_s not in (None, lane.lease_s)}
     return Wants(
         queue=lane.queue,
         worker=services.worker,
@@ -177,5 +176,5 @@ def _wants(lane: Lane, services: Services, *, pooled: bool) -> Wants:
         limits=lane.limits,
         only=tuple(lane.handlers),
         spare=0 if pooled else None,
-        leases={name: lease_s for name, lease_s in own.items() if lease_s is not None},
+        leases=leases_of(lane.handlers.values(), lane.lease_s),
     )

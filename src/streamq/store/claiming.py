@@ -17,6 +17,7 @@ from pymongo import ReturnDocument, UpdateMany
 
 from streamq.core import queries
 from streamq.core.claim import Ask, Claim, claim_of, is_number
+from streamq.core.control import paused_of, queue_of
 from streamq.core.moves import claim as move
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import settle as settle_move
@@ -40,9 +41,10 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
     expired = False  # whether the head of the queue is known to hold what nobody has expired yet
     for _ in range(MOST_LOOKS):
         before = len(refused)
-        with reading("find ready tasks"), tasks.deadline():
-            ready = ready_but(ask, refused) | (queries.UNEXPIRED if expired else {})
-            found = list(tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(ask.limit))
+        head = _head(tasks, ask, ready_but(ask, refused) | (queries.UNEXPIRED if expired else {}))
+        if head is None:
+            return Claimed((), more=False, refused=told(refused), paused=True)
+        found = head
         wanted = _startable(found, ask)
         plain = move.is_plain(wanted)
         mine = take(tasks, ask, wanted, refused)
@@ -54,6 +56,16 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
     claims = [_claim(document, ask) for document in obtained]
     full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
     return Claimed(tuple(claims), more=full, refused=told(refused))
+
+
+def _head(tasks: Tasks, ask: Ask, ready: dict[str, Any]) -> list[Document] | None:
+    """Read the first of the queue that are `ready`; None when it is paused and `ask` heeds that. Trips: 1."""
+    with reading("find ready tasks"), tasks.deadline():
+        if not ask.heeds_pause:
+            return list(tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(ask.limit))
+        paused = [{"$match": paused_of([ask.queue])}]
+        found = list(tasks.quick.aggregate(queries.first_and(ready, ask.limit, tasks.quick.name, paused)))
+        return None if found and queue_of(found[-1]["_id"]) == ask.queue else found
 
 
 def ready_but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:

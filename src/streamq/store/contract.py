@@ -42,12 +42,14 @@ class Refused(msgspec.Struct, frozen=True):
 class Claimed(msgspec.Struct, frozen=True):
     """What a claim obtained, in claim order. `more` says whether the queue may hold more than was asked for. `refused`
     names the tasks that were passed over because the server does not take their claim, with its words: they stay
-    ready, for people to see to. `again_s`: a rate holds the queue up, so long until its next token."""
+    ready, for people to see to. `again_s`: a rate holds the queue up, so long until its next token. `paused`: the queue
+    is, and nothing was claimed of it because the ask heeds that."""
 
     claims: tuple[Claim, ...]
     more: bool
     refused: tuple[Refused, ...] = ()
     again_s: float | None = None
+    paused: bool = False
 
 
 class Tick(msgspec.Struct, frozen=True):

@@ -165,6 +165,8 @@ class MemoryStore:
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""
+        if ask.heeds_pause and self.paused([ask.queue]):
+            return Claimed((), more=False, paused=True)
         now = whole_ms(self._clock())
         if ask.limits is not None:
             return MemoryShelf(self.documents, self.buckets, ask, now, self._tell).claim(ask.limits)

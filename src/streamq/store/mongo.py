@@ -121,6 +121,8 @@ class MongoStore:
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""
         if ask.limits is not None:
+            if ask.heeds_pause and self.paused([ask.queue]):
+                return Claimed((), more=False, paused=True)
             return shelf.claim(self._tasks, ask, ask.limits)
         return claiming.claim(self._tasks, ask)
 
