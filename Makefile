@@ -2,6 +2,7 @@
 # make check   format, lint, types, layers
 # make test    the tests; ARGS="..." goes to pytest
 # make demo    a run to look at; DIR="..." keeps its data there
+# make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
 # make clean   removes what the others made
 
 .DELETE_ON_ERROR:
@@ -19,7 +20,7 @@ PYTHON_FOUND := $(shell for p in $(PYTHONS); do \
 STAMP := .venv/.ready-$(shell [ -z "$(PYTHON_FOUND)" ] || { \
 	"$(PYTHON_FOUND)" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | cksum | cut -d' ' -f1)
 
-.PHONY: setup check test demo clean
+.PHONY: setup check test demo bench-peers clean
 
 setup: $(STAMP)
 	@:
@@ -58,6 +59,30 @@ test: setup
 demo: setup
 	@exec $(BIN)/python -m streamq.demo $(if $(DIR),--dir '$(subst ','\'',$(value DIR))')
 
+# The peers' packages, pinned, in an environment of their own: their drivers need not be ours.
+PEERS := .peers/.ready-$(shell cat bench/peers/requirements.txt bench/peers/package.json | cksum | cut -d' ' -f1)
+
+bench-peers: setup $(PEERS)
+	@exec $(BIN)/python -m bench.peers $(or $(ARGS),--page)
+
+$(PEERS):
+	@echo "Setting up .peers (a minute or so) ..."
+	@rm -rf .peers && mkdir -p .peers/node
+	@if uv --version >/dev/null 2>&1; then \
+		uv venv --quiet --python "$(PYTHON_FOUND)" .peers/venv && \
+		uv pip install --quiet --python .peers/venv/bin/python -r bench/peers/requirements.txt; \
+	else \
+		"$(PYTHON_FOUND)" -m venv .peers/venv && \
+		.peers/venv/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt; \
+	fi
+	@if npm --version >/dev/null 2>&1; then \
+		cp bench/peers/package.json .peers/node/ && \
+		npm install --prefix .peers/node --no-audit --no-fund --silent; \
+	else \
+		echo "npm is not installed (Debian: apt-get install nodejs npm): graphile-worker will not take part."; \
+	fi
+	@touch "$@"
+
 clean:
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
