@@ -41,8 +41,9 @@ class Desk:
     - `payload`: a mapping of field paths and values, e.g. `{"user.id": 7}`. A number in a path steps into a list; a
       list matches if one of its items does. Paths with `$` are refused.
 
-    No index serves these searches but for their order: a search for what is rare reads many tasks, and one that takes
-    longer than the app's `timeout_s` raises `StoreUnavailable`.
+    Indexes serve `tag`, `unique`, and the statuses failed, cancelled and expired. Any other search walks along the
+    tasks from the newest: for what is rare it reads many, and one that takes longer than the app's `timeout_s` raises
+    `StoreUnavailable`.
     """
 
     def __init__(self, services: Callable[[], Services], among: Callable[[Store], Store] | None = None) -> None:

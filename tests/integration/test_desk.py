@@ -41,6 +41,35 @@ def test_found_tasks_are_decoded(make_app: MakeApp) -> None:
     assert [document["_id"] for document in app.blocking.find(queue="q")] == [id]
 
 
+def test_a_found_task_shows_what_its_put_and_its_holder_said(make_app: MakeApp) -> None:
+    app = make_app()
+    queue = app.blocking.queue("q")
+    queue.put(1, expires_in_s=60, lifetime_s=90, rate_key="ann", tag="spring")
+    task = queue.claim()
+    assert task is not None
+    task.progress(0.4, "two of five")
+    child = queue.put(2, after=[task.info.id], group="g").id
+    shown = app.blocking.desk.show(task.info.id)
+    assert shown.progress is not None
+    assert (shown.progress.value, shown.progress.note) == (0.4, "two of five")
+    assert shown.created_at is not None
+    assert shown.expires_at is not None
+    assert shown.lifetime_until is not None
+    assert shown.created_at < shown.expires_at < shown.lifetime_until
+    assert (shown.rate_key, shown.tag, shown.group, shown.blocked_by) == ("ann", "spring", None, ())
+    waiting = app.blocking.desk.show(child)
+    assert (waiting.group, waiting.blocked_by, waiting.progress) == ("g", (task.info.id,), None)
+
+
+def test_a_task_of_another_program_is_shown_whatever_its_fields_hold(make_app: MakeApp) -> None:
+    app = make_app()
+    id = app.blocking.queue("q").put(1).id
+    odd = {"progress": 7, "blocked_by": "x", "errors": "none", "unique_key": {"~": 1}}
+    app.client[app._database]["tasks"].update_one({"_id": id}, {"$set": odd})
+    shown = app.blocking.desk.show(id)
+    assert (shown.progress, shown.blocked_by, shown.errors) == (None, (), ())
+
+
 def test_pages_follow_each_other_by_the_last_id(make_app: MakeApp) -> None:
     app = make_app()
     ids = [reply.id for reply in app.blocking.queue("q").put_many(range(5))][::-1]

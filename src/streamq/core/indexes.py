@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, TERMINAL, WAITING
+from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, TERMINAL, UNSUCCESSFUL, WAITING
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -117,6 +117,26 @@ INDEXES: Final = (
         serves="queries.outlived, queries.next_lifetime_end: the scheduler; and the server's own removal, once a "
         "minute, should no scheduler run",
         expire_after_s=0,
+    ),
+    # For people who look: `_id` behind the value, so that pages go on in the index. A plain task enters none of them.
+    Index(
+        name="streamq_tag",
+        keys=(("tag", 1), ("_id", 1)),
+        partial={"tag": {"$exists": True}},
+        serves="queries.beyond a search by tag; entered at the put of a task that has one, and left with the document",
+    ),
+    Index(
+        name="streamq_unique_key",
+        keys=(("unique_key", 1), ("_id", 1)),
+        partial={"unique_key": {"$exists": True}},
+        serves="queries.beyond a search by unique key, also of tasks that have ended: those hold no unique_lock",
+    ),
+    Index(
+        name="streamq_unsuccessful",
+        keys=(("status", 1), ("_id", 1)),
+        # Not by the type of the error: an index of an array would be written at every failed attempt.
+        partial={"status": {"$in": list(UNSUCCESSFUL)}},
+        serves="queries.beyond a search by these statuses, and within it by whatever else, past all that has succeeded",
     ),
 )
 

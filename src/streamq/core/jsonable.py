@@ -16,7 +16,8 @@ FIELDS: Final = (
     *("queue", "task", "status", "priority", "attempt", "max_attempts", "worker"),
     *("created_at", "due_at", "started_at", "finished_at", "lease_until", "remove_at"),
     *("expires_at", "lifetime_until", "total_until"),
-    *("tag", "unique_key", "headers", "payload", "result", "errors"),
+    *("tag", "unique_key", "group", "rate_key", "blocked_by", "headers"),
+    *("payload", "progress", "result", "errors"),
 )
 """What is shown of a task beside its id, in this order, before whatever else was stored."""
 
@@ -33,8 +34,15 @@ OWN: Final = frozenset(
         "reply_to",
         "settled_for",
         "unique_lock",
+        "requeue_id",
+        "revision",
+        "freed_in",
+        "slot",
+        "key_slot",
+        "group_lock",
+        "follow_up",
+        "has_children",
     }
-    | {"requeue_id", "revision", "freed_in"}
 )
 """What is streamq's own (sequence, claim, addresses), and shown to nobody."""
 

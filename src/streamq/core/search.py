@@ -16,7 +16,7 @@ import msgspec
 from bson.decimal128 import Decimal128
 
 from streamq.core.codec import to_stored
-from streamq.core.document import STATUSES, TERMINAL, Status, TaskDocument
+from streamq.core.document import STATUSES, TERMINAL, UNSUCCESSFUL, Status, TaskDocument
 from streamq.core.options import require_instant, require_queue
 from streamq.core.unique_key import UniqueKey, require_unique, stored_key
 from streamq.errors import OptionInvalid
@@ -69,11 +69,15 @@ class Search(msgspec.Struct, frozen=True):
     def filter(self) -> dict[str, Any]:
         """Build the filter for the server. Rows that are no tasks have no status, and never match."""
         found: dict[str, Any] = {"status": {"$in": list(self.statuses)} if self.statuses else {"$exists": True}}
+        if 1 < len(set(self.statuses)) < len(UNSUCCESSFUL) and set(self.statuses) <= set(UNSUCCESSFUL):
+            # Of a part of its statuses the server does not see that `streamq_unsuccessful` holds them all.
+            found["$and"] = [{"status": {"$in": list(UNSUCCESSFUL)}}]
         for field, value in self._texts():
             found[field] = {"$eq": value}
         if self.unique:
-            # Inside `$expr` an array is compared as a whole: elsewhere the key "a" would match ("a", 1) too.
-            found["unique_key"] = {"$exists": True}
+            # Inside `$expr` an array is compared as a whole: elsewhere the key "a" matches ("a", 1) too. But an index
+            # that holds arrays serves the latter only.
+            found["unique_key"] = {"$eq": self.unique[0]}
             found["$expr"] = {"$eq": ["$unique_key", {"$literal": self.unique[0]}]}
         for steps, value in self.payload:
             found[".".join(("payload", *steps))] = NULL if value is None else {"$eq": value}

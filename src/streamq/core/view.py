@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from streamq.core.codec import from_stored
 from streamq.core.document import Status, TaskDocument
+from streamq.core.report import Progress, progress_of
 from streamq.core.unique_key import loaded_key
 from streamq.errors import PayloadUndecodable
 
@@ -30,6 +31,7 @@ class TaskView(msgspec.Struct, frozen=True):
     """One task as it was stored at the look. None where it has no such thing (yet).
 
     `payload` and `result` are plain values; one that does not decode is as it is stored. `errors`: the newest last.
+    `progress` is what its holder said last. `blocked_by` are the ids of the tasks whose ends it waits for.
     What another program stored as a task may hold anything in any field.
     """
 
@@ -44,13 +46,19 @@ class TaskView(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     tag: str | None
     unique: Any
+    group: str | None
+    rate_key: str | None
+    blocked_by: tuple[ObjectId, ...]
     worker: str | None
     created_at: datetime | None
     due_at: datetime | None
+    expires_at: datetime | None
+    lifetime_until: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
     lease_until: datetime | None
     remove_at: datetime | None
+    progress: Progress | None
     result: Any
     errors: tuple[ErrorView, ...]
 
@@ -58,7 +66,7 @@ class TaskView(msgspec.Struct, frozen=True):
 def view_of(document: TaskDocument) -> TaskView:
     """Build the view of a stored task; nothing in the document can make it fail."""
     stored: Mapping[str, Any] = document
-    errors = stored.get("errors")
+    errors, blocked_by = stored.get("errors"), stored.get("blocked_by")
     return TaskView(
         id=stored["_id"],
         queue=stored.get("queue", ""),
@@ -71,13 +79,19 @@ def view_of(document: TaskDocument) -> TaskView:
         headers=stored.get("headers", {}),
         tag=stored.get("tag"),
         unique=_key(stored.get("unique_key")),
+        group=stored.get("group"),
+        rate_key=stored.get("rate_key"),
+        blocked_by=tuple(blocked_by) if isinstance(blocked_by, list) else (),
         worker=stored.get("worker"),
         created_at=stored.get("created_at"),
         due_at=stored.get("due_at"),
+        expires_at=stored.get("expires_at"),
+        lifetime_until=stored.get("lifetime_until"),
         started_at=stored.get("started_at"),
         finished_at=stored.get("finished_at"),
         lease_until=stored.get("lease_until"),
         remove_at=stored.get("remove_at"),
+        progress=progress_of(stored),
         result=_decoded(stored.get("result")),
         errors=tuple(_error(one) for one in errors if isinstance(one, Mapping)) if isinstance(errors, list) else (),
     )
