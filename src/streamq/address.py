@@ -35,13 +35,22 @@ class Address:
     def __str__(self) -> str:
         return f"database={self._database!r} collection={self._collection!r}"  # never the URI: it has secrets
 
-    def point_at(self, uri: str | None, database: str | None, collection: str | None) -> None:
-        """Be elsewhere; None leaves it as it is."""
+    @property
+    def dead_letters(self) -> str | None:
+        """The collection of the dead letters, if there is one."""
+        return self._dead_letters
+
+    def point_at(
+        self, uri: str | None, database: str | None, collection: str | None, dead_letters: str | None = None
+    ) -> None:
+        """Be elsewhere; None leaves it as it is. Raises `OptionInvalid`."""
         if uri is not None:
             self._uri, self._client = uri, None
             self.stop()
         self._database = database or self._database
         self._collection = collection or self._collection
+        self._dead_letters = dead_letters or self._dead_letters
+        self._dead_letter_collection()
 
     def connect(self) -> MongoStore:
         """Make the store. Nothing is sent yet. Raises `UsageError` when it is not said where the server is."""

@@ -295,14 +295,21 @@ class StreamQ:
         """Say whether this app runs on a server of its own, which ends with the program."""
         return self._address.server is not None
 
-    def point_at(self, uri: str | None = None, *, database: str | None = None, collection: str | None = None) -> None:
+    def point_at(
+        self,
+        uri: str | None = None,
+        *,
+        database: str | None = None,
+        collection: str | None = None,
+        dead_letter_collection: str | None = None,
+    ) -> None:
         """Use another place than the one given at the making: for command lines and tests. None leaves it as it is.
 
-        Raises `UsageError` when the app has connected already.
+        Raises `UsageError` when the app has connected already, `OptionInvalid`.
         """
-        if self._store is not None:
+        if self._store is not None and (uri, database, collection, dead_letter_collection) != (None,) * 4:
             raise UsageError("point_at comes too late: the app has connected already")
-        self._address.point_at(uri, database, collection)
+        self._address.point_at(uri, database, collection, dead_letter_collection)
 
     # --- while entered ----------------------------------------------------------------------------------------
 

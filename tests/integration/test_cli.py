@@ -205,6 +205,35 @@ def test_put_takes_all_options(shell: Shell) -> None:
     assert told == {"priority": 9, "max_attempts": 2, "keep_s": 0.0, "headers": {"trace": "a=b"}}
 
 
+def test_put_takes_what_a_put_takes_in_a_program(shell: Shell, here: Here) -> None:
+    parent = here("put", "ticks", "1").out.strip()
+    at = "2100-01-01T00:00:00+00:00"
+    options = {"expires-at": at, "total-timeout": "60", "lifetime": "90", "keep-failed": "5", "tag": "spring"}
+    options |= {"rate-key": "ann", "unique-json": '["order", 7]', "after": parent, "after-any": parent}
+    options |= {"on-parent-failure": "run", "missing-parent": "satisfied", "group": "g"}
+    done = here("put", "ticks", "2", "--json", *(f"--{name}={value}" for name, value in options.items()))
+    told = json.loads(done.out)
+    assert (done.code, told["outcome"]) == (0, "created")
+    (document,) = shell.app.store.find(Search(tag="spring"), limit=2)
+    assert str(document["_id"]) == told["id"]
+    assert document["expires_at"].isoformat() == at
+    assert document["lifetime_until"] > document["created_at"]
+    names = ("total_timeout_s", "keep_failed_s", "rate_key", "unique_key", "on_parent_failure", "group")
+    assert {name: document.get(name) for name in names} == {
+        "total_timeout_s": 60.0,
+        "keep_failed_s": 5.0,
+        "rate_key": "ann",
+        "unique_key": ["order", 7],
+        "on_parent_failure": "run",
+        "group": "g",
+    }
+    assert [str(id) for id in document["blocked_by"]] == [parent]
+    assert json.loads(here("put", "ticks", "3", "--unique-json", '["order", 7]', "--json").out) == {
+        "id": told["id"],
+        "outcome": "existing",
+    }
+
+
 def test_put_with_the_same_id_twice_stores_one_task(shell: Shell) -> None:
     for _ in range(2):
         assert shell.run("put", "ticks", "1", "--id", ID).code == 0
@@ -246,6 +275,15 @@ def test_put_with_app_finds_the_only_handler_of_the_queue(shell: Shell) -> None:
         (("ticks", "1", "--at", "2030-01-01T00:00:00"), "tzinfo"),
         (("ticks", "1", "--id", "7"), "--id '7'"),
         (("ticks", "1", "--header", "trace"), "--header 'trace'"),
+        (("ticks", "1", "--expires-in", "0"), "expires_in_s=0"),
+        (("ticks", "1", "--expires-at", "soon"), "--expires-at 'soon'"),
+        (("ticks", "1", "--expires-in", "5", "--delay", "9"), "expires_in_s=5"),
+        (("ticks", "1", "--unique", "a", "--unique-json", "1"), "not both"),
+        (("ticks", "1", "--unique-json", "{}"), "unique="),
+        (("ticks", "1", "--unique-for", "5"), "unique_for_s=5"),
+        (("ticks", "1", "--after", "7"), "--after '7'"),
+        (("ticks", "1", "--after", ID), ID),
+        (("ticks", "1", "--on-conflict", "shrug"), "--on-conflict"),
         (("images", "5", "--task", "resize"), "JSON object"),
         (("images", '{"pat": "a"}', "--app", "shop:app"), "did you mean path?"),
         (("images", '{"path": 5}', "--app", "shop:app"), "path: expected str, got int"),
@@ -293,6 +331,40 @@ def test_queue_is_paused_and_resumed_and_counts_names_it(shell: Shell) -> None:
     assert shell.run("resume", "images").out == "images is not paused\n"
     assert "paused" not in shell.run("counts").out
     assert shell.run("pause", "no such queue").code == 2
+
+
+def test_counts_names_ready_tasks_whose_handler_nobody_knows(shell: Shell, here: Here) -> None:
+    for _ in range(2):
+        here("put", "images", '{"path": "a.png"}', "--task", "resize")
+    here("put", "images", "1")  # for a loop of somebody's own, which may well claim without being seen
+    done = here("counts")
+    assert done.out.splitlines()[-1] == "images: 2 ready for resize, a handler that no live worker knows"
+    assert json.loads(here("counts", "--json").out)["unclaimed"] == {"resize": 2}
+    with shell.running("worker", "shop:app", "--queue", "mail"):
+        assert eventually(lambda: "worker" in here("workers").out)
+        assert "no live worker knows" in here("counts").out
+    with shell.running("worker", "shop:app", "--queue", "images"):
+        assert eventually(lambda: json.loads(here("counts", "--json").out)["unclaimed"] == {})
+
+
+def test_an_app_says_where_the_tasks_are_and_which_queues_there_are(shell: Shell, uri: str, database: str) -> None:
+    (shell.directory / "placed.py").write_text(
+        f"from streamq import StreamQ\nfrom streamq.testing import memory_app\n"
+        f"app = StreamQ({uri!r}, database={database!r}, collection='jobs', dead_letter_collection='dead')\n"
+        f"memory = memory_app()\n"
+        f"@app.task(queue='images')\ndef resize(path: str) -> None: ...\n"
+        f"app.blocking.queue('ticks').put(1)\n"
+    )
+    done = shell.run("counts", "--app", "placed:app", here=False, STREAMQ_URI="")
+    assert [line.split() for line in done.out.splitlines()] == [
+        ["queue", "ready", "total"],
+        ["images", "0"],
+        ["ticks", "1", "1"],
+        ["total", "1", "1"],
+    ]
+    assert shell.run("tasks", "--app", "placed:app", "--json", here=False, STREAMQ_URI="").out.count("\n") == 2
+    assert_refused(shell.run("counts", "--app", "placed:nope", here=False), 2, "placed:app")
+    assert_refused(shell.run("counts", "--app", "placed:memory", here=False), 2, "in memory")
 
 
 @pytest.mark.parametrize("command", ["counts", "tasks"])

@@ -1,8 +1,9 @@
-"""The command line's desk: show, export, requeue, delete, purge, workers, check."""
+"""The command line's desk: show, peek, export, cancel, requeue, delete, purge, workers, check."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,6 +78,59 @@ def test_tasks_are_listed_page_by_page(app: StreamQ, run: Run) -> None:
     assert [task["payload"] for task in (*first, *second)] == [2, 1, 0]
 
 
+# --- cancel and peek ------------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_cancelled_by_id_and_what_is_not_is_named(app: StreamQ, run: Run) -> None:
+    ended, gone = fail(app), str(ObjectId())
+    queue = app.blocking.queue("q")
+    running = str(queue.put(1).id)
+    assert queue.claim() is not None
+    ready = str(queue.put(2).id)
+    code, out, err = run("cancel", ready, running, ended, gone)
+    assert (code, out) == (1, "cancelled 1, asked 1 that run\n")
+    assert err == f"streamq: not cancelled:\n{ended} ended\n{gone} gone\n"
+    assert run("cancel", ready) == (0, "cancelled 1\n", "")
+    code, out, _ = run("cancel", ready, running, "--json")
+    tasks = {ready: "cancelled", running: "asked"}
+    assert (code, json.loads(out)) == (0, {"cancelled": 1, "asked": 1, "too_late": 0, "tasks": tasks})
+
+
+def test_tasks_are_cancelled_as_found(app: StreamQ, run: Run) -> None:
+    app.blocking.queue("a").put_many(range(3), tag="spring")
+    app.blocking.queue("a").put(1, unique=("order", 7))
+    app.blocking.queue("b").put(1)
+    assert run("cancel", "--queue", "a", "--tag", "spring") == (0, "cancelled 3\n", "")
+    assert run("cancel", "--unique-json", '["order", 7]') == (0, "cancelled 1\n", "")
+    assert app.blocking.counts() == {"a": {"cancelled": 4}, "b": {"ready": 1}}
+    assert run("cancel", "--all") == (0, "cancelled 1\n", "")
+
+
+def test_a_peek_shows_head_and_tail(app: StreamQ, run: Run) -> None:
+    app.blocking.queue("q").put_many(range(4))
+    for arguments, payloads in (((), [0, 1, 2, 3]), (("--limit", "2"), [0, 1]), (("--limit", "2", "--tail"), [2, 3])):
+        lines = run("peek", "q", "--json", *arguments)[1].splitlines()
+        assert [json.loads(line)["payload"] for line in lines] == payloads
+    assert len(run("peek", "q")[1].splitlines()) == 5
+    assert run("peek", "other") == (0, "no ready tasks in other\n", "")
+    assert app.blocking.counts() == {"q": {"ready": 4}}
+
+
+def test_a_task_is_one_line_of_a_narrow_terminal(app: StreamQ, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    app.blocking.queue("a-queue-with-a-long-name").put({"text": "x" * 200})
+    fail(app)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in run("tasks")[1].splitlines()]
+    assert [len(line) <= 80 for line in lines] == [True] * 3
+    assert "ValueError: no" in lines[1]
+    assert '{"text": "xxx' in lines[2]
+
+
+# --- requeue --------------------------------------------------------------------------------------------------------
+
+
 def test_tasks_are_requeued_by_id_and_what_is_not_is_named(app: StreamQ, run: Run) -> None:
     id, gone = fail(app), str(ObjectId())
     code, out, err = run("requeue", id, gone, "--delay", "60")
@@ -103,6 +157,17 @@ def test_dead_letters_are_requeued_from_their_collection(uri: str, database: str
     app.close()
 
 
+def test_what_was_done_is_told_as_json(app: StreamQ, run: Run) -> None:
+    id, gone = fail(app), str(ObjectId())
+    code, out, _ = run("requeue", id, gone, "--json")
+    others = [{"id": gone, "verdict": "gone", "said": ""}]
+    assert (code, json.loads(out)) == (1, {"requeued": 1, "others": others})
+    assert json.loads(run("pause", "q", "--json")[1]) == {"queue": "q", "paused": True}
+    assert json.loads(run("resume", "q", "--json")[1]) == {"queue": "q", "paused": False}
+    assert json.loads(run("delete", id, "--json")[1]) == {"deleted": id}
+    assert json.loads(run("purge", "--older-than", "0", "--json")[1]) == {"purged": 0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -112,6 +177,15 @@ def test_dead_letters_are_requeued_from_their_collection(uri: str, database: str
         (("requeue", "--status", "running"), "status"),
         (("requeue", "--all", "--delay", "-1"), "delay_s"),
         (("requeue", "--all", "--dead-letters", "a$b"), "dead_letter_collection"),
+        (("cancel",), "--all"),
+        (("cancel", "x"), "hexadecimal"),
+        (("cancel", "0" * 24, "--queue", "q"), "--all"),
+        (("cancel", "--status", "failed"), "status"),
+        (("cancel", "--unique", "a", "--unique-json", "1"), "--unique-json"),
+        (("cancel", "--unique-json", "x"), "--unique-json"),
+        (("cancel", "--unique-json", "1.5"), "unique"),
+        (("peek", "no such queue"), "queue"),
+        (("peek", "q", "--limit", "0"), "--limit"),
         (("purge",), "older-than"),
         (("purge", "--older-than", "-1"), "older_than_s"),
         (("purge", "--older-than", "0", "--status", "ready"), "status"),

@@ -11,7 +11,7 @@ import pytest
 import trio
 from bson import ObjectId
 
-from streamq import LeaseLost, OptionInvalid, Retry, StreamQ, TaskFailed, TaskGone, TaskRunning
+from streamq import LeaseLost, OptionInvalid, Retry, Shared, StreamQ, TaskFailed, TaskGone, TaskRunning
 from streamq.core.search import Search
 from tests.integration.conftest import MakeApp
 
@@ -61,11 +61,11 @@ def test_a_found_task_shows_what_its_put_and_its_holder_said(make_app: MakeApp) 
     assert (waiting.group, waiting.blocked_by, waiting.progress) == ("g", (task.info.id,), None)
 
 
-def test_a_task_of_another_program_is_shown_whatever_its_fields_hold(make_app: MakeApp) -> None:
+def test_a_task_of_another_program_is_shown_whatever_its_fields_hold(make_app: MakeApp, database: str) -> None:
     app = make_app()
     id = app.blocking.queue("q").put(1).id
     odd = {"progress": 7, "blocked_by": "x", "errors": "none", "unique_key": {"~": 1}}
-    app.client[app._database]["tasks"].update_one({"_id": id}, {"$set": odd})
+    app.client[database]["tasks"].update_one({"_id": id}, {"$set": odd})
     shown = app.blocking.desk.show(id)
     assert (shown.progress, shown.blocked_by, shown.errors) == (None, (), ())
 
@@ -103,6 +103,7 @@ def test_what_is_not_stored_is_gone(make_app: MakeApp) -> None:
         (lambda desk: desk.requeue([], delay_s=-1), "delay_s"),
         (lambda desk: desk.requeue([], reset_attempts=0), "reset_attempts"),
         (lambda desk: desk.requeue_found(status="running"), "status"),
+        (lambda desk: desk.cancel_found(status="failed"), "status"),
         (lambda desk: desk.purge(older_than_s=-1), "older_than_s"),
         (lambda desk: desk.purge(older_than_s=0, status="ready"), "status"),
         (lambda desk: desk.delete("x"), "id"),
@@ -140,6 +141,22 @@ def test_everything_found_is_requeued_and_what_is_not_is_named(
     assert (report.requeued, report.others) == (5, ())
     assert counts(app) == {"q": {"ready": 5}, "other": {"failed": 1}}
     assert [one.verdict for one in app.blocking.desk.requeue([other, str(other), ObjectId()])] == ["requeued", "gone"]
+
+
+def test_everything_found_that_has_not_ended_is_cancelled(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamq.blocking_desk.MOST_AT_ONCE", 2)
+    app = make_app()
+    queue, desk = app.blocking.queue("q"), app.blocking.desk
+    ended, running = fail(app), queue.put("running", tag="spring")
+    assert queue.claim() is not None
+    ready = [reply.id for reply in queue.put_many(range(5), tag="spring")]
+    queue.put("later", tag="spring", delay_s=60)
+    other = queue.put("other").id
+    report = desk.cancel_found(tag="spring", queue="q")
+    assert (report.cancelled, report.asked, report.too_late) == (6, 1, 0)
+    assert desk.cancel_found(tag="spring", status="ready").cancelled == 0
+    assert {desk.show(id).status for id in ready} == {"cancelled"}
+    assert [desk.show(id).status for id in (ended, other, running.id)] == ["failed", "ready", "running"]
 
 
 def test_a_purge_goes_through_all_its_steps(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +217,9 @@ async def test_the_desk_does_in_trio_what_it_does_without(make_app: MakeApp) -> 
         assert [one.payload for one in await desk.peek("q", tail=True)] == [0]
         assert (await desk.requeue_found(payload={"x": 1})).requeued == 0
         assert (await desk.requeue_found(delay_s=60)).requeued == 2
+        assert (await desk.cancel_found(status="delayed", payload={"x": 1})).cancelled == 0
+        assert (await desk.cancel_found(status="ready")).cancelled == 1
+        assert (await desk.requeue(ids[0]))[0].verdict == "requeued"
         assert await desk.delete(ids[0]) is True
         assert await desk.purge(older_than_s=0) == 0
         assert [document["_id"] for document in await app.find(status="delayed")] == ids[:0:-1]
@@ -281,3 +301,20 @@ async def test_a_dead_letter_is_waited_for_found_and_requeued(make_app: MakeApp)
 def test_a_name_that_no_collection_of_dead_letters_can_have_is_refused(name: Any) -> None:
     with pytest.raises(OptionInvalid, match="dead_letter_collection"):
         StreamQ("mongodb://unused", dead_letter_collection=name)
+
+
+async def test_the_workers_list_says_how_many_slots_a_process_has(make_app: MakeApp) -> None:
+    app = make_app()
+    for queue in ("a", "b", "c"):
+        app.task(queue=queue, name=queue)(_nothing)
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work, {"a": 3})
+        (row,) = await app.desk.workers()
+        assert (row.queues, row.slots, row.is_alive) == (("a",), 3, True)
+        await nursery.start(app.work, Shared.by_weight({"b": 1, "c": 2}, slots=4))
+        (row,) = await app.desk.workers()
+        assert (row.queues, row.slots) == (("a", "b", "c"), 7)
+        nursery.cancel_scope.cancel()
+
+
+async def _nothing() -> None: ...

@@ -1,8 +1,9 @@
-"""The command line: `streamq dev | worker | put | counts | tasks | show | export | requeue | delete | purge | workers |
-schedules | check`.
+"""The command line: `streamq dev | worker | put | counts | tasks | peek | show | export | cancel | requeue | delete |
+purge | pause | resume | workers | schedules | check`.
 
 One file a command; each parses its arguments, calls the library and prints. What they share: `place` (which server),
-`locate` (MODULE:APP), `safe` (text that is safe on a terminal), `screen` (where it is printed), `stopping` (signals).
+`sought` (which tasks), `listing` (how they are shown), `locate` (MODULE:APP), `safe` (text that is safe on a terminal),
+`screen` (where it is printed), `stopping` (signals).
 cyclopts and rich are imported below this file only: without them `main` says what to install.
 """
 

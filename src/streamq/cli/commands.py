@@ -12,12 +12,14 @@ from typing import Final
 from cyclopts import App, CycloptsError
 
 from streamq.cli import (
+    cancel,
     check,
     control,
     counts,
     delete,
     dev,
     export,
+    peek,
     purge,
     put,
     requeue,
@@ -35,8 +37,8 @@ DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
-    *(dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, show.show, export.export),
-    *(requeue.requeue, delete.delete, purge.purge, control.pause, control.resume),
+    *(dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, peek.peek, show.show, export.export),
+    *(cancel.cancel, requeue.requeue, delete.delete, purge.purge, control.pause, control.resume),
     *(workers.workers, schedules.schedules, check.check),
 )
 

@@ -8,9 +8,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from streamq.app import StreamQ
 from streamq.cli.place import HERE, Place, opened
+from streamq.cli.safe import plain
 from streamq.cli.screen import cell, console, say, table
 from streamq.core.document import STATUSES
+from streamq.core.unclaimed import Unclaimed
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -20,23 +23,35 @@ def counts(
     json: Annotated[bool, Parameter(negative=(), help="One JSON object a queue and line, every status in it.")] = False,
     place: Place = HERE,
 ) -> None:
-    """Count the stored tasks by queue and status, and say which queues are paused."""
+    """Count the stored tasks by queue and status.
+
+    Says which queues are paused, and how many ready tasks are for a handler that no live worker knows. With --app the
+    queues of its handlers are listed though they are empty.
+    """
     with opened(place) as app:
         counted = app.store.counts()  # reading needs no index and makes none
         paused = app.store.paused(None)
-        counted = {**{queue: {} for queue in paused}, **counted}
+        unclaimed = [one for one in app.store.unclaimed() if one.task is not None]
+        counted = {**{queue: {} for queue in (*_declared(app), *paused)}, **counted}
     if json:
-        _print_lines(counted, paused)
+        _print_lines(counted, paused, unclaimed)
     elif counted:
         _print_table(counted, paused)
+        for one in unclaimed:
+            say(plain(f"{one.queue}: {one.count} ready for {one.task}, a handler that no live worker knows"))
     else:
         say("no tasks")
 
 
-def _print_lines(counted: Counts, paused: Sequence[str]) -> None:
+def _declared(app: StreamQ) -> list[str]:
+    return sorted({handling.queue for handling in app.handlers.values()})
+
+
+def _print_lines(counted: Counts, paused: Sequence[str], unclaimed: Sequence[Unclaimed]) -> None:
     for queue in sorted(counted):
         row = {status: counted[queue].get(status, 0) for status in STATUSES}
-        say(json.dumps({"queue": queue, "paused": queue in paused, **row}))
+        left = {one.task: one.count for one in unclaimed if one.queue == queue}
+        say(json.dumps({"queue": queue, "paused": queue in paused, **row, "unclaimed": left}))
 
 
 def _print_table(counted: Counts, paused: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,6 +18,7 @@ def delete(
     /,
     *,
     force: Annotated[bool, Parameter(negative=(), help="A running one too; its handler is cancelled.")] = False,
+    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
     place: Place = HERE,
 ) -> None:
     """Delete one task, whatever has become of it."""
@@ -24,4 +26,4 @@ def delete(
     with opened(place) as app:
         if not app.blocking.desk.delete(known, force=force):
             raise TaskGone(f"task {known} is not stored (any more)")
-    say(f"deleted {known}")
+    say(dumps({"deleted": str(known)}) if json else f"deleted {known}")

@@ -17,8 +17,16 @@ def read_payload(given: str) -> Any:
     return loads(_stdin() if given == STDIN else given)
 
 
-def loads(text: str) -> Any:
-    """Read JSON as its standard has it: no NaN, no key twice, nothing that would come out as another value."""
+def loads(text: str, what: str = "payload") -> Any:
+    """Read JSON as its standard has it: no NaN, no key twice, nothing that would come out as another value. Raises
+    `PayloadInvalid` for `what`."""
+    try:
+        return _loads(text)
+    except PayloadInvalid as error:
+        raise PayloadInvalid(what, error.reason) from None
+
+
+def _loads(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_constant, parse_float=_float, object_pairs_hook=_object)
     except json.JSONDecodeError as error:

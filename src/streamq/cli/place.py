@@ -11,14 +11,16 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from streamq.app import StreamQ
+from streamq.cli.locate import located
 from streamq.errors import UsageError
+from streamq.store.mongo import MongoStore
 
 WHERE = Group("Where the tasks are")
 
 
 @Parameter(name="*", group=WHERE)
 @dataclass(frozen=True)
-class Place:
+class Server:
     """Where the tasks are; None: as the environment or the app says."""
 
     uri: Annotated[str | None, Parameter(help="Connection string; default: $STREAMQ_URI.")] = None
@@ -30,7 +32,7 @@ class Place:
         given = {"--uri": self.uri, "--database": self.database, "--collection": self.collection}
         return [part for name, value in given.items() if value is not None for part in (name, value)]
 
-    def move(self, app: StreamQ) -> None:
+    def move(self, app: StreamQ, dead_letters: str | None = None) -> None:
         """Let an app that was made elsewhere use this place, as far as it says one."""
         uri = self.uri
         if app.is_embedded and uri is None:
@@ -40,22 +42,40 @@ class Place:
                     "the app uses StreamQ.embedded(), a server that ends with this command and that no other program "
                     "sees: give --uri or set STREAMQ_URI (`streamq dev` runs one), or make the app with StreamQ()"
                 )
-        app.point_at(uri, database=self.database, collection=self.collection)
+        app.point_at(uri, database=self.database, collection=self.collection, dead_letter_collection=dead_letters)
 
 
+@Parameter(name="*", group=WHERE)
+@dataclass(frozen=True)
+class Place(Server):
+    """A server and collections, or the app that says which."""
+
+    app: Annotated[str | None, Parameter(help="MODULE:APP: where this app has its tasks, e.g. shop:app.")] = None
+
+
+SERVER = Server()
 HERE = Place()
 
 
 @contextmanager
-def opened(place: Place, dead_letters: str | None = None) -> Iterator[StreamQ]:
-    """Give an app without handlers at `place`. Raises `UsageError` when no server is named."""
-    if not (place.uri or os.environ.get("STREAMQ_URI")):
-        raise UsageError(
-            "no server is named: give --uri or set STREAMQ_URI (to try things out, `streamq dev` runs one)"
-        )
-    app = StreamQ(dead_letter_collection=dead_letters)
-    place.move(app)
+def opened(place: Server, dead_letters: str | None = None) -> Iterator[StreamQ]:
+    """Give the app that `place` names, else one without handlers. Raises `UsageError` when neither says a server."""
+    app = _named(place) or StreamQ()
     try:
+        place.move(app, dead_letters)
+        if not isinstance(app.store, MongoStore):
+            raise UsageError("the app keeps its tasks in memory: no other program sees them")
         yield app
     finally:
         app.close()
+
+
+def _named(place: Server) -> StreamQ | None:
+    if isinstance(place, Place) and place.app is not None:
+        return located(place.app)
+    if place.uri or os.environ.get("STREAMQ_URI"):
+        return None
+    raise UsageError(
+        "no server is named: give --uri, set STREAMQ_URI, or name an app by --app (to try things out, `streamq dev` "
+        "runs a server)"
+    )

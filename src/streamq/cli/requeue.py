@@ -9,10 +9,11 @@ from cyclopts import Parameter
 
 from streamq.cli.place import HERE, Place, opened
 from streamq.cli.safe import plain
-from streamq.cli.screen import say
-from streamq.cli.sought import ANY, Which, id_of
-from streamq.core.requeued import Requeued
-from streamq.errors import TaskError, UsageError
+from streamq.cli.screen import answer, say
+from streamq.cli.sought import ANY, Which, chosen
+from streamq.core.jsonable import jsonable
+from streamq.core.requeued import Requeued, RequeueReport
+from streamq.errors import TaskError
 
 
 def requeue(
@@ -23,25 +24,26 @@ def requeue(
     ] = False,
     all: Annotated[bool, Parameter(negative=(), help="Every task that has ended, the succeeded ones too.")] = False,
     dead_letters: Annotated[str | None, Parameter(help="From this collection: where failed tasks are.")] = None,
+    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
     which: Which = ANY,
     place: Place = HERE,
 ) -> None:
     """Let tasks that have ended begin again; print how many did, and each that did not."""
-    known = [id_of(one) for one in ids]
+    known = chosen(ids, which, all=all)
     sought = which.sought()
-    if bool(known) + (which != ANY) + all != 1:
-        raise UsageError("give the ids of tasks, or say which (e.g. --status failed --queue mail), or --all")
     with opened(place, dead_letters) as app:
         desk = app.blocking.desk if dead_letters is None else app.blocking.dead_letters
         if known:
-            report = desk.requeue(known, delay_s=delay, reset_attempts=not keep_attempts)
-            others = [one for one in report if one.verdict != "requeued"]
-            count = len(report) - len(others)
+            items = desk.requeue(known, delay_s=delay, reset_attempts=not keep_attempts)
+            report = RequeueReport().with_items(items)
         else:
-            found = desk.requeue_found(delay_s=delay, reset_attempts=not keep_attempts, **sought)
-            others, count = list(found.others), found.requeued
-    say(f"requeued {count}")
-    _complain(others)
+            report = desk.requeue_found(delay_s=delay, reset_attempts=not keep_attempts, **sought)
+    if json:
+        others = [{name: jsonable(getattr(one, name)) for name in one.__struct_fields__} for one in report.others]
+        answer(report, others=others)
+    else:
+        say(f"requeued {report.requeued}")
+    _complain(report.others)
 
 
 def _complain(others: Iterable[Requeued]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +16,12 @@ from streamq.cli.safe import plain
 
 PIPE_WIDTH: Final = 500
 """Columns where there is no terminal: a file or a pipe has no edge to cut lines at."""
+
+GAP: Final = 2
+"""Blanks between two columns, as rich pads them."""
+
+LEAST_WIDTH: Final = 12
+"""What is left of a column that is cut."""
 
 
 def console() -> Console:
@@ -37,9 +46,26 @@ def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] =
     return made
 
 
+def one_line_each(columns: Sequence[str], rows: Sequence[Sequence[Text]], right: tuple[str, ...] = ()) -> None:
+    """Print a table of one line a row: what does not fit is cut off the last column, as long as something is left."""
+    screen = console()
+    made = table(*columns, right=right)
+    taken = sum(max(len(name), *(row[n].cell_len for row in rows)) + GAP for n, name in enumerate(columns[:-1]))
+    for row in rows:
+        row[-1].truncate(max(screen.width - taken, LEAST_WIDTH), overflow="ellipsis")
+        made.add_row(*row)
+    screen.print(made)
+
+
 def cell(value: object, style: str = "") -> Text:
     """Return `value` as the text of one cell, whatever it holds."""
     return Text(plain(str(value)), style=style)
+
+
+def answer(report: msgspec.Struct, **more: Any) -> None:
+    """Print a report as one JSON object, `more` beside its fields."""
+    fields = {name: getattr(report, name) for name in report.__struct_fields__}
+    say(json.dumps({**fields, **more}, allow_nan=False))
 
 
 def say(line: str) -> None:

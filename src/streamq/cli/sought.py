@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -29,6 +30,8 @@ class Which:
     ] = ()
     handler: Annotated[str | None, Parameter(help="Of this handler only.")] = None
     tag: Annotated[str | None, Parameter(help="With this tag only.")] = None
+    unique: Annotated[str | None, Parameter(help="Put with this unique key only.")] = None
+    unique_json: Annotated[str | None, Parameter(help="With this one, as put takes it.")] = None
     error: Annotated[str | None, Parameter(help="That failed with this exception, e.g. ValueError.")] = None
     payload: Annotated[
         tuple[str, ...],
@@ -46,34 +49,56 @@ class Which:
             "status": self.status or None,
             "handler": self.handler,
             "tag": self.tag,
+            "unique": unique_of(self.unique, self.unique_json),
             "error_type": self.error,
             "payload": dict(map(_field, self.payload)) or None,
-            "created_from": _instant("created-from", self.created_from),
-            "created_until": _instant("created-until", self.created_until),
-            "finished_from": _instant("finished-from", self.finished_from),
-            "finished_until": _instant("finished-until", self.finished_until),
+            "created_from": instant_of("created-from", self.created_from),
+            "created_until": instant_of("created-until", self.created_until),
+            "finished_from": instant_of("finished-from", self.finished_from),
+            "finished_until": instant_of("finished-until", self.finished_until),
         }
 
 
 ANY = Which()
 
 
-def id_of(text: str) -> ObjectId:
+def chosen(ids: Iterable[str], which: Which, *, all: bool) -> list[ObjectId]:
+    """Read the ids of tasks; none when options say which. Raises `UsageError` unless exactly one of the ways to choose
+    is taken."""
+    known = [id_of(one) for one in ids]
+    if bool(known) + (which != ANY) + all != 1:
+        raise UsageError("give the ids of tasks, or say which (e.g. --status failed --queue mail), or --all")
+    return known
+
+
+def id_of(text: str, what: str = "the id") -> ObjectId:
     """Read the id of a task."""
     try:
         return ObjectId(text)
     except InvalidId:
-        raise UsageError(f"the id {text!r} is refused: expected 24 hexadecimal digits") from None
+        raise UsageError(f"{what} {text!r} is refused: expected 24 hexadecimal digits") from None
+
+
+def unique_of(text: str | None, json: str | None) -> Any:
+    """Read a unique key: a text, or what JSON can say besides (a list stands for a tuple)."""
+    if text is not None and json is not None:
+        raise UsageError("give --unique or --unique-json, not both")
+    return text if json is None else _tuples(loads(json, "--unique-json"))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _field(given: str) -> tuple[str, Any]:
     path, equals, value = given.partition("=")
     if not path or not equals:
         raise UsageError(f"--payload {given!r} is refused: expected PATH=JSON, e.g. user.id=7 or 'name=\"x\"'")
-    return path, loads(value)
+    return path, loads(value, f"--payload {path}")
 
 
-def _instant(option: str, text: str | None) -> datetime | None:
+def instant_of(option: str, text: str | None) -> datetime | None:
+    """Read an instant. Raises `UsageError` naming the option."""
     if text is None:
         return None
     try:

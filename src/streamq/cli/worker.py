@@ -11,7 +11,7 @@ from streamq.app import CONCURRENCY, StreamQ
 from streamq.cli import lifeline
 from streamq.cli.locate import located
 from streamq.cli.logs import log_to_stderr
-from streamq.cli.place import HERE, Place
+from streamq.cli.place import SERVER, Server
 from streamq.cli.stopping import Stopping, stopping
 from streamq.cli.supervisor import Supervisor
 from streamq.core.options import require_count, require_delay_s, require_queue
@@ -39,7 +39,7 @@ def worker(
     grace: Annotated[float, Parameter(help="Seconds that what runs may go on after SIGTERM or Ctrl-C.")] = GRACE_S,
     procs: Annotated[int, Parameter(help="Worker processes; each has slots of its own.")] = 1,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Parameter(help="What to log.")] = "info",
-    place: Place = HERE,
+    place: Server = SERVER,
 ) -> None:
     """Run the handlers of an app.
 

@@ -42,7 +42,8 @@ class Wants(msgspec.Struct, frozen=True):
     """What an intake claims. `only` are the handlers' names it knows (None: any task), `leases` those of handlers that
     have a lease of their own; `most_spare` bounds what may wait in the process beyond what its takers can take at once;
     `spare` fixes that number instead of measuring. Of a queue with `limits` nothing waits here, and wakes only make it
-    look: the claim from the head decides what starts."""
+    look: the claim from the head decides what starts. `slots` is for the workers list; those that several intakes share
+    are named by one of them."""
 
     queue: str
     worker: str
@@ -52,6 +53,7 @@ class Wants(msgspec.Struct, frozen=True):
     spare: int | None = None
     most_spare: int = demand.MOST_A_CLAIM
     leases: Mapping[str, float] = {}
+    slots: int = 1
 
     @property
     def shortest_lease_s(self) -> float:

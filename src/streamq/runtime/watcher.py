@@ -368,7 +368,8 @@ class Watcher:
         queues = tuple(sorted({intake.wants.queue for intake in self._intakes}))
         lease_s = min((intake.wants.shortest_lease_s for intake in self._intakes), default=self._member.lease_s)
         serves = tuple(_served(intake.wants) for intake in self._intakes)
-        return msgspec.structs.replace(self._member, queues=queues, lease_s=lease_s, serves=serves)
+        slots = sum(intake.wants.slots for intake in self._intakes)
+        return msgspec.structs.replace(self._member, queues=queues, slots=slots, lease_s=lease_s, serves=serves)
 
     async def _refuse(self, error: StoreError) -> None:
         """Tell those who wait for an opening why it did not come. For those served before it is tried again."""

@@ -79,7 +79,7 @@ class Worker:
         self._runner = Runner(services.journal)
         self._crews = [(crew, _takers(crew, services)) for crew in crews]
         self._intakes = [
-            services.intake(_wants(lane, services, pooled=crew.shared is not None), takers)
+            services.intake(_wants(lane, services, crew, of_crew=lane is crew.lanes[0]), takers)
             for crew, takers in self._crews
             for lane in crew.lanes
         ]
@@ -168,13 +168,14 @@ def _takers(crew: Crew, services: Services) -> Takers:
     return Takers(services.settler.release, keeps=True)
 
 
-def _wants(lane: Lane, services: Services, *, pooled: bool) -> Wants:
+def _wants(lane: Lane, services: Services, crew: Crew, *, of_crew: bool) -> Wants:
     return Wants(
         queue=lane.queue,
         worker=services.worker,
         lease_s=lane.lease_s,
         limits=lane.limits,
         only=tuple(lane.handlers),
-        spare=0 if pooled else None,
+        spare=None if crew.shared is None else 0,
+        slots=crew.slots if of_crew else 0,
         leases=leases_of(lane.handlers.values(), lane.lease_s),
     )
