@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bench.machine import machine
 from bench.peers import ground, play
 from bench.peers.contender import Contender, Kind
 from bench.peers.ground import Ground, Mongo, ServerMissing
+from bench.peers.machine import machine
 from bench.peers.process import Program, ProgramFailed
 from bench.peers.result import Entry, Run, quantiles_ms
 from bench.peers.table import FLOOR, OURS
@@ -38,7 +38,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 def measure(contenders: Sequence[Contender], asked: Asked, *, uri: str | None = None, say: Say = print) -> Run:
     """Measure those of the contenders that can take part here; every round begins with another of them."""
-    began = time.monotonic()
+    began, about = time.monotonic(), machine()
     with ExitStack() as stack:
         mongo = stack.enter_context(ground.mongo(uri))
         grounds, skipped = _grounds(contenders, mongo, stack)
@@ -47,7 +47,7 @@ def measure(contenders: Sequence[Contender], asked: Asked, *, uri: str | None = 
         playing = [Turns(one, grounds[one.kind], asked, say) for one in contenders if one.name not in skipped]
         run = Run(
             at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            machine=machine(mongo.uri),
+            machine=about,
             rounds=asked.rounds,
             seconds=asked.seconds,
             rate=asked.rate,
