@@ -12,24 +12,25 @@ ends within a quarter of a second, and what it obtained is given back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import threading
 from collections.abc import AsyncGenerator, Iterable
-from types import TracebackType
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, Protocol, Unpack, overload
 
 from bson import ObjectId
 
-from streamq.blocking import Blocking, BlockingQueue, BlockingTask
+from streamq.asyncio_task import AsyncTask, AsyncTransaction, to_the_end
+from streamq.blocking import Blocking, BlockingQueue, BlockingTask, Recurring
 from streamq.core.document import Status, TaskDocument
+from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions, require_count, require_wait_s
-from streamq.errors import LeaseLost, StoreError
+from streamq.core.report import Progress
+from streamq.errors import StoreError
+from streamq.handle import TaskId
 from streamq.queue import MOST_CLAIMED
-from streamq.runtime.current import TaskInfo
 
-BEATS_A_LEASE = 3
+__all__ = ["AsyncQueue", "AsyncTask", "AsyncTransaction", "Door"]
 
 
 class App(Protocol):
@@ -41,7 +42,10 @@ class App(Protocol):
 
 
 class Door:
-    """The queue of an app for asyncio: `Door(app)`. Costs nothing; errors and options are those of `app.blocking`."""
+    """The queue of an app for asyncio: `Door(app)`. Costs nothing; errors and options are those of `app.blocking`.
+
+    What is not here (the desk, schedules, counts) is called by `asyncio.to_thread(app.blocking.desk.find, ...)`.
+    """
 
     def __init__(self, app: App) -> None:
         self._blocking = app.blocking
@@ -50,13 +54,17 @@ class Door:
         """Return the queue of that name."""
         return AsyncQueue(name, self._blocking)
 
-    async def put(self, new: NewTask) -> PutReply:
+    async def put(self, new: NewTask, *, session: Any = None) -> PutReply:
         """Put a task made by `handler.new(...)`; as `Blocking.put`. Cancellation: it may be stored nevertheless."""
-        return await asyncio.to_thread(self._blocking.put, new)
+        return await asyncio.to_thread(lambda: self._blocking.put(new, session=session))
 
-    async def put_many(self, tasks: Iterable[NewTask]) -> list[PutReply]:
+    async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
         """Put many tasks; as `Blocking.put_many`. Cancellation: they may be stored nevertheless."""
-        return await asyncio.to_thread(self._blocking.put_many, tasks)
+        return await asyncio.to_thread(lambda: self._blocking.put_many(tasks, session=session))
+
+    async def run_now(self, handler: Recurring) -> PutReply:
+        """Put a task of a recurring handler at once; as `Blocking.run_now`. Cancellation: it may be stored."""
+        return await asyncio.to_thread(self._blocking.run_now, handler)
 
     async def result(self, id: ObjectId | str, timeout_s: float | None = None) -> Any:
         """Wait for a task's end and return its result; as `Blocking.result`. Cancellation: safe."""
@@ -75,6 +83,20 @@ class Door:
         """Return a task's status now; as `Blocking.status`. Cancellation: safe."""
         return await asyncio.to_thread(self._blocking.status, id)
 
+    async def progress(self, id: ObjectId | str) -> Progress | None:
+        """Return how far a task is; as `Blocking.progress`. Cancellation: safe."""
+        return await asyncio.to_thread(self._blocking.progress, id)
+
+    @overload
+    async def cancel(self, tasks: TaskId, /) -> CancelReply: ...  # type: ignore[overload-overlap] # str is iterable
+
+    @overload
+    async def cancel(self, tasks: Iterable[TaskId], /) -> dict[ObjectId, CancelReply]: ...
+
+    async def cancel(self, tasks: TaskId | Iterable[TaskId], /) -> CancelReply | dict[ObjectId, CancelReply]:
+        """Cancel one task, or many; as `Blocking.cancel`. Cancellation: they may be cancelled nevertheless."""
+        return await asyncio.to_thread(self._blocking.cancel, tasks)
+
 
 class AsyncQueue:
     """One queue for asyncio."""
@@ -89,13 +111,15 @@ class AsyncQueue:
     def _queue(self) -> BlockingQueue:
         return self._blocking.queue(self.name)
 
-    async def put(self, payload: Any, **options: Unpack[PutOptions]) -> PutReply:
+    async def put(self, payload: Any, *, session: Any = None, **options: Unpack[PutOptions]) -> PutReply:
         """Put one task with a payload of plain values; as `BlockingQueue.put`. Cancellation: it may be stored."""
-        return await asyncio.to_thread(lambda: self._queue().put(payload, **options))
+        return await asyncio.to_thread(lambda: self._queue().put(payload, session=session, **options))
 
-    async def put_many(self, payloads: Iterable[Any], **options: Unpack[PutOptions]) -> list[PutReply]:
+    async def put_many(
+        self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
+    ) -> list[PutReply]:
         """Put one task a payload, all with the same options. Cancellation: they may be stored."""
-        return await asyncio.to_thread(lambda: self._queue().put_many(payloads, **options))
+        return await asyncio.to_thread(lambda: self._queue().put_many(payloads, session=session, **options))
 
     async def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> AsyncTask | None:
         """Claim the next task; None when there is none after `wait_s` seconds; as `BlockingQueue.claim`.
@@ -114,15 +138,29 @@ class AsyncQueue:
         def claim() -> list[BlockingTask]:
             return self._queue().claimer(lease_s).claim(n, wait_s, stopped.is_set)
 
-        claiming = asyncio.ensure_future(asyncio.to_thread(claim))
+        claiming = to_the_end(claim)
         try:
             return [AsyncTask(task) for task in await asyncio.shield(claiming)]
         except asyncio.CancelledError:
             stopped.set()
-            with contextlib.suppress(StoreError):
-                for task in await asyncio.shield(claiming):
-                    await asyncio.shield(asyncio.to_thread(task.give_back))
+            try:
+                obtained = await asyncio.shield(claiming)
+            except StoreError:
+                obtained = []
+            for task in obtained:
+                await asyncio.shield(to_the_end(task.give_back))
             raise
+
+    async def pop(self, *, wait_s: float = 0.0) -> AsyncTask | None:
+        """Claim the next task and settle it as succeeded at once; as `BlockingQueue.pop`: at most once.
+
+        Cancellation: as `claim`; cancelled while its success is being stored, the task is done and not returned.
+        """
+        until = asyncio.get_running_loop().time() + require_wait_s(wait_s)
+        while task := await self.claim(wait_s=max(0.0, until - asyncio.get_running_loop().time())):
+            if await task.popped():
+                return task
+        return None
 
     async def consume(self, *, wait_s: float = math.inf, lease_s: float | None = None) -> AsyncGenerator[AsyncTask]:
         """Claim tasks one after the other, until there is none for `wait_s` seconds (by default never):
@@ -131,97 +169,25 @@ class AsyncQueue:
                 async with task:
                     await handle_tick(task.payload)
 
-        Nothing is claimed ahead. A task that was not settled when the loop is left keeps its lease until that ends.
+        Nothing is claimed ahead. When the loop is left, by `break`, an error or a cancellation, a task that was not
+        settled is given back, uncounted, as soon as Python closes the generator: at once, unless something refers to
+        it (`contextlib.aclosing` closes it in any case).
         """
         while (task := await self.claim(wait_s=wait_s, lease_s=lease_s)) is not None:
-            yield task
-
-
-class AsyncTask:
-    """A claimed task. Settle it once: by a method, or by leaving `async with task:`, which extends its lease meanwhile.
-
-    Cancellation of a method: its write may be applied nevertheless.
-    """
-
-    def __init__(self, task: BlockingTask) -> None:
-        self._task = task
-        self._extending: asyncio.Task[None] | None = None
-        self._lost = False
-        self.info: TaskInfo = task.info
-        self.payload: Any = task.payload
-
-    def __repr__(self) -> str:
-        return f"<AsyncTask {self.info.id} of {self.info.queue!r}, attempt {self.info.attempt}>"
-
-    async def succeed(self, result: Any = None) -> None:
-        """Settle as succeeded. Raises `LeaseLost`."""
-        await asyncio.to_thread(self._task.succeed, result)
-
-    async def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
-        """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False."""
-        await asyncio.to_thread(lambda: self._task.fail(error, retry=retry))
-
-    async def release(self) -> None:
-        """Give the task back at once; the attempt is not counted."""
-        await asyncio.to_thread(self._task.release)
-
-    async def snooze(self, delay_s: float) -> None:
-        """Give the task back for `delay_s` seconds; the attempt is not counted."""
-        await asyncio.to_thread(self._task.snooze, delay_s)
-
-    async def cancel(self, reason: str = "") -> None:
-        """End the task in `cancelled`."""
-        await asyncio.to_thread(self._task.cancel, reason)
-
-    async def extend(self, lease_s: float | None = None) -> None:
-        """Extend the lease to `lease_s` seconds from now. Raises `LeaseLost`."""
-        await asyncio.to_thread(self._task.extend, lease_s)
-
-    async def __aenter__(self) -> Self:
-        body = asyncio.current_task()
-        assert body is not None
-        self._extending = asyncio.create_task(self._extend_on(body))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """Settle by how the block was left, as `BlockingTask.__exit__`; a block that was cancelled releases its task.
-
-        Raises `LeaseLost`, also when the lease was lost meanwhile: then the body was cancelled.
-        """
-        body = asyncio.current_task()
-        assert body is not None
-        # Once begun it goes on, cancelled or not: what is done must not be left to the lease's end.
-        return await asyncio.shield(self._leave(body, kind, error, trace))
-
-    async def _leave(
-        self,
-        body: asyncio.Task[Any],
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        extending = self._extending
-        assert extending is not None
-        extending.cancel()
-        await asyncio.wait([extending])
-        if self._lost:
-            if isinstance(error, asyncio.CancelledError) and body.uncancel() > 0:
-                return False  # somebody else cancelled it too
-            raise LeaseLost(self.info.id) from error
-        return await asyncio.to_thread(self._task.__exit__, kind, error, trace)
-
-    async def _extend_on(self, body: asyncio.Task[Any]) -> None:
-        while True:
-            await asyncio.sleep(self._task.lease_s / BEATS_A_LEASE)
             try:
-                # Not left half way: its settlement comes after it.
-                await asyncio.shield(asyncio.to_thread(self._task.extend))
-            except LeaseLost:
-                if not self._task.is_settled:
-                    self._lost = True
-                    body.cancel()
-                return
-            except StoreError:
-                continue  # two beats may fail before the lease is in danger
+                yield task
+            except GeneratorExit:
+                await task.give_back()
+                raise
+
+    async def pause(self) -> None:
+        """Let no task of this queue begin, in any worker, until it is resumed; as `BlockingQueue.pause`."""
+        await asyncio.to_thread(lambda: self._queue().pause())
+
+    async def resume(self) -> None:
+        """Let tasks of this queue begin again."""
+        await asyncio.to_thread(lambda: self._queue().resume())
+
+    async def is_paused(self) -> bool:
+        """Say whether this queue is paused."""
+        return await asyncio.to_thread(lambda: self._queue().is_paused())

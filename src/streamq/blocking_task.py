@@ -78,12 +78,17 @@ class BlockingTask:
         you do next tells. Trips: 1."""
         return bool(self._store.asked([self._claim]))
 
-    def extend(self, lease_s: float | None = None) -> None:
-        """Extend the lease to `lease_s` seconds from now. Raises `LeaseLost`."""
+    def extend(self, lease_s: float | None = None) -> bool:
+        """Extend the lease to `lease_s` seconds from now (as long as before by default).
+
+        Return True when somebody wants the task cancelled: then `cancel` it. Raises `LeaseLost`. Trips: 1.
+        """
         if lease_s is not None:
             self._claim = msgspec.structs.replace(self._claim, lease_s=require_lease_s(lease_s))
-        if self._store.extend([self._claim]):
+        renewed = self._store.renew(self._claim)
+        if renewed == "lost":
             raise LeaseLost(self._claim.id, "extend")
+        return renewed == "asked"
 
     def transaction(self) -> BlockingTransaction:
         """Make a transaction in which the task succeeds:

@@ -106,6 +106,23 @@ def test_a_claim_of_before_is_not_the_one_that_is_meant(lab: Lab) -> None:
     assert lab.store.asked([newer]) == [newer.id]
 
 
+def test_a_holder_that_renews_its_claim_is_told_how_it_stands(lab: Lab) -> None:
+    stale = lab.claimed()
+    lab.settle(stale, "release")
+    (newer,) = lab.claim(lease_s=60)
+    before = lab.stored(newer.id)
+    assert lab.store.renew(stale) == "lost"
+    assert lab.stored(newer.id) == before
+    lab.pass_time(1)
+    assert lab.store.renew(newer) == "held"
+    assert lab.stored(newer.id)["lease_until"] > before["lease_until"]
+    cancel(lab, newer.id)
+    assert lab.store.renew(stale) == "lost"
+    assert lab.store.renew(newer) == "asked"
+    lab.settle(newer, "succeed")
+    assert lab.store.renew(newer) == "lost"
+
+
 @pytest.mark.parametrize(("move", "more"), BACK, ids=[move for move, _ in BACK])
 def test_a_running_task_that_was_to_be_cancelled_does_not_go_back(
     lab: Lab, move: SettleMove, more: dict[str, Any]

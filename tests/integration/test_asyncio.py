@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import pytest
 
-from streamq import LeaseLost, OptionInvalid, StreamQ
+from streamq import LeaseLost, OptionInvalid, StreamQ, UsageError
 from streamq.asyncio import Door
+from streamq.core.search import search_of
 from tests.integration.conftest import MakeApp
 
 
@@ -164,3 +166,241 @@ def test_cancelled_block_releases_its_task(make_app: MakeApp) -> None:
 
     asyncio.run(main())
     assert statuses(app) == {"ready": 1}
+
+
+def test_popped_task_has_succeeded_before_it_is_returned(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        await queue.put("x")
+        task = await queue.pop()
+        assert task is not None
+        assert task.payload == "x"
+        assert statuses(app) == {"succeeded": 1}
+        assert await queue.pop() is None
+
+    asyncio.run(main())
+
+
+def test_progress_is_stored_and_told(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        door = Door(app)
+        reply = await door.queue("q").put("x")
+        task = await door.queue("q").claim()
+        assert task is not None
+        assert await door.progress(reply.id) is None
+        await task.progress(0.5, "half")
+        told = None
+        while told is None:  # what the majority has
+            told = await door.progress(reply.id)
+        assert (told.value, told.note) == (0.5, "half")
+        await task.release(60)
+        assert statuses(app) == {"delayed": 1}
+        with pytest.raises(UsageError, match="settled here already"):
+            await task.succeed()
+
+    asyncio.run(main())
+
+
+def test_put_with_a_session_is_stored_with_the_callers_own_writes_or_not_at_all(
+    make_app: MakeApp, database: str
+) -> None:
+    app = make_app()
+    app.client[database].create_collection("orders")
+
+    def order(session: Any) -> None:
+        app.client[database].orders.insert_one({}, session=session)
+
+    async def main() -> None:
+        door = Door(app)
+        queue = door.queue("q")
+        await queue.put("before")
+        with app.client.start_session() as session, session.start_transaction():
+            await asyncio.to_thread(order, session)
+            await queue.put("x", session=session)
+            await door.put(app.queue("q").new("y"), session=session)
+            await queue.put_many(["z"], session=session)
+            await door.put_many([app.queue("q").new("z")], session=session)
+            assert statuses(app) == {"ready": 1}
+        assert statuses(app) == {"ready": 5}
+        with app.client.start_session() as session:
+            session.start_transaction()
+            await queue.put("x", session=session)
+            session.abort_transaction()
+        assert statuses(app) == {"ready": 5}
+
+    asyncio.run(main())
+
+
+def test_transaction_commits_the_tasks_success_with_its_writes_or_neither(make_app: MakeApp, database: str) -> None:
+    """It is open for longer than a third of the lease: no beat may touch the task meanwhile."""
+    app = make_app()
+    orders = app.client[database].orders
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        replies = await queue.put_many("abc")
+        for fails in (False, True):
+            task = await queue.claim(lease_s=1)
+            assert task is not None
+            async with task:
+                transaction = task.transaction()
+                async with transaction as session:
+                    await asyncio.to_thread(lambda session=session: orders.insert_one({}, session=session))
+                    await asyncio.sleep(0.8)
+                    if fails:
+                        raise ZeroDivisionError
+                    transaction.result = "kept"
+        assert await Door(app).result(replies[0].id) == "kept"
+        assert statuses(app) == {"succeeded": 1, "delayed": 1, "ready": 1}
+        assert orders.count_documents({}) == 1
+        task = await queue.claim()
+        assert task is not None
+        assert (
+            await task.run_in_transaction(lambda session: orders.insert_one({}, session=session) and "returned")
+            == "returned"
+        )
+        assert await Door(app).result(replies[2].id) == "returned"
+        assert orders.count_documents({}) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("when", ["beginning", "open"])
+def test_cancelled_transaction_is_aborted_and_its_task_released(make_app: MakeApp, database: str, when: str) -> None:
+    app = make_app()
+    orders = app.client[database].orders
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        await queue.put("x", max_attempts=1)
+
+        async def run() -> None:
+            task = await queue.claim()
+            assert task is not None
+            body = asyncio.current_task()
+            assert body is not None
+            async with task:
+                if when == "beginning":
+                    asyncio.get_running_loop().call_soon(body.cancel)
+                async with task.transaction() as session:
+                    await asyncio.to_thread(lambda: orders.insert_one({}, session=session))
+                    body.cancel()
+                    await asyncio.sleep(20)
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(run())
+        assert orders.count_documents({}) == 0
+
+    asyncio.run(main())
+    assert statuses(app) == {"failed": 1}, "a block that had begun has used up its only attempt"
+
+
+@pytest.mark.parametrize("leave", ["break", "error", "cancel"])
+def test_loop_that_is_left_gives_back_the_task_that_was_not_settled(make_app: MakeApp, leave: str) -> None:
+    app = make_app()
+
+    async def loop() -> None:
+        async for task in Door(app).queue("q").consume():
+            assert task.payload == 0
+            if leave == "error":
+                raise ZeroDivisionError
+            if leave == "cancel":
+                await asyncio.sleep(20)
+            break
+
+    async def main() -> None:
+        await Door(app).queue("q").put_many(range(3))
+        looping = [asyncio.create_task(loop())]
+        await until(lambda: looping[0].done() or statuses(app) == {"ready": 2, "running": 1})
+        if leave == "cancel":
+            looping[0].cancel()
+        await asyncio.wait(looping)
+        if leave == "error":
+            assert isinstance(looping[0].exception(), ZeroDivisionError)
+        looping.clear()  # its traceback refers to the generator
+        await until(lambda: statuses(app) == {"ready": 3})
+
+    asyncio.run(main())
+    assert [one["attempt"] for one in app.store.find(search_of({}), limit=3)] == [0, 0, 0]
+
+
+def test_loop_that_is_left_with_its_task_settled_gives_nothing_back(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        await Door(app).queue("q").put_many(range(2))
+        async for task in Door(app).queue("q").consume():
+            async with task:
+                break
+
+    asyncio.run(main())
+    assert statuses(app) == {"ready": 1, "succeeded": 1}
+
+
+def test_loop_cancelled_while_its_task_settles_lets_it_settle(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    settle = type(app.store).settle
+
+    async def main() -> None:
+        await Door(app).queue("q").put("x")
+        loop = asyncio.get_running_loop()
+
+        async def consume() -> None:
+            async for task in Door(app).queue("q").consume():
+                await task.succeed()
+
+        def cancel_and_settle(store: Any, settlements: Any) -> Any:
+            loop.call_soon_threadsafe(consuming.cancel)
+            time.sleep(0.2)  # a server that is slow
+            return settle(store, settlements)
+
+        monkeypatch.setattr(type(app.store), "settle", cancel_and_settle)
+        consuming = asyncio.create_task(consume())
+        with pytest.raises(asyncio.CancelledError):
+            await consuming
+
+    asyncio.run(main())
+    assert statuses(app) == {"succeeded": 1}
+
+
+def test_block_whose_task_somebody_cancels_is_cancelled_and_ends_quietly(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        door = Door(app)
+        reply = await door.queue("q").put("x")
+        task = await door.queue("q").claim(lease_s=1)
+        assert task is not None
+        async with task:
+            assert not await task.cancel_asked()
+            assert await door.cancel(reply.id) == "asked"
+            assert await task.extend()
+            await asyncio.sleep(20)
+        current = asyncio.current_task()
+        assert current is not None
+        assert current.cancelling() == 0
+        assert await door.cancel([reply.id]) == {reply.id: "cancelled"}
+
+    asyncio.run(main())
+    assert statuses(app) == {"cancelled": 1}
+
+
+def test_paused_queue_is_not_claimed_from(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        await queue.put("x")
+        await queue.pause()
+        assert await queue.is_paused()
+        assert await queue.claim() is None
+        await queue.resume()
+        assert await queue.claim() is not None
+
+    asyncio.run(main())

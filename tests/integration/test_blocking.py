@@ -135,7 +135,7 @@ def test_stale_holder_is_refused_everything_and_changes_nothing(app: StreamQ) ->
     stale = claimed(app, lease_s=1)
     fresh = claimed(app, wait_s=10)  # taken back once the lease has ended
     assert fresh.info.attempt == 2
-    acts: list[Callable[[], None]] = [
+    acts: list[Callable[[], object]] = [
         *(stale.extend, stale.succeed, stale.release, stale.cancel, lambda: stale.progress(1)),
         *(lambda: stale.fail("no"), lambda: stale.snooze(5)),
     ]

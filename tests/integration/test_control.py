@@ -77,8 +77,10 @@ def test_blocking_holder_asks_whether_its_task_is_to_be_cancelled(make_app: Make
     task = queue.claim()
     assert task is not None
     assert not task.cancel_asked()
+    assert not task.extend()
     assert app.blocking.cancel(id) == "asked"
     assert task.cancel_asked()
+    assert task.extend(60)
     task.cancel("as asked")
     assert app.blocking.cancel([id, str(id)]) == {id: "cancelled"}
     stored = app.store.get(id)

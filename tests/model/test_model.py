@@ -308,6 +308,12 @@ class Model(RuleBasedStateMachine):
         assert self.real.extend(claims) == self.memory.extend(claims)
 
     @precondition(lambda self: self.claims)
+    @rule(pick=picks)
+    def renew(self, pick: int) -> None:
+        claim = self._one_of(self.claims, pick)
+        assert self.real.renew(claim) == self.memory.renew(claim)
+
+    @precondition(lambda self: self.claims)
     @rule(chosen=st.lists(picks, min_size=1, max_size=3), value=st.sampled_from([0.5, 7]))
     def report(self, chosen: list[int], value: float) -> None:
         reports = [Reported(claim, Report(value, "$status")) for claim in self._some_claims(chosen)]

@@ -90,6 +90,11 @@ Deleted = Literal["deleted", "running", "gone"]
 """What became of a task that was to be deleted: `running` ones are left alone."""
 
 
+Renewed = Literal["held", "asked", "lost"]
+"""What became of one claim that was to be extended: `asked`, held, but somebody wants its task cancelled; `lost`, it is
+not held any more and nothing was changed."""
+
+
 class Purged(msgspec.Struct, frozen=True):
     """What one step of a purge did: how many it deleted, and beyond which id the next begins (None: none is left)."""
 
@@ -160,6 +165,9 @@ class Store(Records, Protocol):
 
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """Extend each claim by its own `lease_s`; return the ids that are no longer held."""
+
+    def renew(self, claim: Claim) -> Renewed:
+        """Extend one claim by its `lease_s` and say how it stands: for a holder that no stream tells."""
 
     def pause(self, queue: str, paused: bool) -> None:
         """Say for all workers whether tasks of `queue` may begin, with majority. Idempotent."""

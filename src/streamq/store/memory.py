@@ -42,7 +42,7 @@ from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
 from streamq.store import memory_records
-from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Tick
+from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
 from streamq.store.memory_shelf import MemoryShelf
 
 
@@ -212,6 +212,12 @@ class MemoryStore:
             else:
                 extend_move.apply(document, one.lease_s, now)
         return lost
+
+    def renew(self, claim: Claim) -> Renewed:
+        """See `Store.renew`."""
+        if self.extend([claim]):
+            return "lost"
+        return "asked" if "cancel_to" in self.documents[claim.id] else "held"
 
     def pause(self, queue: str, paused: bool) -> None:
         """See `Store.pause`."""

@@ -50,7 +50,7 @@ from streamq.store import (
 )
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, Tasks, tasks_of
-from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Tick
+from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -133,6 +133,10 @@ class MongoStore:
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.extend`."""
         return claiming.extend(self._tasks, claims) if claims else []
+
+    def renew(self, claim: Claim) -> Renewed:
+        """See `Store.renew`."""
+        return claiming.renew(self._tasks, claim)
 
     def pause(self, queue: str, paused: bool) -> None:
         """See `Store.pause`."""
