@@ -240,6 +240,10 @@ def test_transaction_commits_the_tasks_success_with_its_writes_or_neither(make_a
     app = make_app()
     orders = app.client[database].orders
 
+    def order(session: Any) -> str:
+        orders.insert_one({}, session=session)
+        return "returned"
+
     async def main() -> None:
         queue = Door(app).queue("q")
         replies = await queue.put_many("abc")
@@ -249,7 +253,7 @@ def test_transaction_commits_the_tasks_success_with_its_writes_or_neither(make_a
             async with task:
                 transaction = task.transaction()
                 async with transaction as session:
-                    await asyncio.to_thread(lambda session=session: orders.insert_one({}, session=session))
+                    await asyncio.to_thread(order, session)
                     await asyncio.sleep(0.8)
                     if fails:
                         raise ZeroDivisionError
@@ -259,10 +263,7 @@ def test_transaction_commits_the_tasks_success_with_its_writes_or_neither(make_a
         assert orders.count_documents({}) == 1
         task = await queue.claim()
         assert task is not None
-        assert (
-            await task.run_in_transaction(lambda session: orders.insert_one({}, session=session) and "returned")
-            == "returned"
-        )
+        assert await task.run_in_transaction(order) == "returned"
         assert await Door(app).result(replies[2].id) == "returned"
         assert orders.count_documents({}) == 2
 
