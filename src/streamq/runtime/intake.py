@@ -20,6 +20,7 @@ from streamq.bridge import Bridge
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.limits import Limits
+from streamq.core.pressure import Pressure
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
@@ -103,6 +104,9 @@ class Intake:
         self._hints = Hints(holdings.has)
         self._pausing = False  # after an error
         self._pace = Pace()
+        self._pressure = Pressure()
+        self.claimed_from_head: Callable[[], None] = lambda: None
+        """Called after each claim from the head: whether the queue `is_saturated` may have changed."""
         self._again_at = float("inf")  # when a rate that holds the queue up has its next token
         self._scope = trio.CancelScope()
         self._started = False
@@ -124,6 +128,11 @@ class Intake:
     def is_wanting(self) -> bool:
         """Say whether there is something to claim once a slot is free."""
         return (self._behind or self._hints.has_any) and not self._pausing and not self._paused
+
+    @property
+    def is_saturated(self) -> bool:
+        """Say whether the queue gives more than is taken, so that its wakes tell nothing new."""
+        return self.wants.limits is None and not self._paused and self._pressure.is_high(clock.now())
 
     def look(self) -> None:
         """Decide anew whether to claim."""
@@ -304,6 +313,11 @@ class Intake:
             # It has seen whatever was named before it; tasks that may not wait here were left out.
             self._only_startable = ask.slots <= 0
             self._behind = self._behind or self._only_startable
+        if isinstance(action, demand.ClaimHead):
+            # An end that others wait for is told by the stream alone.
+            full = claimed.more and not any(claim.followed for claim in claimed.claims)
+            self._pressure.note(clock.now(), obtained, full=full)
+            self.claimed_from_head()
 
     def _ask(self, action: demand.ClaimIds | demand.ClaimHead) -> Ask:
         if isinstance(action, demand.ClaimIds):

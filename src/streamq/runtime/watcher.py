@@ -8,6 +8,10 @@ write has committed or aborted, so the scan after it sees what the stream cannot
 alone misses such a write (reproduced with a fail point). Every reopening repeats the order.
 
 The barrier is the write of the member's own row, which registers the process as well.
+
+While every queue gives more than is taken, wakes tell nothing new and cost the server a quarter of its work: the stream
+is closed then ("resting"), what else it would tell is asked for now and then, and once a claim comes back short it is
+opened again, in the same order.
 """
 
 from __future__ import annotations
@@ -48,6 +52,9 @@ PASSING: Final = (StoreUnavailable, OutcomeUnknown, FeedEnded)
 
 BURST_S: Final = 0.0005
 """A wake that follows another one sooner than this is part of a burst: about the time that a claim by id takes."""
+
+REST_LOOK_S: Final = 0.25
+"""While the stream rests: how often is asked what it would have told (pauses, cancellations, new instants)."""
 
 QUIET_S: Final = 5.0
 """A stream that lasted this long was healthy: the next failure begins with the shortest pause."""
@@ -95,6 +102,8 @@ class Watcher:
         self._paused: frozenset[str] = frozenset()  # of the queues that the open stream tells of
         self._controls = 0  # how often the stream has told of a pause
         self._told_lease_s = 0.0  # the shortest lease that the row names
+        self._tired = False  # every queue is saturated: the stream is to rest
+        self._resting = False
 
     # --- what it is for ---------------------------------------------------------------------------------------
 
@@ -104,6 +113,8 @@ class Watcher:
         Raises what the server refused. Cancellation: safe; call `unsubscribe` in any case.
         """
         self._intakes.extend(one for one in intakes if one not in self._intakes)
+        for intake in intakes:
+            intake.claimed_from_head = self._weigh
         await self._covered()
         if self._row().lease_s < self._told_lease_s:
             await self._try_to_beat()  # the stream was open already; the others must know how soon a lease may end
@@ -215,6 +226,7 @@ class Watcher:
                 began_at = clock.now()
                 try:
                     await self._follow_once()
+                    await self._rest()
                     pause_s = 0.0
                     continue
                 except AccessRefused as error:
@@ -243,7 +255,7 @@ class Watcher:
         """Say that this member lives, every 15 s while it watches. Cancellation: safe."""
         while True:
             await trio.sleep(BEAT_S)
-            if self._open is None:
+            if self._open is None and not self._resting:
                 continue
             await self._try_to_beat()
 
@@ -328,6 +340,46 @@ class Watcher:
             await self._bridge.follow(feed, self.swift, self.told, ring)
         finally:
             self._open = self._coming = None
+
+    # --- resting ------------------------------------------------------------------------------------------------
+
+    def _is_saturated(self) -> bool:
+        """Say whether the stream tells nothing that is not known. Those who wait for results hear by it alone."""
+        return bool(self._intakes) and not self._waiters.wanted and all(one.is_saturated for one in self._intakes)
+
+    def _weigh(self) -> None:
+        """After each claim from the head: close the stream that tells nothing new, open it when it may again."""
+        if self._resting:
+            if not self._is_saturated() and self._following is not None:
+                self._following.cancel()
+        elif self._open is not None and self._following is not None and self._is_saturated():
+            self._tired = True
+            self._following.cancel()
+
+    async def _rest(self) -> None:
+        """Do without the stream while every queue is saturated. Cancellation: safe."""
+        if not self._tired:
+            return
+        self._tired = False
+        self._journal.debug("stream resting")
+        self._resting = True
+        try:
+            with trio.CancelScope() as self._following:
+                while self._is_saturated():
+                    await trio.sleep(REST_LOOK_S)
+                    await self._ask_instead()
+        finally:
+            self._resting = False
+
+    async def _ask_instead(self) -> None:
+        """Ask what the stream would have told of, besides ready tasks."""
+        self._canceller.look()
+        self._scheduler.look()
+        self._recurrer.look()
+        try:
+            await self._read_paused()
+        except StoreError as error:
+            self._journal.write("store error", doing="ask for pauses", error=error)
 
     async def _covered(self) -> None:
         """Wait until an open stream tells all that is wanted."""

@@ -1,0 +1,43 @@
+"""When a queue counts as saturated."""
+
+from __future__ import annotations
+
+from streamq.core.pressure import BUSY_PER_S, WINDOW_S, Pressure
+
+STEP_S = 0.05
+
+
+def full_for(pressure: Pressure, seconds: float, per_s: float, *, since: float = 0.0) -> float:
+    now = since
+    while now < since + seconds:
+        now += STEP_S
+        pressure.note(now, round(per_s * STEP_S), full=True)
+    return now
+
+
+def test_pressure_is_high_after_a_window_of_full_and_quick_claims() -> None:
+    pressure = Pressure()
+    now = full_for(pressure, WINDOW_S - STEP_S, BUSY_PER_S * 2)
+    assert not pressure.is_high(now)
+    now = full_for(pressure, 3 * STEP_S, BUSY_PER_S * 2, since=now)
+    assert pressure.is_high(now)
+
+
+def test_pressure_stays_low_when_few_are_claimed() -> None:
+    pressure = Pressure()
+    assert not pressure.is_high(full_for(pressure, 10 * WINDOW_S, BUSY_PER_S / 2))
+
+
+def test_one_short_claim_ends_it_and_a_whole_window_must_pass_again() -> None:
+    pressure = Pressure()
+    now = full_for(pressure, 3 * WINDOW_S, BUSY_PER_S * 2)
+    pressure.note(now, 1, full=False)
+    assert not pressure.is_high(now)
+    now = full_for(pressure, WINDOW_S / 2, BUSY_PER_S * 2, since=now)
+    assert not pressure.is_high(now)
+
+
+def test_pressure_ends_when_claims_cease() -> None:
+    pressure = Pressure()
+    now = full_for(pressure, 3 * WINDOW_S, BUSY_PER_S * 2)
+    assert not pressure.is_high(now + 2 * WINDOW_S)
