@@ -3,7 +3,7 @@
     make bench-peers [ARGS='--only "floor;streamq;pgqueuer" --rounds 1']
 
 A peer whose server or environment is not there is skipped with a sentence. The last line names the files: the run as
-JSON, its plot. With `--page` they are the kept ones, and bench/README.md takes in the tables.
+JSON, its plot. With `--page` they are the kept ones; bench/README.md takes in the tables, README.md the plot.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.peers.contender import CACHE, CONTENDERS, Contender
+from bench.peers.contender import CACHE, CONTENDERS, ROOT, Contender
 from bench.peers.plot import draw
 from bench.peers.result import load, store
 from bench.peers.run import Asked, measure
-from bench.peers.table import markdown, placed
+from bench.peers.table import markdown, placed, summary
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "README.md"
+README = ROOT / "README.md"
 KEPT = HERE / "latest"
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="begin no round that would end later")
     parser.add_argument("--out", type=Path, help="path of the files, without their endings; default: .peers/run")
     parser.add_argument("--png", action="store_true", help="draw a PNG besides the SVG")
-    parser.add_argument("--page", action="store_true", help="keep the run: bench/peers/latest.*, bench/README.md")
+    parser.add_argument("--page", action="store_true", help="keep the run: bench/peers/latest.*, the two READMEs")
     parser.add_argument("--from-json", type=Path, help="measure nothing: write tables and plot of a stored run")
     asked = parser.parse_args()
     out: Path = asked.out or (KEPT if asked.page else CACHE / "run")
@@ -64,6 +65,7 @@ def main() -> None:
         draw(run, out.with_suffix(".png"))
     if asked.page:
         PAGE.write_text(placed(PAGE.read_text(), tables))
+        README.write_text(placed(README.read_text(), summary(run)))
     print(tables)
     print(f"{out}.json, {out}.svg: measured in {run.took_s:.0f} s")
 

@@ -133,6 +133,15 @@ def _versions(entry: Entry) -> str:
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 
 
+def summary(run: Run) -> str:
+    """Say in short what the plot shows, for a page that leads to the tables."""
+    return (
+        f"![Pickup latency and tasks a second of each queue](bench/peers/latest.svg)\n\n"
+        f"Measured {run.at[:10]}, {run.machine.get('cpu')}, {run.machine.get('cpus')} cores, load before the run"
+        f" {run.machine.get('load')}.\n\n" + "\n".join(ahead(run)) + "\n"
+    )
+
+
 def placed(page: str, tables: str) -> str:
     """Put the tables between their marks in a page. Raises ValueError for a page without them."""
     before, begin, rest = page.partition(BEGIN)

@@ -17,7 +17,7 @@ from bench.peers.plot import draw
 from bench.peers.process import Program, ProgramFailed
 from bench.peers.result import Entry, Latency, Rate, Run, load, store
 from bench.peers.run import Asked, measure
-from bench.peers.table import BEGIN, END, ahead, markdown, placed
+from bench.peers.table import BEGIN, END, ahead, markdown, placed, summary
 
 OWN = [one for one in CONTENDERS if one.runtime == "own"]
 
@@ -185,12 +185,19 @@ def test_who_is_ahead_is_told_and_a_peer_that_failed_is_not(stored: Path) -> Non
     ]
 
 
+def test_the_summary_shows_the_plot_and_who_is_ahead(stored: Path) -> None:
+    run = load(stored)
+    assert "(bench/peers/latest.svg)" in summary(run)
+    assert "\n".join(ahead(run)) in summary(run)
+
+
 def test_the_tables_take_their_place_in_the_page_and_leave_the_rest() -> None:
     page = f"# Title\n{BEGIN}\nold\n{END}\nlast\n"
     once = placed(page, "new\n")
     assert once == f"# Title\n{BEGIN}\n\nnew\n\n{END}\nlast\n"
     assert placed(once, "new\n") == once
-    assert BEGIN in (ROOT / "bench/README.md").read_text()
+    for name in ("README.md", "bench/README.md"):
+        assert placed((ROOT / name).read_text(), "new\n")
 
 
 def test_the_plot_shows_every_queue_and_the_same_run_gives_the_same_file(stored: Path, tmp_path: Path) -> None:
