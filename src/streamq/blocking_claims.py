@@ -14,7 +14,7 @@ from streamq.core.limits import Limits
 from streamq.core.outcome import raised
 from streamq.core.settlement import settlement_of
 from streamq.ear import Ear
-from streamq.errors import PayloadUndecodable, StoreError
+from streamq.errors import ClaimUnknown, PayloadUndecodable, StoreError
 from streamq.runtime import clock
 from streamq.runtime.upkeep import Upkeep
 from streamq.store.contract import Claimed, Store
@@ -65,10 +65,11 @@ class Claimer:
 
     def look(self, n: int) -> tuple[list[BlockingTask] | None, float]:
         """Claim up to `n`; None, and when to look again, when there is nothing."""
+        unknown_s = self._upkeep.abandon(self._store)
         while True:
             claimed = self._claim(n)
             if claimed.paused:
-                return None, math.inf  # resuming it is on the stream
+                return None, unknown_s  # resuming it is on the stream
             claims, again_s = claimed.claims, math.inf
             if not claims:
                 # What is due, or lost its holder, is seen to here as well: there may be no worker anywhere.
@@ -79,21 +80,24 @@ class Claimer:
                 claims = self._claim(n).claims if tick.released else ()
             tasks = [task for claim in claims if (task := self._task_of(claim)) is not None]
             if tasks or not claims:
-                return tasks or None, again_s
+                return tasks or None, min(again_s, unknown_s)
 
     def _claim(self, n: int) -> Claimed:
-        return self._store.claim(
-            Ask(
-                self._queue,
-                n,
-                clock.new_claim_id(),
-                self._lease_s,
-                self._worker(),
-                leases=self._leases,
-                limits=self._limits,
-                heeds_pause=True,
-            )
+        ask = Ask(
+            self._queue,
+            n,
+            clock.new_claim_id(),
+            self._lease_s,
+            self._worker(),
+            leases=self._leases,
+            limits=self._limits,
+            heeds_pause=True,
         )
+        try:
+            return self._store.claim(ask)
+        except ClaimUnknown as unknown:
+            self._upkeep.remember(unknown)
+            raise
 
     def _task_of(self, claim: Claim) -> BlockingTask | None:
         try:

@@ -342,8 +342,9 @@ def test_loop_that_is_left_with_its_task_settled_gives_nothing_back(make_app: Ma
     assert statuses(app) == {"ready": 1, "succeeded": 1}
 
 
+@pytest.mark.parametrize("by", ["method", "block"])
 def test_loop_cancelled_while_its_task_settles_lets_it_settle(
-    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     app = make_app()
     settle = type(app.store).settle
@@ -354,11 +355,16 @@ def test_loop_cancelled_while_its_task_settles_lets_it_settle(
 
         async def consume() -> None:
             async for task in Door(app).queue("q").consume():
-                await task.succeed()
+                if by == "method":
+                    await task.succeed()
+                else:
+                    async with task:
+                        pass
 
         def cancel_and_settle(store: Any, settlements: Any) -> Any:
             loop.call_soon_threadsafe(consuming.cancel)
-            time.sleep(0.2)  # a server that is slow
+            if settlements[0].move == "succeed":
+                time.sleep(0.2)  # on a slow way: what is sent after it would be there before
             return settle(store, settlements)
 
         monkeypatch.setattr(type(app.store), "settle", cancel_and_settle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from streamq import StoreUnavailable, StreamQ
 from streamq.bridge import InlineBridge
+from streamq.core.claim import Ask
 from streamq.core.member import Member
 from streamq.core.wakes import Interest
+from streamq.errors import ClaimUnknown
+from streamq.store.contract import Claimed
 from streamq.store.memory import MemoryFeed, MemoryStore
 
 
@@ -66,3 +70,47 @@ def test_claim_that_obtained_nothing_says_so_when_the_good_bye_fails(app: Stream
     """The row is forgotten by itself: nothing is to be done about it."""
     assert app.blocking.queue("q").claim(wait_s=0.01) is None
     assert store.left == 1
+
+
+class StoreWithoutReply(MemoryStore):
+    """A store whose replies to claims are lost. What is on its way to it has arrived after `settles_in_s`."""
+
+    settles_in_s = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(lambda: datetime.now(UTC))
+        self.lost = 1
+
+    def claim(self, ask: Ask) -> Claimed:
+        claimed = super().claim(ask)
+        if not claimed.claims or not self.lost:
+            return claimed
+        self.lost -= 1
+        ids = tuple(claim.id for claim in claimed.claims)
+        raise ClaimUnknown(ask.queue, ask.claim_id, ids, self.settles_in_s, "no reply")
+
+
+def test_task_of_a_claim_whose_reply_was_lost_goes_to_the_next_claim_uncounted() -> None:
+    """Left to its lease, an only attempt would fail without having begun."""
+    store = StoreWithoutReply()
+    queue = StreamQ.on(store, InlineBridge()).blocking.queue("q")
+    queue.put("x", max_attempts=1)
+    with pytest.raises(ClaimUnknown):
+        queue.claim()
+    task = queue.claim()
+    assert task is not None
+    assert task.info.attempt == 1
+    task.succeed()
+
+
+def test_claim_whose_reply_was_lost_is_given_up_when_nothing_of_it_is_under_way_any_more() -> None:
+    store = StoreWithoutReply()
+    store.settles_in_s = 0.3
+    queue = StreamQ.on(store, InlineBridge()).blocking.queue("q")
+    queue.put("x")
+    with pytest.raises(ClaimUnknown):
+        queue.claim()
+    began_at = time.monotonic()
+    assert queue.claim() is None
+    assert queue.claim(wait_s=20) is not None
+    assert 0.2 < time.monotonic() - began_at < 5
