@@ -128,7 +128,7 @@ class BlockingDesk:
 
     def check(self, *, repair: bool = False) -> Checkup:
         """Check the server, the collection and every task; with `repair` mend what is safe. Tells also of a server on
-        which no worker would start. Reads every task several times. Trips: about 25."""
+        which no worker would start. Reads every task several times. Trips: about 30."""
         require_bool("repair", repair)
         return served(self._store()).check(repair=repair)
 

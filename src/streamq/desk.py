@@ -181,7 +181,7 @@ class Desk:
         """Check the server, the collection and every task; with `repair` mend what is safe.
 
         Reads every task several times. Of a server that no app can be entered on `app.blocking.desk.check` tells.
-        Trips: about 25. Cancellation: waits for its end.
+        Trips: about 30. Cancellation: waits for its end.
         """
         store = served(self._records())
         require_bool("repair", repair)

@@ -88,7 +88,18 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("a task has been tried at most as often as it may be", "ready", {"$set": {"attempt": 9}}),
     ("a task that has ended holds nothing", "succeeded", {"$set": {"unique_lock": b"u1:x"}}),
     ("a task that has ended holds nothing", "succeeded", {"$set": {"claim_id": b"x"}}),
+    ("a task that waits is held by nobody", "ready", {"$set": {"slot": 3}}),
+    ("a task that waits is held by nobody", "delayed", {"$set": {"claim_id": b"x"}}),
+    ("a blocked task waits for something", "blocked", {"$set": {"blocked_by": []}}),
+    ("a blocked task waits for something", "blocked", {"$unset": {"blocked_by": ""}}),
+    ("a blocked task waits for something", "grouped", {"$unset": {"group": ""}}),
+    ("a blocked task waits for something", "grouped", {"$set": {"blocked_by": []}}),
+    ("a task of a group runs in its turn", "grouped", {"$set": {"status": "ready"}}),
+    ("a task that has not ended holds its unique key", "unique", {"$unset": {"unique_lock": ""}}),
     ("a task that has ended says when", "succeeded", {"$unset": {"finished_at": ""}}),
+    ("a task that has ended is removed some day", "succeeded", {"$unset": {"remove_at": ""}}),
+    ("a task that was not started in time expires", "ready", {"$set": {"expires_at": LONG_AGO}}),
+    ("who waits for a task learns of its end", "parent", {"$set": {"finished_at": LONG_AGO}}),
     ("an ended lease is taken back", "running", {"$set": {"lease_until": LONG_AGO}}),
     ("a due task is made ready", "delayed", {"$set": {"due_at": LONG_AGO}}),
 ]
@@ -103,6 +114,18 @@ def broken(mongo: MongoLab, status: str, update: dict[str, Any]) -> ObjectId:
             id = settled(mongo)
         case "delayed":
             id = mongo.put(options={"delay_s": 3_600})
+        case "blocked":
+            id = mongo.put(options={"after": [mongo.put("parents")]})
+        case "grouped":
+            mongo.put(options={"group": "g"})
+            mongo.store.tick()
+            id = mongo.put(options={"group": "g"})
+        case "unique":
+            id = mongo.put(options={"unique": "a"})
+        case "parent":
+            mongo.put(options={"after": [id := mongo.put("parents")]})
+            (claim,) = mongo.claim(queue="parents")
+            mongo.settle(claim, "succeed")
         case _:
             id = mongo.put()
     mongo.edit(id, update)
@@ -157,6 +180,18 @@ def test_a_task_without_a_place_gets_the_last_one(mongo: MongoLab) -> None:
     mongo.edit(first, {"$unset": {"seq": "", "priority": ""}})
     mongo.mongo.check(repair=True)
     assert [claim.id for claim in mongo.claim()] == [second, first]
+
+
+def test_a_task_that_has_outlived_its_lifetime_is_found_and_removed_by_a_repair(mongo: MongoLab) -> None:
+    admin, what = mongo.mongo.client.admin, "a task whose lifetime is over is removed"
+    admin.command({"setParameter": 1, "ttlMonitorEnabled": False})  # the server would come first now and then
+    try:
+        id = broken(mongo, "running", {"$set": {"lifetime_until": LONG_AGO}})
+        assert of(mongo.mongo.check(), what).ids == (id,)
+        assert of(mongo.mongo.check(repair=True), what).repaired == "moved what was due"
+    finally:
+        admin.command({"setParameter": 1, "ttlMonitorEnabled": True})
+    assert mongo.store.get(id) is None
 
 
 def test_a_repair_never_touches_what_is_sound(mongo: MongoLab) -> None:
@@ -220,6 +255,17 @@ def test_a_collection_of_another_kind_cannot_hold_tasks(uri: str, database: str,
     store._database.create_collection("tasks", **options)
     checkup = store.check(repair=True)
     assert of(checkup, "the collection can hold tasks").severity == "error"
+    assert not checkup.valid
+    store.close()
+
+
+def test_dead_letters_need_a_collection_that_holds_tasks_too(uri: str, database: str) -> None:
+    store = MongoStore.connect(uri, database, dead_letters="dead")
+    store.prepare()
+    assert whats(store.check()) == []
+    store._database.create_collection("dead", capped=True, size=100_000)
+    checkup = store.check()
+    assert of(checkup, "the collection can hold tasks").said == "dead is a capped collection"
     assert not checkup.valid
     store.close()
 

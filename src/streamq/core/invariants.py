@@ -11,14 +11,17 @@ from typing import Any, Final, Literal
 import msgspec
 
 from streamq.core.checkup import Severity
-from streamq.core.document import DELAYED, READY, RUNNING, STATUSES, TERMINAL
+from streamq.core.document import BLOCKED, DELAYED, READY, RUNNING, STATUSES, TERMINAL, WAITING
 from streamq.core.moves.fence import HELD, LOCKS
 from streamq.core.queries import DATE, NO_ARRAY, NUMBER
 
 LATE_S: Final = 60.0
 """What is due for longer than this is moved by nobody: schedulers are milliseconds late, or seconds in an election."""
 
-Mend = Literal["let_go", "end_lease", "give_place", "tick"]
+REMOVED_S: Final = 300.0
+"""The same of what the server removes: it looks once a minute, and takes its time when there is much."""
+
+Mend = Literal["let_go", "free", "end_lease", "give_place", "tick"]
 
 
 class Invariant(msgspec.Struct, frozen=True):
@@ -31,8 +34,8 @@ class Invariant(msgspec.Struct, frozen=True):
     mend: Mend | None = None
 
 
-def _long_since(field: str) -> dict[str, Any]:
-    late = {"$subtract": ["$$NOW", round(LATE_S * 1000)]}
+def _long_since(field: str, late_s: float = LATE_S) -> dict[str, Any]:
+    late = {"$subtract": ["$$NOW", round(late_s * 1000)]}
     return {field: DATE, "$expr": {"$lte": [f"${field}", late]}}
 
 
@@ -92,10 +95,77 @@ INVARIANTS: Final = (
         "let_go",
     ),
     Invariant(
+        "a task that waits is held by nobody",
+        {"status": {"$in": list(WAITING)}, "$or": [{field: {"$exists": True}} for field in HELD]},
+        "error",
+        "a slot that it holds is given to nobody: repair takes away what only a running task has",
+        "free",
+    ),
+    Invariant(
+        "a blocked task waits for something",
+        {
+            "status": BLOCKED,
+            "$or": [
+                {"blocked_by": {"$exists": True}, "blocked_by.0": {"$exists": False}},
+                {"blocked_by": {"$exists": False}, "group": {"$not": {"$type": "string"}}},
+            ],
+        },
+        "error",
+        "nobody moves it: cancel it and put it again",
+    ),
+    Invariant(
+        "a task of a group runs in its turn",
+        {
+            "status": {"$in": [READY, DELAYED, RUNNING]},
+            "group": {"$type": "string"},
+            "group_lock": {"$exists": False},
+        },
+        "warning",
+        "it may run beside another of its group: cancel it and put it again if it must not",
+    ),
+    Invariant(
+        "a task that has not ended holds its unique key",
+        {
+            "status": {"$in": [*WAITING, RUNNING]},
+            "unique_key": {"$exists": True},
+            "unique_for_s": {"$exists": False},
+            "unique_lock": {"$exists": False},
+        },
+        "warning",
+        "another with its key may be put beside it: cancel one of them should there be two",
+    ),
+    Invariant(
         "a task that has ended says when",
         {"status": {"$in": list(TERMINAL)}, "finished_at": {"$not": DATE}},
         "info",
         "purging by age does not find it: delete it, or purge with older_than_s=0",
+    ),
+    Invariant(
+        "a task that has ended is removed some day",
+        {"status": {"$in": list(TERMINAL)}, "remove_at": {"$not": DATE}, "follow_up": {"$exists": False}},
+        "info",
+        "it stays for ever: purge or delete it when it is not needed any more",
+    ),
+    Invariant(
+        "a task that was not started in time expires",
+        {"status": {"$in": list(WAITING)}, "attempt": 0} | _long_since("expires_at"),
+        "warning",
+        "no scheduler runs: start a worker; repair ends it now",
+        "tick",
+    ),
+    Invariant(
+        "a task whose lifetime is over is removed",
+        _long_since("lifetime_until", REMOVED_S),
+        "warning",
+        "neither a scheduler nor the server removes it: start a worker; repair removes it now",
+        "tick",
+    ),
+    Invariant(
+        "who waits for a task learns of its end",
+        {"status": {"$in": list(TERMINAL)}, "follow_up": {"$exists": True}} | _long_since("finished_at"),
+        "warning",
+        "no scheduler runs: start a worker; repair tells them now",
+        "tick",
     ),
     Invariant(
         "an ended lease is taken back",

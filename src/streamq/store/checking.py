@@ -43,17 +43,28 @@ def workers(tasks: Tasks) -> list[WorkerView]:
         return workers_of(list(tasks.quick.aggregate(ROWS_WITH_AGE)), list(tasks.quick.aggregate(HOLDERS)))
 
 
-def check(database: Database[Document], tasks: Tasks, indexes: Sequence[Index], *, repair: bool) -> Checkup:
-    """Look at everything. Trips: about 25, and 2 for each thing that is repaired. Raises `StoreUnavailable` when there
-    is no server at all."""
-    return _Check(database, tasks, indexes, repair=repair).run()
+def check(
+    database: Database[Document], tasks: Tasks, indexes: Sequence[Index], *, repair: bool, dead: Tasks | None = None
+) -> Checkup:
+    """Look at everything; `dead` are the dead letters, if they have a collection. Trips: about 30, and 2 for each thing
+    that is repaired. Raises `StoreUnavailable` when there is no server at all."""
+    return _Check(database, tasks, indexes, repair=repair, dead=dead).run()
 
 
 class _Check:
     """One check on its way: the findings gather in it."""
 
-    def __init__(self, database: Database[Document], tasks: Tasks, indexes: Sequence[Index], *, repair: bool) -> None:
+    def __init__(
+        self,
+        database: Database[Document],
+        tasks: Tasks,
+        indexes: Sequence[Index],
+        *,
+        repair: bool,
+        dead: Tasks | None,
+    ) -> None:
         self._database = database
+        self._dead = dead
         self._tasks = tasks
         self._wanted = indexes
         self._repair = repair
@@ -67,7 +78,9 @@ class _Check:
         if usable:
             self._majority()
         oplog_hours = self._oplog() if "setName" in hello else None
-        if self._collection():
+        if self._dead is not None:
+            self._collection(self._dead.quick.name)
+        if self._collection(self._tasks.quick.name):
             self._indexes(self._tasks.durable, self._wanted)
             self._indexes(self._tasks.meta, META_INDEXES)
             for invariant in INVARIANTS:
@@ -154,13 +167,12 @@ class _Check:
 
     # --- the collection ---------------------------------------------------------------------------------------
 
-    def _collection(self) -> bool:
-        """Say whether the collection is there, and of a kind that holds tasks."""
-        name = self._tasks.quick.name
+    def _collection(self, name: str) -> bool:
+        """Say whether a collection is there, and of a kind that holds tasks."""
         found: Mapping[str, Any] | None = None
         with self._asking("the collection"):
             found = next(iter(self._database.list_collections(filter={"name": name})), None)
-            if found is None:
+            if found is None and name == self._tasks.quick.name:
                 self._find(
                     "info", "the collection is there", f"{name} is not there yet", "nothing: the first put makes it"
                 )
@@ -230,7 +242,7 @@ class _Check:
         if invariant.mend in ("end_lease", "tick"):
             for _ in range(MOST_TICKS):
                 moved = tick(self._tasks)
-                if not moved.released and not moved.failed:
+                if not (moved.released or moved.failed or moved.followed or moved.expired or moved.removed):
                     break
         return DID[invariant.mend].format(count=count)
 

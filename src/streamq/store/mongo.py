@@ -325,7 +325,7 @@ class MongoStore:
 
     def check(self, *, repair: bool = False) -> Checkup:
         """Check the server, the collection and the tasks; see `checking`."""
-        return checking.check(self._database, self._tasks, self.indexes, repair=repair)
+        return checking.check(self._database, self._tasks, self.indexes, repair=repair, dead=self._dead)
 
     @property
     def indexes(self) -> tuple[Index, ...]:

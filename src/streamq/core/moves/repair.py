@@ -13,6 +13,7 @@ from streamq.core.queries import NUMBER
 
 UPDATES: Final[dict[Mend, list[tuple[dict[str, Any], Any]]]] = {
     "let_go": [({}, [{"$unset": [*HELD, *LOCKS]}])],
+    "free": [({}, [{"$unset": list(HELD)}])],
     # The scheduler then takes it back as it does any other: to its place, or failed if that was its last attempt.
     "end_lease": [({}, [{"$set": {"lease_until": "$$NOW"}}])],
     "give_place": [
@@ -26,6 +27,7 @@ UPDATES: Final[dict[Mend, list[tuple[dict[str, Any], Any]]]] = {
 
 DID: Final[dict[Mend, str]] = {
     "let_go": "took away what {count} held",
+    "free": "took away what {count} held",
     "end_lease": "ended the leases of {count}, and took them back",
     "give_place": "gave {count} a place",
     "tick": "moved what was due",
