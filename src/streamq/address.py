@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from streamq.core.options import require_collection
-from streamq.embedded import EmbeddedServer
 from streamq.errors import UsageError
 from streamq.store.mongo import MongoStore
 from streamq.store.transactions import Client
+
+if TYPE_CHECKING:
+    from streamq.embedded import EmbeddedServer
 
 
 class Address:

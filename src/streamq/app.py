@@ -12,7 +12,6 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack, overload
 import trio
 from bson import ObjectId
 
-from streamq import embedded
 from streamq.address import Address
 from streamq.blocking import Blocking
 from streamq.bridge import Bridge, ThreadBridge
@@ -142,6 +141,8 @@ class StreamQ:
         `path` is a data directory to keep; without it a temporary one is used and removed. `options` are those of
         `StreamQ`. Takes a second or two. Raises `EmbeddedError` saying what is missing.
         """
+        from streamq import embedded  # a tenth of what importing streamq takes, and most programs have a server
+
         server = embedded.start(path)
         app = cls(server.uri, **options)
         app._address.server = server

@@ -272,7 +272,7 @@ def test_put_with_app_finds_the_only_handler_of_the_queue(shell: Shell) -> None:
         (("ticks", "1", "--delay", "-1"), "delay_s=-1.0"),
         (("ticks", "1", "--delay", "soon"), "--delay"),
         (("ticks", "1", "--at", "tomorrow"), "--at 'tomorrow'"),
-        (("ticks", "1", "--at", "2030-01-01T00:00:00"), "tzinfo"),
+        (("ticks", "1", "--at", "2030-01-01T00:00:00"), "time zone"),
         (("ticks", "1", "--id", "7"), "--id '7'"),
         (("ticks", "1", "--header", "trace"), "--header 'trace'"),
         (("ticks", "1", "--expires-in", "0"), "expires_in_s=0"),

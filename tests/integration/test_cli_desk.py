@@ -194,6 +194,8 @@ def test_what_was_done_is_told_as_json(app: StreamQ, run: Run) -> None:
         (("export", "--payload", "user"), "PATH=JSON"),
         (("export", "--payload", "user=x"), "JSON"),
         (("export", "--created-from", "yesterday"), "created-from"),
+        (("export", "--created-from", "2026-01-01"), "time zone"),
+        (("export", "--payload", "user=ann"), "in quotes"),
         (("tasks", "--after", "x"), "hexadecimal"),
     ],
 )

@@ -17,9 +17,9 @@ from streamq.errors import TaskError
 
 
 def cancel(
-    *ids: Annotated[str, Parameter(help="Their ids; or say by options which tasks.")],
-    all: Annotated[bool, Parameter(negative=(), help="Every task that has not ended.")] = False,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
+    *ids: Annotated[str, Parameter(name="ID", help="Their ids; or say by options which tasks.")],
+    all: Annotated[bool, Parameter(negative=(), show_default=False, help="Every task that has not ended.")] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")] = False,
     which: Which = ANY,
     place: Place = HERE,
 ) -> None:

@@ -17,8 +17,10 @@ from streamq.errors import StoreError
 
 def check(
     *,
-    repair: Annotated[bool, Parameter(negative=(), help="Mend what is safe, and say what was done.")] = False,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
+    repair: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Mend what is safe, and say what was done.")
+    ] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")] = False,
     place: Place = HERE,
 ) -> None:
     """Check the server, the collection and every task; exit code 1 if it cannot be used as it is."""

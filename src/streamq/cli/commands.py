@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Final
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 
 from streamq.cli import (
     cancel,
@@ -36,11 +36,18 @@ from streamq.errors import StreamQError, UsageError
 DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130
 
-COMMANDS: Final[tuple[Callable[..., None], ...]] = (
-    *(dev.dev, worker.worker, put.put, counts.counts, tasks.tasks, peek.peek, show.show, export.export),
-    *(cancel.cancel, requeue.requeue, delete.delete, purge.purge, control.pause, control.resume),
-    *(workers.workers, schedules.schedules, check.check),
-)
+Command = Callable[..., None]
+
+GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
+    "Run": (dev.dev, worker.worker, put.put),
+    "Look": (counts.counts, tasks.tasks, peek.peek, show.show, export.export, workers.workers, schedules.schedules),
+    "Put right": (
+        *(cancel.cancel, requeue.requeue, delete.delete, purge.purge),
+        *(control.pause, control.resume, check.check),
+    ),
+}
+
+COMMANDS: Final[tuple[Command, ...]] = tuple(command for group in GROUPS.values() for command in group)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         _app()(list(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
-        return _told(f"{redacted(str(error))} (see {_help_of(arguments)})", MISUSED)
+        return _told(f"{redacted(str(error)).rstrip('.')} (see {_help_of(arguments)})", MISUSED)
     except UsageError as error:
         return _told(redacted(str(error)), MISUSED)
     except StreamQError as error:
@@ -72,9 +79,12 @@ def _app() -> App:
         help="A task queue in the application's own MongoDB.",
         version=_version,
         result_action="return_value",
+        group_commands=Group("Besides", sort_key=len(GROUPS)),
     )
-    for command in COMMANDS:
-        app.command(command)
+    for place, (name, commands) in enumerate(GROUPS.items()):
+        group = Group(name, sort_key=place)
+        for order, command in enumerate(commands):
+            app.command(command, group=group, sort_key=order)
     return app
 
 

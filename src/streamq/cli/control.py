@@ -12,7 +12,7 @@ from streamq.cli.screen import say
 from streamq.core.options import require_queue
 
 Name = Annotated[str, Parameter(help="The queue's name.")]
-AsJson = Annotated[bool, Parameter(negative=(), help="One JSON object.")]
+AsJson = Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")]
 
 
 def pause(queue: Name, /, *, json: AsJson = False, place: Place = HERE) -> None:

@@ -20,7 +20,9 @@ Counts = Mapping[str, Mapping[str, int]]
 
 def counts(
     *,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object a queue and line, every status in it.")] = False,
+    json: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="One JSON object a queue and line, every status in it.")
+    ] = False,
     place: Place = HERE,
 ) -> None:
     """Count the stored tasks by queue and status.

@@ -17,8 +17,10 @@ def delete(
     id: Annotated[str, Parameter(help="The task's id.")],
     /,
     *,
-    force: Annotated[bool, Parameter(negative=(), help="A running one too; its handler is cancelled.")] = False,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
+    force: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="A running one too; its handler is cancelled.")
+    ] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")] = False,
     place: Place = HERE,
 ) -> None:
     """Delete one task, whatever has become of it."""

@@ -7,15 +7,17 @@ import select
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from streamq import embedded
 from streamq.cli.safe import plain
 from streamq.cli.screen import say
 from streamq.cli.stopping import stopping
 from streamq.errors import EmbeddedError
+
+if TYPE_CHECKING:
+    from streamq.embedded import EmbeddedServer
 
 LOOK_S = 1.0
 """How late a mongod that died is noticed. Chosen freely."""
@@ -26,12 +28,16 @@ def dev(
     path: Annotated[Path | None, Parameter(help="Keep the data here; default: a temporary directory.")] = None,
     port: Annotated[int | None, Parameter(help="Port of the first node; default: any free one.")] = None,
     nodes: Annotated[int, Parameter(help="Members of the replica set.")] = 1,
-    quiet: Annotated[bool, Parameter(negative=(), help="Print the connection string and nothing else.")] = False,
+    quiet: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Print the connection string and nothing else.")
+    ] = False,
 ) -> None:
     """Run a real MongoDB on 127.0.0.1 for development; Ctrl-C ends it.
 
     The last line on stdout is its connection string.
     """
+    from streamq import embedded  # not for the sake of every other command
+
     heard, told = os.pipe()  # what a signal handler may safely write to, and a wait that it surely ends
     with stopping(lambda: os.write(told, b".")) as state:
         if not quiet:
@@ -47,7 +53,7 @@ def dev(
             server.stop()
 
 
-def _announce(server: embedded.EmbeddedServer, path: Path | None, *, quiet: bool) -> None:
+def _announce(server: EmbeddedServer, path: Path | None, *, quiet: bool) -> None:
     if not quiet:
         kept = "in a temporary directory" if path is None else f"in {plain(str(server.path))}"
         say(f"MongoDB for development, replica set of {len(server.nodes)}, data {kept}. Ctrl-C ends it. To use it:")
@@ -58,14 +64,14 @@ def _announce(server: embedded.EmbeddedServer, path: Path | None, *, quiet: bool
     say(server.uri)
 
 
-def _wait_signal(heard: int, server: embedded.EmbeddedServer) -> None:
+def _wait_signal(heard: int, server: EmbeddedServer) -> None:
     while not select.select([heard], [], [], LOOK_S)[0]:
         ended = [node.number for node in server.nodes if node.pid is None]
         if ended:
             raise EmbeddedError(f"mongod ended by itself or was killed (node {ended[0]}); its log: {_log(server)}")
 
 
-def _log(server: embedded.EmbeddedServer) -> str:
+def _log(server: EmbeddedServer) -> str:
     return str(server.nodes[0].log)
 
 

@@ -13,10 +13,10 @@ from streamq.core.options import OnConflict, PutOptions
 from streamq.core.parents import MissingParent, OnParentFailure
 from streamq.errors import UsageError
 
-WHEN = Group("When it runs")
-KEPT = Group("How it is found and kept")
-UNIQUE = Group("Unique keys")
-OTHERS = Group("Other tasks")
+WHEN = Group("When it runs", sort_key=1)
+KEPT = Group("How it is found and kept", sort_key=2)
+UNIQUE = Group("Unique keys", sort_key=3)
+OTHERS = Group("Other tasks", sort_key=4)
 
 Texts = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
@@ -43,7 +43,7 @@ class How:
     id: Annotated[str | None, Parameter(group=KEPT, help="Its id: putting it twice stores one task.")] = None
     keep: Annotated[float | None, Parameter(group=KEPT, help="Seconds to keep it once it has succeeded.")] = None
     keep_failed: Annotated[float | None, Parameter(group=KEPT, help="The same when it ends otherwise.")] = None
-    lifetime: Annotated[float | None, Parameter(group=KEPT, help="Remove it in so many seconds, whatever it is.")] = (
+    lifetime: Annotated[float | None, Parameter(group=KEPT, help="Remove it in so many seconds, even if it runs.")] = (
         None
     )
     unique: Annotated[str | None, Parameter(group=UNIQUE, help="Only one task that has not ended may have it.")] = None

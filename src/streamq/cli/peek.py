@@ -17,8 +17,8 @@ def peek(
     /,
     *,
     limit: Annotated[int, Parameter(help="How many at most.")] = 10,
-    tail: Annotated[bool, Parameter(negative=(), help="Those that are claimed last.")] = False,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object a task and line.")] = False,
+    tail: Annotated[bool, Parameter(negative=(), show_default=False, help="Those that are claimed last.")] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object a task and line.")] = False,
     place: Place = HERE,
 ) -> None:
     """Show the ready tasks of a queue in the order of their claims. Claims nothing."""

@@ -15,7 +15,7 @@ from streamq.cli.locate import located
 from streamq.errors import UsageError
 from streamq.store.mongo import MongoStore
 
-WHERE = Group("Where the tasks are")
+WHERE = Group("Where the tasks are", sort_key=9)
 
 
 @Parameter(name="*", group=WHERE)

@@ -15,7 +15,7 @@ from streamq.cli.sought import ANY, Which
 def purge(
     *,
     older_than: Annotated[float, Parameter(help="Seconds since they ended; 0: all that have ended.")],
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")] = False,
     which: Which = ANY,
     place: Place = HERE,
 ) -> None:

@@ -28,7 +28,9 @@ def put(
     *,
     task: Annotated[str | None, Parameter(help="Handler that is to run it; PAYLOAD holds its arguments.")] = None,
     app: Annotated[str | None, Parameter(help="MODULE:APP: check PAYLOAD by its handler's signature.")] = None,
-    json: Annotated[bool, Parameter(negative=(), help="Its id and what became of it as a JSON object.")] = False,
+    json: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Its id and what became of it as a JSON object.")
+    ] = False,
     how: How = PLAIN,
     place: Server = SERVER,
 ) -> None:

@@ -17,14 +17,19 @@ from streamq.errors import TaskError
 
 
 def requeue(
-    *ids: Annotated[str, Parameter(help="Their ids; or say by options which tasks.")],
+    *ids: Annotated[str, Parameter(name="ID", help="Their ids; or say by options which tasks.")],
     delay: Annotated[float, Parameter(help="Start no sooner than so many seconds from now.")] = 0.0,
     keep_attempts: Annotated[
-        bool, Parameter(negative=(), help="Go on counting attempts; one more is allowed if none is left.")
+        bool,
+        Parameter(
+            negative=(), show_default=False, help="Go on counting attempts; one more is allowed if none is left."
+        ),
     ] = False,
-    all: Annotated[bool, Parameter(negative=(), help="Every task that has ended, the succeeded ones too.")] = False,
+    all: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Every task that has ended, the succeeded ones too.")
+    ] = False,
     dead_letters: Annotated[str | None, Parameter(help="From this collection: where failed tasks are.")] = None,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")] = False,
     which: Which = ANY,
     place: Place = HERE,
 ) -> None:

@@ -19,7 +19,9 @@ def schedules(
     *,
     disable: Annotated[str | None, Parameter(help="Fire no more slots of this one, until it is enabled.")] = None,
     enable: Annotated[str | None, Parameter(help="Fire the slots of this one again, from now on.")] = None,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object a schedule and line.")] = False,
+    json: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="One JSON object a schedule and line.")
+    ] = False,
     place: Place = HERE,
 ) -> None:
     """List the schedules of recurring tasks, as they stand after disabling or enabling one."""

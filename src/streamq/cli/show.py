@@ -19,7 +19,7 @@ def show(
     id: Annotated[str, Parameter(help="The task's id.")],
     /,
     *,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object.")] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object.")] = False,
     place: Place = HERE,
 ) -> None:
     """Print one task, its errors with their tracebacks."""

@@ -14,9 +14,9 @@ from cyclopts import Group, Parameter
 from streamq.cli.payload import loads
 from streamq.core.document import Status
 from streamq.core.search import Sought
-from streamq.errors import UsageError
+from streamq.errors import PayloadInvalid, UsageError
 
-WHICH = Group("Which tasks")
+WHICH = Group("Which tasks", sort_key=5)
 
 
 @Parameter(name="*", group=WHICH)
@@ -94,7 +94,12 @@ def _field(given: str) -> tuple[str, Any]:
     path, equals, value = given.partition("=")
     if not path or not equals:
         raise UsageError(f"--payload {given!r} is refused: expected PATH=JSON, e.g. user.id=7 or 'name=\"x\"'")
-    return path, loads(value, f"--payload {path}")
+    try:
+        return path, loads(value)
+    except PayloadInvalid as error:
+        raise UsageError(
+            f"--payload {given!r} is refused: {error.reason}; a text stands in quotes: '{path}=\"...\"'"
+        ) from None
 
 
 def instant_of(option: str, text: str | None) -> datetime | None:
@@ -102,6 +107,10 @@ def instant_of(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"--{option} {text!r} is refused: expected e.g. 2030-01-31T12:00:00+01:00") from None
+    if instant.utcoffset() is None:
+        zoned = instant.isoformat()
+        raise UsageError(f"--{option} {text!r} is refused: it lacks its time zone, e.g. {zoned}Z or {zoned}+01:00")
+    return instant

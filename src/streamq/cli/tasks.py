@@ -17,7 +17,7 @@ from streamq.core.search import search_of
 def tasks(
     *,
     limit: Annotated[int, Parameter(help="How many at most.")] = 20,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object a task and line.")] = False,
+    json: Annotated[bool, Parameter(negative=(), show_default=False, help="One JSON object a task and line.")] = False,
     after: Annotated[str | None, Parameter(help="Begin beyond this id: the last of the page before.")] = None,
     which: Which = ANY,
     place: Place = HERE,

@@ -16,7 +16,9 @@ from streamq.core.workers import WorkerView
 
 def workers(
     *,
-    json: Annotated[bool, Parameter(negative=(), help="One JSON object a worker and line.")] = False,
+    json: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="One JSON object a worker and line.")
+    ] = False,
     place: Place = HERE,
 ) -> None:
     """List the processes that send heartbeats, and who else holds tasks."""
