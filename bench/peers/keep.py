@@ -41,7 +41,14 @@ def main() -> None:
     whom = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": ()} if user else {}
     with open(os.path.join(directory, "server.log"), "ab") as log:
         server = subprocess.Popen(  # type: ignore[call-overload]
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, preexec_fn=die_with_keeper, **whom
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+            start_new_session=True,
+            preexec_fn=die_with_keeper,
+            **whom,
         )
     sys.stdout.write(f"{server.pid}\n")
     sys.stdout.flush()
@@ -55,12 +62,15 @@ def main() -> None:
         if read_end in ready and set(os.read(read_end, 4096)) - {signal.SIGCHLD}:
             break
     if server.poll() is None:
-        server.send_signal(getattr(signal, stop_signal))
+        os.killpg(server.pid, getattr(signal, stop_signal))
         try:
             server.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+    else:
+        with open(os.path.join(directory, "server.log"), errors="replace") as said:
+            sys.stderr.write(f"{argv[0]} ended with {server.returncode}: {said.read()[-500:]}\n")
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from bench.peers import contender
 from bench.peers.contender import CONTENDERS, ROOT, Contender
+from bench.peers.ground import kept
 from bench.peers.plot import draw
 from bench.peers.process import Program, ProgramFailed
 from bench.peers.result import Entry, Latency, Rate, Run, load, store
@@ -92,6 +93,26 @@ with kept(Path(sys.argv[1]), "SIGTERM", "", [sys.executable, "-c", "import time;
     time.sleep(60)
 """
 
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def test_a_server_ends_with_its_keeper(tmp_path: Path) -> None:
+    with kept(tmp_path, "SIGTERM", "", SLEEPER) as pid:
+        keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+        os.kill(keeper, signal.SIGKILL)
+        wait_gone([pid])
+
+
+def test_a_server_that_ends_by_itself_is_told_with_its_last_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "server"
+    directory.mkdir()
+    with kept(directory, "SIGTERM", "", [sys.executable, "-c", "raise SystemExit('no room')"]) as pid:
+        wait_gone([pid])
+    assert "no room" in capfd.readouterr().err
+    assert not directory.exists()
+
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_servers_and_programs_go_with_the_run_whatever_ends_it(tmp_path: Path, ending: signal.Signals) -> None:
@@ -110,8 +131,12 @@ def test_servers_and_programs_go_with_the_run_whatever_ends_it(tmp_path: Path, e
         pids = [int(pid) for pid in run.stdout.readline().split()]
         assert len(pids) == 2
         run.send_signal(ending)
+    wait_gone(pids, directory)
+
+
+def wait_gone(pids: list[int], directory: Path | None = None) -> None:
     until = time.monotonic() + 20
-    while directory.exists() or any(map(is_alive, pids)):
+    while (directory is not None and directory.exists()) or any(map(is_alive, pids)):
         assert time.monotonic() < until
         time.sleep(0.01)
 
