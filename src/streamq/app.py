@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -20,7 +20,7 @@ from streamq.core.document import TaskDocument
 from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling, leases_of
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves.cancel import CancelReply
-from streamq.core.new_task import NewTask, PutReply
+from streamq.core.new_task import NewTask
 from streamq.core.options import (
     require_count,
     require_id,
@@ -40,9 +40,9 @@ from streamq.core.unclaimed import Unclaimed
 from streamq.crews import Declared, stop_of
 from streamq.declaring import Declaration, Declare, require_untaken
 from streamq.desk import Desk, dead_of
-from streamq.drafting import require_new, require_schedule_name, require_switched, schedules_of
+from streamq.drafting import put_of_tasks, require_schedule_name, require_switched, schedules_of
 from streamq.errors import UsageError
-from streamq.handle import Handle, TaskId, chosen
+from streamq.handle import Handle, Handles, TaskId, chosen
 from streamq.handler import Handler
 from streamq.queue import Queue
 from streamq.runtime.journal import Journal
@@ -429,27 +429,34 @@ class StreamQ:
         with services.recurrer.serving(schedules):
             await worker.run(task_status=task_status)
 
-    async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[Handle[Any]]:
-        """Put many tasks, each with its own options: `await app.put_many([resize.new(p) for p in paths])`.
+    async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> Sequence[Handle[Any]]:
+        """Put many tasks, each with its own options: `await app.put_many(resize.new(p) for p in paths)`.
 
-        They are stored in order, in chunks of 1,000; a chunk is stored by one insert. Raises `PutUnknown` with the ids
-        of all tasks that are not known to be stored: calling again with the same tasks stores none twice. Trips: 1 a
-        chunk. Cancellation: safe between chunks; the handles of chunks stored before are lost, the tasks are not.
+        They are stored in order, in chunks of 1,000 (fewer if large), each by one insert. No more than a chunk is drawn
+        and held at a time. A generator is drawn in trio's own thread: what it waits for, everything waits for.
 
-        A task whose unique key is taken harms no other and raises nothing: each handle's `outcome` tells what became of
-        its task, `"refused"` with `on_conflict="raise"`.
+        - A collection (a list, tuple, set, …) is checked to its end before the first task is stored: bad input raises
+          `UsageError`, and nothing is stored. Do not change it meanwhile.
+        - Any other iterable is checked as it is drawn. Bad input, and whatever the iterable raises, is raised as it is
+          while nothing is stored, and as `PutStopped` afterwards; no task of its chunk is stored.
+        - When a chunk cannot be stored: `StoreUnavailable` if nothing was sent at all, else `PutUnknown`. Its `stored`
+          tells what became of the tasks before, its `ids` name all that are not known to be stored (of a collection) or
+          those of the chunk (else; what follows has not been drawn). Calling again with the same tasks stores none
+          twice. A `StoreError` that names a task: the server refuses that one; others of the first chunk may be stored.
+        - A task whose unique key is taken harms no other and raises nothing: each handle's `outcome` tells what became
+          of its task, `"refused"` with `on_conflict="raise"`.
+        - A task may run after one that stands earlier (`after=`). Of a generator that one is in the same chunk or still
+          stored; a list is known as a whole.
 
-        All tasks are checked before the first is stored, so all of them are held meanwhile (100,000 small ones: see
-        docs/measurements.md). With `session` (of the app's own client, in a transaction) they are stored with the
-        caller's own writes or not at all, wakes come at the commit, and the driver's own errors come through.
+        With `session` (of the app's own client, in a transaction) they are stored with the caller's own writes or not
+        at all, wakes come at the commit, and the driver's own errors come through.
+
+        Returns a sequence of handles, each made when it is looked at: 14 bytes a task. Trips: 1 a chunk. Cancellation:
+        safe between chunks; the handles of chunks stored before are lost, the tasks are not.
         """
-        new = require_new(tasks, "put_many")
-        services = self.services()
-        if session is None:
-            replies = await services.putter.put_many(new)
-        else:
-            replies = await services.bridge.call(services.store.put, new, session)
-        return [self._handle(one, reply) for one, reply in zip(new, replies, strict=True)]
+        many = put_of_tasks(tasks, session)
+        await self.services().putter.put_many(many, session)
+        return Handles(many, self.services, self._load_result)
 
     def handle(self, id: ObjectId | str) -> Handle[Any]:
         """Return the handle of a task by its id (or its 24 hex digits), put by whomever. Nothing is asked yet.
@@ -480,9 +487,6 @@ class StreamQ:
         ids, one = chosen(tasks)
         replies = await services.bridge.call(services.store.cancel, ids)
         return replies[0] if one else dict(zip(ids, replies, strict=True))
-
-    def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
-        return Handle(reply.id, self.services, self._load_result, outcome=reply.outcome, keeps=new.keep_s != 0)
 
     def _load_result(self, document: TaskDocument) -> Any:
         handling = self._handlers.get(document.get("task") or "")

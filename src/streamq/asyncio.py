@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Protocol, Unpack, overload
 
 from bson import ObjectId
@@ -58,8 +58,9 @@ class Door:
         """Put a task made by `handler.new(...)`; as `Blocking.put`. Cancellation: it may be stored nevertheless."""
         return await asyncio.to_thread(lambda: self._blocking.put(new, session=session))
 
-    async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
-        """Put many tasks; as `Blocking.put_many`. Cancellation: they may be stored nevertheless."""
+    async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> Sequence[PutReply]:
+        """Put many tasks; as `Blocking.put_many`. A generator is drawn in the thread that puts. Cancellation: they may
+        be stored nevertheless."""
         return await asyncio.to_thread(lambda: self._blocking.put_many(tasks, session=session))
 
     async def run_now(self, handler: Recurring) -> PutReply:
@@ -117,8 +118,8 @@ class AsyncQueue:
 
     async def put_many(
         self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
-    ) -> list[PutReply]:
-        """Put one task a payload, all with the same options. Cancellation: they may be stored."""
+    ) -> Sequence[PutReply]:
+        """Put one task a payload, all with the same options; as `Door.put_many`. Cancellation: they may be stored."""
         return await asyncio.to_thread(lambda: self._queue().put_many(payloads, session=session, **options))
 
     async def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> AsyncTask | None:

@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, Unpack, overload
 
 from bson import ObjectId
@@ -31,12 +31,13 @@ from streamq.core.options import (
     require_timeout_s,
     require_wait_s,
 )
+from streamq.core.put_many import PutMany
 from streamq.core.report import Progress, progress_of
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
 from streamq.core.transitions import is_terminal
 from streamq.desk import dead_of
-from streamq.drafting import require_new, require_schedule_name, require_switched, task_now
+from streamq.drafting import put_of_tasks, require_new, require_schedule_name, require_switched, task_now
 from streamq.ear import Ear
 from streamq.errors import UsageError
 from streamq.handle import TaskId, chosen, failure_of_task, late, require_stored
@@ -92,13 +93,21 @@ class Blocking:
         putting the same `new` again is safe. Raises `UniqueConflict`, if `on_conflict="raise"` was asked for. Trips: 1;
         2 or more when another task has its unique key.
         """
-        tasks = require_new([new], "put")
-        return require_accepted(new, self.store().put(tasks, session)[0])
+        require_new(new, "put")
+        return require_accepted(new, self.store().put([new], session)[0])
 
-    def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> list[PutReply]:
-        """Put many tasks, in chunks of 1,000; as `StreamQ.put_many`."""
-        new = require_new(tasks, "put_many")
-        return self.store().put(new, session)
+    def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> Sequence[PutReply]:
+        """Put many tasks in chunks; as `StreamQ.put_many`, with replies instead of handles."""
+        return self.put_all(put_of_tasks(tasks, session), session)
+
+    def put_all(self, many: PutMany, session: Any) -> Sequence[PutReply]:
+        """Store what `many` yields; for doors of another kind."""
+        store = self.store()
+        for chunk in many:
+            with many.storing():
+                replies = store.put(chunk, session)
+            many.add(replies)
+        return many.replies
 
     def result(self, id: ObjectId | str, timeout_s: float | None = None) -> Any:
         """Wait for the end of a task (by its id or the id's 24 hex digits) and return its result: as the handler's
@@ -241,9 +250,9 @@ class BlockingQueue:
 
     def put_many(
         self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
-    ) -> list[PutReply]:
-        """Put one task a payload, all with the same options."""
-        return self._door.put_many([self._queue.new(payload, **options) for payload in payloads], session=session)
+    ) -> Sequence[PutReply]:
+        """Put one task a payload, all with the same options; as `Blocking.put_many`."""
+        return self._door.put_all(self._queue.many(payloads, session, **options), session)
 
     def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> BlockingTask | None:
         """Claim the next task; None when there is none after `wait_s` seconds (`math.inf`: wait for ever). A waiting

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Any
 
 from bson import ObjectId
@@ -13,22 +14,61 @@ from streamq.core.codec import require_size, to_stored
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options, require_longer
+from streamq.core.put_many import PutMany
 from streamq.core.schedule import Schedule
 from streamq.errors import OptionInvalid, UsageError
 
 NO_OPTIONS = Options()
 
 
-def require_new(tasks: Iterable[NewTask], call: str) -> list[NewTask]:
-    """Return the tasks of a `call` if that is what they are."""
-    new = list(tasks)
-    for one in new:
-        if not isinstance(one, NewTask):
-            hint = ": write handler.new(...) instead of handler.put(...)" if inspect.iscoroutine(one) else ""
-            raise UsageError(
-                f"{call} takes tasks made by handler.new(...) or queue.new(...), got {type(one).__name__}{hint}"
-            )
-    return new
+def require_new(one: object, call: str) -> NewTask:
+    """Return a task of a `call` if that is what it is, else raise `UsageError`."""
+    if not isinstance(one, NewTask):
+        hint = ": write handler.new(...) instead of handler.put(...)" if inspect.iscoroutine(one) else ""
+        raise UsageError(
+            f"{call} takes tasks made by handler.new(...) or queue.new(...), got {type(one).__name__}{hint}"
+        )
+    return one
+
+
+def put_of_tasks(tasks: Iterable[NewTask], session: Any) -> PutMany:
+    """Prepare a put of many. A collection is checked to its end first, any other iterable while it is drawn.
+
+    Raises `UsageError`. Tasks with parents are put in one call to the store, which refuses a parent that is not there
+    before it stores anything, and knows one that stands earlier in the same put.
+    """
+    _require_iterable("tasks", tasks)
+    whole = False
+    if isinstance(tasks, Collection):
+        for one in tasks:
+            whole |= require_new(one, "put_many").options.has_parents
+    drawn = (require_new(one, "put_many") for one in tasks)
+    all_there = isinstance(tasks, Collection)
+    return PutMany(drawn, all_there=all_there, in_transaction=session is not None, whole=whole)
+
+
+def put_of_payloads(
+    queue: str, payloads: Iterable[Any], options: Options, settings: BareSettings, reply_to: str | None, session: Any
+) -> PutMany:
+    """Prepare a put of one task a payload, as `put_of_tasks`. Raises `PayloadInvalid`, `PayloadTooLarge`.
+
+    Of a collection all payloads behind the first chunk are encoded twice: to check them, and to send them. To hold them
+    would take what a put of many must not.
+    """
+    _require_iterable("payloads", payloads)
+    all_there = isinstance(payloads, Collection)
+    drawn = (task_of_payload(queue, payload, options, settings, reply_to) for payload in payloads)
+    many = PutMany(drawn, all_there=all_there, in_transaction=session is not None)
+    count = many.draw_ahead()
+    if all_there:
+        for payload in islice(payloads, count, None):
+            _encoded(payload, settings)
+    return many
+
+
+def _require_iterable(name: str, value: object) -> None:
+    if not isinstance(value, Iterable):
+        raise OptionInvalid(name, value, "an iterable (of an async one: gather some, and put them)")
 
 
 def task_of_handler(
@@ -36,23 +76,28 @@ def task_of_handler(
 ) -> NewTask:
     """Build a task for a handler. Raises `PayloadInvalid`, `PayloadTooLarge`."""
     payload = handling.schema.bind(args, kwargs)
-    require_size(payload, handling.limit_bytes, f"the payload of {handling.name}")
-    return _new(handling.queue, handling.name, payload, options, handling, reply_to)
+    size_bytes = require_size(payload, handling.limit_bytes, f"the payload of {handling.name}")
+    return _new(handling.queue, handling.name, payload, size_bytes, options, handling, reply_to)
 
 
 def task_of_payload(
     queue: str, payload: Any, options: Options, settings: BareSettings, reply_to: str | None
 ) -> NewTask:
     """Build a task with a bare payload. Raises `PayloadInvalid`, `PayloadTooLarge`."""
+    stored, size_bytes = _encoded(payload, settings)
+    return _new(queue, None, stored, size_bytes, options, settings, reply_to)
+
+
+def _encoded(payload: Any, settings: BareSettings) -> tuple[Any, int]:
     stored = to_stored(payload)
-    require_size(stored, settings.limit_bytes, "the payload")
-    return _new(queue, None, stored, options, settings, reply_to)
+    return stored, require_size(stored, settings.limit_bytes, "the payload")
 
 
 def _new(
     queue: str,
     task: str | None,
     payload: Any,
+    size_bytes: int,
     options: Options,
     settings: Handling | BareSettings,
     reply_to: str | None,
@@ -78,6 +123,7 @@ def _new(
         ),
         expires_in_s=_limited(expires_in_s),
         reply_to=reply_to,
+        size_bytes=size_bytes,
     )
 
 

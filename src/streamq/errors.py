@@ -79,6 +79,20 @@ class UniqueConflict(UsageError):
         self.task_id = task_id
 
 
+class PutStopped(StreamQError):
+    """A put of many stopped half way at its own input: a task that is refused, or an error of the iterable that the
+    tasks are drawn from (`__cause__`). Mend that, and go on behind what is stored.
+
+    `stored` tells what became of the tasks before that, in their order (a sequence of `PutReply`); nothing else is
+    stored. Those drawn since the last of them, at most 1,000, were dropped.
+    """
+
+    def __init__(self, stored: Sequence[Any], error: BaseException) -> None:
+        said = str(error) or type(error).__name__
+        super().__init__(f"the first {len(stored):,} tasks are stored, no other: {said}")
+        self.stored = stored
+
+
 # --- the deployment, or time, must act ---------------------------------------------------------------------------
 
 
@@ -97,10 +111,11 @@ class OutcomeUnknown(StoreError):
 class PutUnknown(OutcomeUnknown):
     """The put may or may not be stored (no majority answered in time).
 
-    Repeating the put with the same ids (`ids`) is safe: what is already stored is not stored twice.
+    Repeating the put with the same ids (`ids`) is safe: what is already stored is not stored twice. Of a put of many
+    `stored` tells what became of the tasks before them, in their order (a sequence of `PutReply`).
     """
 
-    def __init__(self, ids: Sequence[Any], reason: str) -> None:
+    def __init__(self, ids: Sequence[Any], reason: str, stored: Sequence[Any] = ()) -> None:
         shown = ", ".join(str(one) for one in ids[:3]) + (", …" if len(ids) > 3 else "")
         super().__init__(
             f"{len(ids)} task(s) may or may not be stored ({reason}); "
@@ -108,6 +123,7 @@ class PutUnknown(OutcomeUnknown):
         )
         self.ids = list(ids)
         self.reason = reason
+        self.stored = stored
 
 
 class ClaimUnknown(OutcomeUnknown):
@@ -219,6 +235,7 @@ __all__ = [
     "PayloadInvalid",
     "PayloadTooLarge",
     "PayloadUndecodable",
+    "PutStopped",
     "PutUnknown",
     "ResultTimeout",
     "ServerTooOld",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Unpack
 
@@ -10,10 +10,11 @@ from streamq.core.codec import from_stored
 from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
 from streamq.core.limits import Limits
-from streamq.core.new_task import NewTask, PutReply, require_accepted
+from streamq.core.new_task import NewTask
 from streamq.core.options import PutOptions, options_of, require_count, require_lease_s, require_wait_s
-from streamq.drafting import NO_OPTIONS, task_of_payload
-from streamq.handle import Handle
+from streamq.core.put_many import PutMany
+from streamq.drafting import NO_OPTIONS, put_of_payloads, task_of_payload
+from streamq.handle import Handle, Handles
 from streamq.handler import Door
 from streamq.runtime.consumer import Task, Tasks, consuming, picked, popped
 from streamq.runtime.intake import Wants
@@ -58,25 +59,23 @@ class Queue:
         `session.with_transaction` can do its work. Errors and cancellation else: as `Handler.put`.
         """
         new = self.new(payload, **options)
-        services = self._door.services()
-        if session is None:
-            reply = await services.putter.put(new)
-        else:
-            (answer,) = await services.bridge.call(services.store.put, [new], session)
-            reply = require_accepted(new, answer)
-        return self._handle(new, reply)
+        reply = await self._door.services().putter.put(new, session)
+        return Handle(reply.id, self._door.services, _load, outcome=reply.outcome, keeps=new.keep_s != 0)
 
     async def put_many(
         self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
-    ) -> list[Handle[Any]]:
-        """Put one task a payload, all with the same options; see `StreamQ.put_many` for `session` and errors."""
-        tasks = [self.new(payload, **options) for payload in payloads]
+    ) -> Sequence[Handle[Any]]:
+        """Put one task a payload, all with the same options; see `StreamQ.put_many` for what is held, `session` and
+        errors."""
+        many = self.many(payloads, session, **options)
         services = self._door.services()
-        if session is None:
-            replies = await services.putter.put_many(tasks)
-        else:
-            replies = await services.bridge.call(services.store.put, tasks, session)
-        return [self._handle(new, reply) for new, reply in zip(tasks, replies, strict=True)]
+        await services.putter.put_many(many, session)
+        return Handles(many, self._door.services, _load)
+
+    def many(self, payloads: Iterable[Any], session: Any, **options: Unpack[PutOptions]) -> PutMany:
+        """Prepare a put of many, for a door of whatever kind."""
+        chosen = options_of(options) if options else NO_OPTIONS
+        return put_of_payloads(self.name, payloads, chosen, self.settings, self._door.reply_to, session)
 
     async def claim(self, *, wait_s: float = 0.0, lease_s: float | None = None) -> Task | None:
         """Claim the next task, of a handler or bare; None when there is none after `wait_s` seconds (`math.inf`: wait
@@ -164,8 +163,6 @@ class Queue:
             leases=leases,
         )
 
-    def _handle(self, new: NewTask, reply: PutReply) -> Handle[Any]:
-        def load(document: TaskDocument) -> Any:
-            return from_stored(document.get("result"))
 
-        return Handle(reply.id, self._door.services, load, outcome=reply.outcome, keeps=new.keep_s != 0)
+def _load(document: TaskDocument) -> Any:
+    return from_stored(document.get("result"))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import ObjectId
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from streamq.core import queries
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.unique_key import lock_of
 from streamq.errors import PutUnknown, StoreError, UniqueConflict
-from streamq.store import claiming, putting, twins
+from streamq.store import claiming, putting, transacted, twins
 from streamq.store.mongo import MongoStore
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def race(uri: str, lab: MongoLab, make: Callable[[int], Sequence[NewTask]]) -> l
     barrier = threading.Barrier(THREADS)
     database = lab.mongo._database.name
 
-    def put_one(place: int) -> list[PutReply]:
+    def put_one(place: int) -> Sequence[PutReply]:
         store = MongoStore.connect(uri, database)
         try:
             store.now()
@@ -325,3 +325,119 @@ def test_a_first_copy_of_a_put_that_the_server_turned_away_for_its_key_is_its_ow
     put(mongo, new)
     document = mongo.stored(new.id)
     assert twins.meet(mongo.mongo._tasks, [new], [document]) == [PutReply(new.id, "existing")]
+
+
+# --- many keys that outlive their tasks ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tasks each transaction of the store's own was begun with."""
+    sizes: list[int] = []
+    within = transacted.put_within
+
+    def counted(session: Any, tasks: Any, new: Sequence[NewTask], documents: Any) -> Any:
+        sizes.append(len(new))
+        return within(session, tasks, new, documents)
+
+    monkeypatch.setattr(transacted, "put_within", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("scope", SCOPES[1:], ids=["period", "forever"])
+def test_many_with_keys_that_outlive_them_go_in_one_transaction(
+    mongo: MongoLab, scope: dict[str, Any], transactions: list[int]
+) -> None:
+    there = put(mongo, keyed(mongo, 3, payload="old", **scope))
+    del transactions[:]
+    new = [mongo.new(), *(keyed(mongo, key, **scope) for key in (1, 2, 1, 3, 4))]
+    new += [keyed(mongo, 1, on_conflict="raise", **scope), keyed(mongo, 3, on_conflict="replace", payload="x", **scope)]
+    replies = mongo.store.put(new)
+    assert [one.outcome for one in replies] == [
+        *("created", "created", "created", "existing", "existing", "created", "refused", "replaced")
+    ]
+    assert [one.id for one in replies[3:]] == [new[1].id, there.id, new[5].id, new[1].id, there.id]
+    assert transactions == [7]
+    assert mongo.stored(there.id)["payload"] == "x"
+
+
+def test_many_that_are_put_again_are_recognised_at_once(mongo: MongoLab, transactions: list[int]) -> None:
+    """As after a lost reply: nobody goes through them one by one."""
+    new = [keyed(mongo, key, unique_for_s=60.0) for key in range(20)]
+    mongo.store.put(new[:15])
+    del transactions[:]
+    assert [one.outcome for one in mongo.store.put(new)] == ["existing"] * 15 + ["created"] * 5
+    assert sum(transactions) < 40
+
+
+def test_one_id_twice_in_one_put_is_stored_once(mongo: MongoLab) -> None:
+    new = keyed(mongo, unique_for_s=60.0)
+    assert [one.outcome for one in mongo.store.put([new, new])] == ["created", "existing"]
+
+
+def test_a_key_that_somebody_is_writing_holds_up_no_other_of_the_put(mongo: MongoLab, transactions: list[int]) -> None:
+    """The half that has it goes on its own, and so on, until the key is waited for by its own task alone."""
+    new = [keyed(mongo, key, unique_for_s=60.0) for key in range(16)]
+    stored_when_it_was_met: list[int] = []
+
+    def alone(tasks: Any, one: NewTask, document: Any) -> PutReply:
+        if one.options.unique == 9 and other.in_transaction:
+            stored_when_it_was_met.append(mongo.mongo._tasks.durable.count_documents({}))
+            other.commit_transaction()
+        return put_one(tasks, one, document)
+
+    put_one = transacted._put_one_apart
+    with mongo.mongo.client.start_session() as other, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transacted, "_put_one_apart", alone)
+        other.start_transaction()
+        theirs = keyed(mongo, 9, unique_for_s=60.0)
+        mongo.store.put([theirs], other)
+        replies = mongo.store.put(new)
+    assert stored_when_it_was_met == [9]  # keys 0 to 8, of which 8 went alone at last
+    assert [one.outcome for one in replies] == ["created"] * 9 + ["existing"] + ["created"] * 6
+    assert replies[9].id == theirs.id
+
+
+@pytest.mark.parametrize("overlap", [1, 30])
+def test_of_racing_puts_of_many_each_key_has_one_task(uri: str, mongo: MongoLab, overlap: int) -> None:
+    def make(place: int) -> list[NewTask]:
+        keys = [*range(overlap), *((place, n) for n in range(10))]
+        return [keyed(mongo, key, unique_for_s=60.0) for key in (keys if place % 2 else keys[::-1])]
+
+    replies = race(uri, mongo, make)
+    assert Counter(one.outcome for one in replies)["created"] == overlap + THREADS * 10
+    assert mongo.store.counts() == {"q": {"ready": overlap + THREADS * 10}}
+
+
+def test_a_put_of_many_whose_later_half_finds_no_server_does_not_say_that_nothing_is_stored(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = [keyed(mongo, key, unique_for_s=60.0) for key in range(4)]
+    real = transacted._in_transaction
+
+    def away(tasks: Any, part: Sequence[transacted.Put], *, again: bool) -> list[PutReply]:
+        if len(part) == 4:
+            raise transacted._Crossed
+        if part[0][0] is new[2]:
+            raise ServerSelectionTimeoutError("no primary")
+        return real(tasks, part, again=again)
+
+    monkeypatch.setattr(transacted, "_in_transaction", away)
+    with pytest.raises(PutUnknown) as caught:
+        mongo.store.put(new)
+    assert caught.value.ids == [one.id for one in new]
+    assert mongo.store.counts() == {"q": {"ready": 2}}
+
+
+def test_a_put_of_many_whose_keys_find_no_server_does_not_say_that_nothing_is_stored(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = [mongo.new(), keyed(mongo, unique_for_s=60.0)]
+
+    def away(*_: Any) -> None:
+        raise ServerSelectionTimeoutError("no primary")
+
+    monkeypatch.setattr(putting, "put_apart", away)
+    with pytest.raises(PutUnknown) as caught:
+        mongo.store.put(new)
+    assert caught.value.ids == [one.id for one in new]

@@ -16,7 +16,7 @@ class NewTask(msgspec.Struct, frozen=True):
     """Everything of a put but the instant.
 
     `id` is made by the client, so that a put whose reply was lost can be sent again without storing it twice.
-    `payload` is encoded (`core.codec`).
+    `payload` is encoded (`core.codec`), `size_bytes` is how much it takes as stored; 0 where nobody has asked.
     """
 
     id: ObjectId
@@ -33,6 +33,7 @@ class NewTask(msgspec.Struct, frozen=True):
     reply_to: str | None = None
     slot_at: datetime | None = None  # of a recurring task: the slot it is for
     fired_by: str | None = None  # the member that put it for its slot
+    size_bytes: int = 0
 
 
 PutOutcome = Literal["created", "existing", "replaced", "refused", "hidden"]

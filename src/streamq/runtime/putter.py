@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import trio
 
 from streamq.bridge import Bridge
 from streamq.core.new_task import NewTask, PutReply, require_accepted
-from streamq.errors import AccessRefused, PutUnknown, StoreError, StoreUnavailable, StreamQError
+from streamq.core.put_many import MOST_A_CHUNK, PutMany
+from streamq.errors import AccessRefused, PutUnknown, StoreUnavailable, StreamQError
 from streamq.runtime.batcher import Batcher
 from streamq.store.contract import Store
-
-MOST_A_BATCH = 1_000
 
 
 class Putter:
@@ -22,11 +22,14 @@ class Putter:
         self._store = store
         self._bridge = bridge
         self._stored = stored
-        self.batcher: Batcher[NewTask, PutReply] = Batcher(self._write, MOST_A_BATCH)
+        self.batcher: Batcher[NewTask, PutReply] = Batcher(self._write, MOST_A_CHUNK)
 
-    async def put(self, new: NewTask) -> PutReply:
-        """Store one task. Raises `UniqueConflict`. Cancellation: withdrawn before it is sent, else stored and
-        returned."""
+    async def put(self, new: NewTask, session: Any = None) -> PutReply:
+        """Store one task, with `session` as part of the caller's transaction. Raises `UniqueConflict`. Cancellation:
+        withdrawn before it is sent, else stored and returned."""
+        if session is not None:
+            (reply,) = await self._bridge.call(self._store.put, [new], session)
+            return require_accepted(new, reply)
         if new.options.unique_for_s is None:
             return require_accepted(new, await self.batcher.submit(new))
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -36,25 +39,14 @@ class Putter:
             raise answer
         return require_accepted(new, answer)
 
-    async def put_many(self, tasks: Sequence[NewTask]) -> list[PutReply]:
+    async def put_many(self, many: PutMany, session: Any = None) -> None:
         """Store many in chunks of their own; see `StreamQ.put_many`. Cancellation: safe between chunks."""
-        replies: list[PutReply] = []
-        # With parents in one call: the store refuses one that is not there before it stores anything.
-        most = len(tasks) if any(one.options.has_parents for one in tasks) else MOST_A_BATCH
-        for start in range(0, len(tasks), max(1, most)):
-            chunk = tasks[start : start + most]
-            try:
-                answers = await self._bridge.call(self._store.put, chunk)
-            except PutUnknown as error:
-                raise PutUnknown([one.id for one in tasks[start:]], error.reason) from error
-            except StoreError as error:
-                if not start:
-                    raise
-                # With parts of the put stored, "nothing has changed" would be false.
-                raise PutUnknown([one.id for one in tasks[start:]], str(error)) from error
-            self._tell(chunk, answers)
-            replies += answers
-        return replies
+        for chunk in many:
+            with many.storing():
+                replies = await self._bridge.call(self._store.put, chunk, session)
+            many.add(replies)
+            if session is None:
+                self._tell(chunk, replies)
 
     async def _write(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
         try:

@@ -154,7 +154,7 @@ class Store(Records, Protocol):
     def prepare(self) -> None:
         """Check that the server can carry a queue and make the indexes that are missing. Idempotent."""
 
-    def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
+    def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """Store `tasks` with majority, or as part of the caller's transaction when `session` is given."""
 
     def claim(self, ask: Ask) -> Claimed:

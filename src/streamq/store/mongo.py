@@ -112,7 +112,7 @@ class MongoStore:
             make_indexes(self._tasks.durable, self.indexes, until)
             make_indexes(self._tasks.meta, META_INDEXES, until)
 
-    def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
+    def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
         if session is not None and session.client is not self.client:
             raise OptionInvalid("session", session, "a session of this app's own client (app.client.start_session())")

@@ -14,15 +14,14 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTim
 from streamq.core.codec import size_bytes
 from streamq.core.moves.put import document_of
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.parents import Family
+from streamq.core.put_many import MOST_A_CHUNK, PutMany
 from streamq.errors import PayloadTooLarge, PutUnknown, StoreError
 from streamq.store import twins
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import DRIVER_ERRORS, DUPLICATE_KEY, MAYBE_APPLIED, is_unknown, short, translated
 from streamq.store.parents import family_of
 from streamq.store.transacted import HELD_APART, put_apart, put_within
-
-MOST_AN_INSERT: Final = 1_000
-"""Tasks in one insert: 120,000 per second were stored so (DESIGN section 3); more only delays the first ack."""
 
 LARGEST_BYTES: Final = 16 * 1024 * 1024
 """What the server takes as one document."""
@@ -39,31 +38,37 @@ class Inserted(msgspec.Struct, frozen=True):
 ALL: Final = Inserted()
 
 
-def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any, dead: Tasks | None = None) -> list[PutReply]:
+def put(
+    tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any, dead: Tasks | None = None
+) -> Sequence[PutReply]:
     """Insert `new` in chunks; see `Store.put`."""
-    replies: list[PutReply] = []
     family = family_of(tasks, new, session, dead)
-    for start in range(0, len(new), MOST_AN_INSERT):
-        chunk = new[start : start + MOST_AN_INSERT]
-        documents: list[Document] = [dict(document_of(one, now, family)) for one in chunk]
-        if session is not None:
-            replies += put_within(session, tasks, chunk, documents)
-            continue
-        try:
-            replies += _put(tasks, chunk, documents)
-        except DRIVER_ERRORS as error:
-            rest = [one.id for one in new[start:]]
-            if is_unknown(error) or (start and isinstance(error, ServerSelectionTimeoutError)):
-                # With parts of the put stored already, "nothing has changed" would be false.
-                raise PutUnknown(rest, short(error)) from error
-            raise _too_large(documents) or translated(error, "put tasks", writing=True) from error
-        except PutUnknown as error:
-            raise PutUnknown([one.id for one in new[start:]], error.reason) from error.__cause__
-    return replies
+    if len(new) <= MOST_A_CHUNK:
+        return _put_chunk(tasks, new, now, family, session)
+    many = PutMany(new, in_transaction=session is not None)
+    for chunk in many:
+        with many.storing():
+            replies = _put_chunk(tasks, chunk, now, family, session)
+        many.add(replies)
+    return many.replies
+
+
+def _put_chunk(tasks: Tasks, new: Sequence[NewTask], now: datetime, family: Family, session: Any) -> list[PutReply]:
+    documents: list[Document] = [dict(document_of(one, now, family)) for one in new]
+    if session is not None:
+        return put_within(session, tasks, new, documents)
+    try:
+        return _put(tasks, new, documents)
+    except DRIVER_ERRORS as error:
+        if is_unknown(error):
+            raise PutUnknown([one.id for one in new], short(error)) from error
+        raise _too_large(documents) or translated(error, "put tasks", writing=True) from error
+    except PutUnknown as error:
+        raise PutUnknown([one.id for one in new], error.reason) from error.__cause__
 
 
 def _put(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:
-    """Store a chunk: by one insert, but for tasks whose key outlives them, which take a transaction each."""
+    """Store a chunk: by one insert, but for tasks whose key outlives them, which take a transaction."""
     apart = [place for place, document in enumerate(documents) if HELD_APART in document]
     if not apart:
         return _store(tasks, new, documents)
@@ -72,13 +77,14 @@ def _put(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> lis
     if rest:
         stored = _store(tasks, [new[place] for place in rest], [documents[place] for place in rest])
         replies = dict(zip(rest, stored, strict=True))
-    for place in apart:
-        try:
-            replies[place] = put_apart(tasks, new[place], documents[place])
-        except ServerSelectionTimeoutError as error:
-            if not replies:
-                raise
-            raise PutUnknown([one.id for one in new], short(error)) from error
+    try:
+        answers = put_apart(tasks, [(new[place], documents[place]) for place in apart])
+    except (*DRIVER_ERRORS, StoreError) as error:
+        if not rest:
+            raise
+        # The others are stored: "nothing has changed" would be false.
+        raise PutUnknown([one.id for one in new], short(error)) from error
+    replies |= dict(zip(apart, answers, strict=True))
     return [replies[place] for place in range(len(new))]
 
 

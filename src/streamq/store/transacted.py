@@ -1,4 +1,4 @@
-"""Putting inside a transaction: the caller's own, or one made for a task whose unique key outlives it.
+"""Putting inside a transaction: the caller's own, or one made for tasks whose unique keys outlive them.
 
 A duplicate ends a transaction on the server, so here a key is asked for before anything is inserted. A twin that is
 stored in between makes a write conflict: the driver's label on it tells `with_transaction` to run again, and then the
@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bson import ObjectId
-from pymongo import ReadPreference, ReturnDocument
+from pymongo import ReadPreference, UpdateOne
 from pymongo.client_session import ClientSession
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from streamq.core.moves import hold_key, replace
 from streamq.core.new_task import NewTask, PutReply
-from streamq.errors import PutUnknown, UniqueConflict
+from streamq.errors import PutUnknown, StoreError, UniqueConflict
 from streamq.store import twins
 from streamq.store.collections import Document, Tasks
-from streamq.store.faults import DUPLICATE_KEY, short
+from streamq.store.faults import DRIVER_ERRORS, DUPLICATE_KEY, short
+
+Put = tuple[NewTask, Document]
 
 HELD_APART: Final = "unique_for_s"
 """The mark of a task whose key is held in a document of its own."""
@@ -34,12 +36,13 @@ def put_within(session: Any, tasks: Tasks, new: Sequence[NewTask], documents: Se
     The driver's errors are not translated here: their labels tell `with_transaction` to run again. But for a duplicate
     of a unique key: it ends the transaction, and nothing would be said of why.
 
-    Trips: 1; 1 more for tasks with a key, 1 for each that replaces, 1 for each key that outlives its task.
+    Trips: 1; 1 more a queue for tasks with a key, 2 for all keys that outlive their tasks, 1 for each that replaces.
     """
     locked = [document for document in documents if twins.LOCK in document]
     held = twins.holders(tasks.durable, locked, session)
     own = set(held.values())
-    who: list[ObjectId] = [_who_has(session, tasks, document, held) for document in documents]
+    keys = _take_keys(session, tasks, [document for document in documents if HELD_APART in document])
+    who = [_who_has(document, held, keys) for document in documents]
     mine = [one for one, id in zip(documents, who, strict=True) if one["_id"] == id and id not in own]
     if mine:
         try:
@@ -51,21 +54,24 @@ def put_within(session: Any, tasks: Tasks, new: Sequence[NewTask], documents: Se
     ]
 
 
-def _who_has(session: Any, tasks: Tasks, document: Document, held: dict[twins.Lock, ObjectId]) -> ObjectId:
-    """Say which task is there once this put is done: itself, or the one that has its key. Takes a key that is free."""
+def _take_keys(session: Any, tasks: Tasks, documents: Sequence[Document]) -> dict[str, ObjectId]:
+    """Take the keys that outlive their tasks, those that are free; say who holds each, by the id of its document."""
+    if not documents:
+        return {}
+    asked = [(hold_key.guard(one), hold_key.update(one)) for one in documents]  # type: ignore[arg-type]
+    # In order: of two tasks of one put with one key the first is to have it.
+    tasks.meta.bulk_write([UpdateOne(guard, update, upsert=True) for guard, update in asked], session=session)
+    names = {guard["_id"] for guard, _ in asked}
+    return {one["_id"]: one["task_id"] for one in tasks.meta.find({"_id": {"$in": list(names)}}, session=session)}
+
+
+def _who_has(document: Document, held: dict[twins.Lock, ObjectId], keys: Mapping[str, ObjectId]) -> ObjectId:
+    """Say which task is there once this put is done: itself, or the one that has its key."""
     id: ObjectId = document["_id"]
     if twins.LOCK in document:
-        id = held.setdefault(twins.lock_of(document), id)
-    elif HELD_APART in document:
-        holder = tasks.meta.find_one_and_update(
-            hold_key.guard(document),  # type: ignore[arg-type]
-            hold_key.update(document),  # type: ignore[arg-type]
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        assert holder is not None  # an upsert
-        id = holder["task_id"]
+        return held.setdefault(twins.lock_of(document), id)
+    if HELD_APART in document:
+        return keys[hold_key.guard(document)["_id"]]  # type: ignore[arg-type]
     return id
 
 
@@ -92,29 +98,77 @@ def _duplicates(error: BulkWriteError) -> list[Mapping[str, Any]]:
     return [one for one in (error.details or {}).get("writeErrors", ()) if one.get("code") == DUPLICATE_KEY]
 
 
-def put_apart(tasks: Tasks, new: NewTask, document: Document) -> PutReply:
-    """Store one task whose key outlives it, in a transaction of its own. Raises the driver's errors, `PutUnknown`.
+def put_apart(tasks: Tasks, put: Sequence[Put]) -> list[PutReply]:
+    """Store tasks whose keys outlive them, all in one transaction of their own, and answer for each.
 
-    Trips: 3; more when somebody puts the key at the same moment.
+    When somebody else writes one of the keys at the same moment the half that has it goes in a transaction of its own,
+    and so on: the others do not wait for it. Raises the driver's errors, `PutUnknown`, both with parts of it stored.
+
+    Trips: 4, of a single one 3; more when there is somebody else.
     """
+    if len(put) == 1:
+        return [_put_one_apart(tasks, *put[0])]
+    try:
+        with tasks.deadline():
+            return _in_transaction(tasks, put, again=False)
+    except _Crossed:
+        stored = _stored_before(tasks, put)
+    # A put that is repeated finds its own first copies: all that are there are answered for at once.
+    rest = [one for one in put if one[0].id not in stored]
+    replies: list[PutReply] = []
+    for part in (rest[: (len(rest) + 1) // 2], rest[(len(rest) + 1) // 2 :]):
+        try:
+            replies += put_apart(tasks, part) if part else []
+        except (*DRIVER_ERRORS, StoreError) as error:
+            if not replies:
+                raise
+            raise PutUnknown([one.id for one, _ in put], short(error)) from error
+    answers = iter(replies)
+    return [PutReply(one.id, "existing") if one.id in stored else next(answers) for one, _ in put]
 
-    def put(session: ClientSession) -> PutReply:
-        return put_within(session, tasks, [new], [document])[0]
+
+def _in_transaction(tasks: Tasks, put: Sequence[Put], *, again: bool) -> list[PutReply]:
+    """Put in one transaction; run it `again`, or raise `_Crossed`, when somebody else writes the same."""
+    new, documents = [one for one, _ in put], [document for _, document in put]
+
+    def body(session: ClientSession) -> list[PutReply]:
+        try:
+            return put_within(session, tasks, new, documents)
+        except PyMongoError as error:
+            crossed = error.has_error_label("TransientTransactionError") and isinstance(error, OperationFailure)
+            if not again and (crossed or (isinstance(error, BulkWriteError) and _duplicates(error))):
+                raise _Crossed from error
+            raise
 
     majority = WriteConcern(w="majority", j=True)
+    try:
+        with tasks.meta.database.client.start_session() as session:
+            return session.with_transaction(body, ReadConcern("majority"), majority, ReadPreference.PRIMARY)
+    except PyMongoError as error:
+        if error.has_error_label("UnknownTransactionCommitResult"):
+            raise PutUnknown([one.id for one in new], short(error)) from error
+        raise
+
+
+class _Crossed(Exception):
+    """A transaction for many met somebody else's write, or an id that is stored."""
+
+
+def _stored_before(tasks: Tasks, put: Sequence[Put]) -> set[ObjectId]:
+    with tasks.deadline():
+        found = tasks.committed.find({"_id": {"$in": [one.id for one, _ in put]}}, {"_id": 1})
+        return {one["_id"] for one in found}
+
+
+def _put_one_apart(tasks: Tasks, new: NewTask, document: Document) -> PutReply:
     with tasks.deadline():
         for _ in range(twins.MOST_ROUNDS):
             try:
-                with tasks.meta.database.client.start_session() as session:
-                    return session.with_transaction(put, ReadConcern("majority"), majority, ReadPreference.PRIMARY)
+                return _in_transaction(tasks, [(new, document)], again=True)[0]
             except BulkWriteError as error:
                 # Its id is taken: by its own first copy, if the reply was lost.
                 if not _duplicates(error):
                     raise
                 if tasks.committed.find_one({"_id": new.id}, {"_id": 1}) is not None:
                     return PutReply(new.id, "existing")
-            except PyMongoError as error:
-                if error.has_error_label("UnknownTransactionCommitResult"):
-                    raise PutUnknown([new.id], short(error)) from error
-                raise
     raise PutUnknown([new.id], "its id is stored, but not by a majority yet")
