@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from typing import Any
@@ -17,6 +18,12 @@ from tests.integration.conftest import MakeApp
 
 def statuses(app: StreamQ) -> dict[str, int]:
     return dict(app.store.counts().get("q", {}))
+
+
+def held_until(app: StreamQ, database: str) -> Any:
+    row = app.client[database].tasks.find_one({"status": "running"})
+    assert row is not None
+    return row["lease_until"]
 
 
 async def until(condition: Any) -> None:
@@ -270,10 +277,39 @@ def test_transaction_commits_the_tasks_success_with_its_writes_or_neither(make_a
     asyncio.run(main())
 
 
+def test_lease_is_extended_again_after_a_transaction_that_was_aborted(make_app: MakeApp, database: str) -> None:
+    app = make_app()
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        await queue.put("x")
+        task = await queue.claim(lease_s=1)
+        assert task is not None
+        async with task:
+            with contextlib.suppress(ZeroDivisionError):
+                async with task.transaction():
+                    raise ZeroDivisionError
+            ends_at = held_until(app, database)
+            await until(lambda: held_until(app, database) != ends_at)
+        assert statuses(app) == {"succeeded": 1}
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("when", ["beginning", "open"])
-def test_cancelled_transaction_is_aborted_and_its_task_released(make_app: MakeApp, database: str, when: str) -> None:
+def test_cancelled_transaction_is_aborted_and_its_task_released(
+    make_app: MakeApp, database: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = make_app()
     orders = app.client[database].orders
+    aborted: list[Any] = []
+    abort = type(app.store).abort
+
+    def note(store: Any, session: Any, error: Any) -> Any:
+        aborted.append(session)
+        return abort(store, session, error)
+
+    monkeypatch.setattr(type(app.store), "abort", note)
 
     async def main() -> None:
         queue = Door(app).queue("q")
@@ -295,6 +331,7 @@ def test_cancelled_transaction_is_aborted_and_its_task_released(make_app: MakeAp
         with pytest.raises(asyncio.CancelledError):
             await asyncio.create_task(run())
         assert orders.count_documents({}) == 0
+        assert len(aborted) == 1
 
     asyncio.run(main())
     assert statuses(app) == {"failed": 1}, "a block that had begun has used up its only attempt"
@@ -342,7 +379,7 @@ def test_loop_that_is_left_with_its_task_settled_gives_nothing_back(make_app: Ma
     assert statuses(app) == {"ready": 1, "succeeded": 1}
 
 
-@pytest.mark.parametrize("by", ["method", "block"])
+@pytest.mark.parametrize("by", ["method", "block", "method in its block"])
 def test_loop_cancelled_while_its_task_settles_lets_it_settle(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
@@ -357,9 +394,10 @@ def test_loop_cancelled_while_its_task_settles_lets_it_settle(
             async for task in Door(app).queue("q").consume():
                 if by == "method":
                     await task.succeed()
-                else:
-                    async with task:
-                        pass
+                    continue
+                async with task:
+                    if by != "block":
+                        await task.succeed()
 
         def cancel_and_settle(store: Any, settlements: Any) -> Any:
             loop.call_soon_threadsafe(consuming.cancel)
