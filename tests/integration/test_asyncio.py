@@ -400,15 +400,20 @@ def test_loop_cancelled_while_its_task_settles_lets_it_settle(
                         await task.succeed()
 
         def cancel_and_settle(store: Any, settlements: Any) -> Any:
-            loop.call_soon_threadsafe(consuming.cancel)
-            if settlements[0].move == "succeed":
-                time.sleep(0.2)  # on a slow way: what is sent after it would be there before
+            moves.append(settlements[0].move)
+            if consuming:
+                loop.call_soon_threadsafe(consuming[0].cancel)
+                time.sleep(0.3)  # on a slow way: what is sent after it would be there before
             return settle(store, settlements)
 
+        moves: list[str] = []
         monkeypatch.setattr(type(app.store), "settle", cancel_and_settle)
-        consuming = asyncio.create_task(consume())
-        with pytest.raises(asyncio.CancelledError):
-            await consuming
+        consuming = [asyncio.create_task(consume())]
+        await asyncio.wait(consuming)
+        assert consuming[0].cancelled()
+        consuming.clear()  # its traceback refers to the generator
+        await until(lambda: statuses(app) != {"running": 1})
+        assert moves == ["succeed"]
 
     asyncio.run(main())
     assert statuses(app) == {"succeeded": 1}
