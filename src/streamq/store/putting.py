@@ -42,6 +42,8 @@ def put(
     tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any, dead: Tasks | None = None
 ) -> Sequence[PutReply]:
     """Insert `new` in chunks; see `Store.put`."""
+    if not new:
+        return []
     family = family_of(tasks, new, session, dead)
     if len(new) <= MOST_A_CHUNK:
         return _put_chunk(tasks, new, now, family, session)
