@@ -9,6 +9,7 @@ from __future__ import annotations
 from streamq.app import StreamQ
 from streamq.blocking import Blocking, BlockingQueue, BlockingTask
 from streamq.blocking_desk import BlockingDesk
+from streamq.core.cancelled import CancelReport
 from streamq.core.checkup import Checkup, Finding
 from streamq.core.limits import Rate
 from streamq.core.new_task import NewTask, PutReply
@@ -20,6 +21,7 @@ from streamq.core.retry import Retry
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.sharing import Shared
 from streamq.core.signals import CancelTask, RetryAfter, Snooze, TransactionAborted
+from streamq.core.unclaimed import Unclaimed
 from streamq.core.view import TaskView
 from streamq.core.workers import WorkerView
 from streamq.desk import Desk
@@ -63,6 +65,7 @@ __all__ = [
     "BlockingDesk",
     "BlockingQueue",
     "BlockingTask",
+    "CancelReport",
     "CancelTask",
     "Checkup",
     "ClaimError",
@@ -111,6 +114,7 @@ __all__ = [
     "Tasks",
     "Transaction",
     "TransactionAborted",
+    "Unclaimed",
     "UniqueConflict",
     "UsageError",
     "WorkerView",

@@ -495,7 +495,7 @@ class StreamQ:
 
     async def unclaimed(self) -> list[Unclaimed]:
         """Count ready tasks whose handler no live worker knows, by queue and handler; without trio:
-        `app.store.unclaimed()`. A worker that came less than 15 s ago may not be counted on yet. Trips: 2."""
+        `app.blocking.unclaimed()`. A worker that came less than 15 s ago may not be counted on yet. Trips: 2."""
         services = self.services()
         return await services.bridge.call(services.store.unclaimed)
 

@@ -36,6 +36,7 @@ from streamq.core.report import Progress, progress_of
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
 from streamq.core.transitions import is_terminal
+from streamq.core.unclaimed import Unclaimed
 from streamq.desk import dead_of
 from streamq.drafting import put_of_tasks, require_new, require_schedule_name, require_switched, task_now
 from streamq.ear import Ear
@@ -197,6 +198,11 @@ class Blocking:
     def dead_letters(self) -> BlockingDesk:
         """The same for failed tasks in their `dead_letter_collection`; as `StreamQ.dead_letters`."""
         return BlockingDesk(lambda: dead_of(self._open()))
+
+    def unclaimed(self) -> list[Unclaimed]:
+        """Count ready tasks whose handler no live worker knows, by queue and handler; as `StreamQ.unclaimed`. Programs
+        that claim by `app.blocking` are no workers here. Trips: 2."""
+        return self._open().unclaimed()
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Count the stored tasks as `{queue: {status: n}}`. Reads every task. Trips: 1."""

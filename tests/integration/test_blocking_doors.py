@@ -23,6 +23,7 @@ from streamq import (
     UsageError,
 )
 from streamq.blocking import BlockingTask
+from tests.integration.conftest import MakeApp
 from tests.integration.test_app import heard_client
 
 
@@ -276,3 +277,14 @@ def test_claim_asks_for_a_pause_together_with_the_head_of_its_queue(uri: str, da
         assert statuses(app) == {"ready": 1, "running": 1, "succeeded": 1}
         queue.resume()
         assert sent(lambda: queue.claim_many(5)) == ["aggregate", "update"]
+
+
+def test_ready_tasks_that_no_worker_claims_are_told_without_trio(make_app: MakeApp) -> None:
+    app = make_app()
+
+    @app.task(queue="images")
+    def resize() -> None: ...
+
+    app.blocking.put_many([resize.new() for _ in range(2)])
+    (left,) = app.blocking.unclaimed()
+    assert (left.queue, left.task, left.count) == ("images", "resize", 2)

@@ -12,6 +12,7 @@ from bson import ObjectId
 
 from streamq import StreamQ
 from streamq.cli import main
+from streamq.core.document import STATUSES
 from streamq.store import checking
 
 Run = Callable[..., tuple[int, str, str]]
@@ -34,6 +35,11 @@ def run(uri: str, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         return (code, *capsys.readouterr())
 
     return run
+
+
+def bare(printed: str) -> str:
+    """What is read of what was printed in colour."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", printed)
 
 
 def fail(app: StreamQ, payload: Any = None, queue: str = "q") -> str:
@@ -116,13 +122,19 @@ def test_a_peek_shows_head_and_tail(app: StreamQ, run: Run) -> None:
     assert app.blocking.counts() == {"q": {"ready": 4}}
 
 
-def test_a_task_is_one_line_of_a_narrow_terminal(app: StreamQ, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_listed_fits_a_narrow_terminal(
+    app: StreamQ, run: Run, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     app.blocking.queue("a-queue-with-a-long-name").put({"text": "x" * 200})
     fail(app)
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in run("tasks")[1].splitlines()]
+    for status in STATUSES:
+        app.client[database]["tasks"].insert_one({"queue": "other", "status": status})
+    assert re.findall(r"\w+", bare(run("counts")[1]).splitlines()[0]) == ["queue", *STATUSES, "total"]
+    app.client[database]["tasks"].delete_many({"queue": "other"})
+    lines = bare(run("tasks")[1]).splitlines()
     assert [len(line) <= 80 for line in lines] == [True] * 3
     assert "ValueError: no" in lines[1]
     assert '{"text": "xxx' in lines[2]

@@ -58,7 +58,8 @@ def _print_lines(counted: Counts, paused: Sequence[str], unclaimed: Sequence[Unc
 
 def _print_table(counted: Counts, paused: Sequence[str]) -> None:
     shown = [status for status in STATUSES if any(status in row for row in counted.values())]
-    made = table("queue", *shown, "total", right=(*shown, "total"))
+    # With every status there is it fills 80 columns, and a long name goes on in further lines.
+    made = table("queue", *shown, "total", right=(*shown, "total"), folding=("queue",), collapse_padding=True)
     for queue in sorted(counted):
         row = counted[queue]
         named = f"{queue} (paused)" if queue in paused else queue
