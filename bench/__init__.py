@@ -1,1 +1,1 @@
-"""First figures: how streamq compares with what plain PyMongo can do, on the same server in the same run."""
+"""Benchmarks: their page, and other queues measured beside streamq. Those of streamq itself are `streamq bench`."""

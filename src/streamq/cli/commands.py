@@ -12,6 +12,7 @@ from typing import Final
 from cyclopts import App, CycloptsError, Group
 
 from streamq.cli import (
+    bench,
     cancel,
     check,
     control,
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
-        _app()(list(arguments), exit_on_error=False, print_error=False)
+        _app(arguments)(list(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
         return _told(f"{redacted(str(error)).rstrip('.')} (see {_help_of(arguments)})", MISUSED)
@@ -64,6 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         return _told(redacted(str(error)), MISUSED)
     except StreamQError as error:
         return _told(redacted(str(error)), FAILED)
+    except ModuleNotFoundError as error:
+        if (said := bench.missing(error)) is None:
+            raise
+        return _told(said, FAILED)
     except KeyboardInterrupt:
         return _told("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -73,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _app() -> App:
+def _app(arguments: Sequence[str]) -> App:
     app = App(
         name="streamq",
         help="A task queue in the application's own MongoDB.",
@@ -85,6 +90,7 @@ def _app() -> App:
         group = Group(name, sort_key=place)
         for order, command in enumerate(commands):
             app.command(command, group=group, sort_key=order)
+    app.command(bench.bench(arguments))
     return app
 
 
@@ -97,7 +103,7 @@ def _version() -> str:
 
 def _help_of(arguments: Sequence[str]) -> str:
     named = next((one for one in arguments if not one.startswith("-")), "")
-    known = {command.__name__ for command in COMMANDS}
+    known = {command.__name__ for command in COMMANDS} | {bench.NAME}
     return f"streamq {named} --help" if named in known else "streamq --help"
 
 
