@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from streamq import Handler, Shared, StreamQ, UsageError
+from streamq.runtime.takers import Pool
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app
 
@@ -117,3 +118,39 @@ async def test_a_pool_needs_a_handler_for_each_of_its_queues() -> None:
     app = StreamQ.on(MemoryStore(lambda: None), None)  # type: ignore[arg-type,return-value]
     with pytest.raises(UsageError, match="'absent' has no handler"):
         await app.work(Shared.in_order(["absent"], slots=1))
+
+
+class Wanting:
+    """An intake of a queue that always has something to claim."""
+
+    is_wanting = True
+
+    def look(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    ("how", "obtained", "next_is"),
+    [("claim", 1, "low"), ("claim", 0, "high"), ("early", 1, "low"), ("early", 0, "high")],
+)
+async def test_a_turn_is_used_by_what_was_obtained_and_not_by_what_was_asked_for(
+    how: str, obtained: int, next_is: str
+) -> None:
+    pool = Pool(lambda held: None, Shared.by_weight({"high": 1, "low": 1}, slots=1))
+    sources = {queue: Wanting() for queue in QUEUES}
+    for source in sources.values():
+        pool.serve(source)
+    high = sources["high"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.take)
+        await trio.testing.wait_all_tasks_blocked()
+        assert {queue: pool.free(source) for queue, source in sources.items()} == {"high": 1, "low": 0}
+        if how == "claim":
+            pool.asking(high, 1)
+            pool.asked(high, 1, obtained)
+        else:
+            pool.offer.give(1)
+            assert pool.offer.take()
+            pool.back(high, obtained)
+        assert {queue for queue, source in sources.items() if pool.free(source) == 1} == {next_is}
+        nursery.cancel_scope.cancel()
