@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any, get_args
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,7 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from streamq.core.claim import Ask, Claim
+from streamq.core.claim import Ask, Claim, Past
 from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status
 from streamq.core.invariants import INVARIANTS
 from streamq.core.limits import Limits, Rate
@@ -50,7 +50,7 @@ from streamq.core.search import Search
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.transitions import TABLE
 from streamq.errors import ClaimUnknown
-from streamq.store import claiming, settling
+from streamq.store import claiming, looking_ahead, settling
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
 
@@ -562,6 +562,13 @@ class Model(RuleBasedStateMachine):
         return bool(document.get("errors")) and document["attempt"] > document["max_attempts"]
 
 
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks past tasks of other handlers go window by window; one call goes as far as it must."""
+    monkeypatch.setattr(looking_ahead, "WINDOW", 2)
+    monkeypatch.setattr(looking_ahead, "MOST_WINDOWS", 1_000)
+
+
 def run(real: MongoStore, *, examples: int, phases: tuple[Phase, ...]) -> None:
     machine = type("Machine", (Model,), {"real": real})
     run_state_machine_as_test(
@@ -655,6 +662,7 @@ PLANTED: dict[str, list[tuple[Any, str, Any]]] = {
     "any is all": [(unblock, "_take_off", any_is_all)],
     "replaced although it runs": [(replace_move, "NOT_STARTED", {})],
     "a key left at the end": [(fence, "LOCKS", ("held_up_by",))],
+    "windows that overlap": [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))],
     "snooze without delay": [(settle_move, "after_ms", later_is_now)],
 }
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 
 from streamq.core.limits import Limits
 from streamq.core.retry import MAX_DELAY_S
@@ -56,6 +56,13 @@ class Claim(msgspec.Struct, frozen=True):
         return self.attempt >= self.max_attempts
 
 
+class Past(msgspec.Struct, frozen=True):
+    """A place in the claim order, of a task that was passed over: what comes behind it is not known yet."""
+
+    priority: float
+    seq: Timestamp
+
+
 class Ask(msgspec.Struct, frozen=True):
     """What a claim call asks for.
 
@@ -64,7 +71,8 @@ class Ask(msgspec.Struct, frozen=True):
     that have a lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the
     process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a
     task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue is claimed;
-    without, the asker knows from the stream.
+    without, the asker knows from the stream. With `past` it looks behind that place only: what comes before it a claim
+    has found to be for others.
     """
 
     queue: str
@@ -79,6 +87,7 @@ class Ask(msgspec.Struct, frozen=True):
     leases: Mapping[str, float] = {}
     limits: Limits | None = None
     heeds_pause: bool = False
+    past: Past | None = None
 
     def lease_of(self, task: object) -> float:
         """Return the lease of a task whose stored handler's name is `task`."""

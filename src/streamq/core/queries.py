@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bson import ObjectId
 
-from streamq.core.claim import INT32, Ask
+from streamq.core.claim import INT32, Ask, Past
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL, WAITING
 from streamq.core.schedule import PREFIX
 
@@ -77,6 +77,26 @@ def first_and(
 def known(ask: Ask) -> dict[str, Any]:
     """Match the tasks whose handlers the asker knows."""
     return {} if ask.only is None else {"task": {"$in": list(ask.only)} | NO_ARRAY}
+
+
+def between(past: Past, until: Past | None) -> dict[str, Any]:
+    """Match what comes behind `past` in the claim order, up to and with `until` (None: to the end).
+
+    Written as ranges of the index `streamq_claim`. A task whose place somebody made something else than a number and a
+    timestamp is in none.
+    """
+    behind = {"$gt": past.seq}
+    if until is None:
+        return {"$or": [{"priority": past.priority, "seq": behind}, {"priority": {"$lt": past.priority}}]}
+    if until.priority == past.priority:
+        return {"priority": past.priority, "seq": behind | {"$lte": until.seq}}
+    return {
+        "$or": [
+            {"priority": past.priority, "seq": behind},
+            {"priority": {"$lt": past.priority, "$gt": until.priority}},
+            {"priority": until.priority, "seq": {"$lte": until.seq}},
+        ]
+    }
 
 
 def slots_taken(queue: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from streamq.core.pressure import Pressure
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
+from streamq.runtime.ahead import Ahead
 from streamq.runtime.held import Held, Holdings
 from streamq.runtime.hints import Hints
 from streamq.runtime.journal import Journal
@@ -102,6 +103,7 @@ class Intake:
         self._behind = True
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
         self._hints = Hints(holdings.has)
+        self._ahead = Ahead()
         self._pausing = False  # after an error
         self._pace = Pace()
         self._pressure = Pressure()
@@ -143,6 +145,7 @@ class Intake:
 
     def scan(self) -> None:
         """Look at the queue itself at the next chance: something may be ready that no wake will tell."""
+        self._ahead.hear()
         self._behind = True
         self._only_startable = False
         self.takers.offer.withdraw()
@@ -167,6 +170,7 @@ class Intake:
             self.scan()
             return
         if self._behind:
+            self._ahead.hear()
             return  # the next claim from the head finds it
         self.takers.offer.withdraw()  # what comes after it must not be claimed ahead of it
         if self._hints.hear(wake):
@@ -255,6 +259,7 @@ class Intake:
                 return
             except StoreError as error:
                 self._note(error)
+                self._ahead.hear()
                 self._behind = True
                 await self._pause(clock.jittered(pause_s))
                 pause_s = min(pause_s * 2, PAUSE_S[1])
@@ -292,6 +297,8 @@ class Intake:
 
     async def _claim(self, action: demand.ClaimIds | demand.ClaimHead) -> None:
         ask = self._ask(action)
+        if ask.slots <= 0:
+            self._ahead.hear()  # it leaves out what may not wait here
         self._hints.take()
         self._behind = False
         sent_at = clock.now()
@@ -308,7 +315,8 @@ class Intake:
         self._pace.note(clock.now(), clock.now() - sent_at, self.takers.taken)
         self._take_in(claimed, sent_at)
         self._again_at = float("inf") if claimed.again_s is None else clock.now() + claimed.again_s
-        self._behind = self._behind or claimed.more
+        goes_on = isinstance(action, demand.ClaimHead) and self._ahead.note(claimed)
+        self._behind = self._behind or claimed.more or goes_on
         if isinstance(action, demand.ClaimHead) and not claimed.more:
             # It has seen whatever was named before it; tasks that may not wait here were left out.
             self._only_startable = ask.slots <= 0
@@ -321,9 +329,12 @@ class Intake:
 
     def _ask(self, action: demand.ClaimIds | demand.ClaimHead) -> Ask:
         if isinstance(action, demand.ClaimIds):
-            limit, spare, ids, durable = len(action.ids), 0, action.ids, action.durable
+            limit, spare, ids, durable, past = len(action.ids), 0, action.ids, action.durable, None
         else:
             limit, spare, ids, durable = action.limit, action.spare, None, False
+            if self._hints.has_any:
+                self._ahead.hear()  # this claim is to find what they name
+            past = self._ahead.begin()
         return Ask(
             queue=self.wants.queue,
             limit=limit,
@@ -336,6 +347,7 @@ class Intake:
             durable=durable,
             leases=self.wants.leases,
             limits=self.wants.limits,
+            past=past,
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:

@@ -24,9 +24,11 @@ from streamq.core.moves import settle as settle_move
 from streamq.core.moves.fence import fence
 from streamq.core.settlement import Settlement
 from streamq.errors import ClaimUnknown, OutcomeUnknown, StoreError
+from streamq.store import looking_ahead
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Claimed, Refused, Renewed
 from streamq.store.faults import DRIVER_ERRORS, DriverError, is_refusal, is_unknown, reading, short, translated, writing
+from streamq.store.looking_ahead import Head
 
 MOST_LOOKS: Final = 10
 """How often one call looks past tasks that cannot be claimed. Each look passes over as many as were asked for."""
@@ -34,17 +36,17 @@ MOST_LOOKS: Final = 10
 
 def claim(tasks: Tasks, ask: Ask) -> Claimed:
     """See `Store.claim`. Trips: 1 for a single id, else 2, or 3 after a lost race; 2 more when all that was found has
-    expired unnoticed."""
+    expired unnoticed, and when all that comes first is for others (`looking_ahead`)."""
     if ask.ids is not None and len(ask.ids) == 1:
         return _claim_one(tasks, ask, ask.ids[0])
     refused: dict[ObjectId, str] = {}
     expired = False  # whether the head of the queue is known to hold what nobody has expired yet
     for _ in range(MOST_LOOKS):
         before = len(refused)
-        head = _head(tasks, ask, ready_but(ask, refused) | (queries.UNEXPIRED if expired else {}))
-        if head is None:
+        read = _head(tasks, ask, but(ask, refused) | (queries.UNEXPIRED if expired else {}))
+        if read is None:
             return Claimed((), more=False, refused=told(refused), paused=True)
-        found = head
+        head, found = read, read.found
         wanted = _startable(found, ask)
         plain = move.is_plain(wanted)
         mine = take(tasks, ask, wanted, refused)
@@ -54,23 +56,26 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
         expired = not plain
     obtained = begun(tasks, ask, [document for document in wanted if document["_id"] in mine])
     claims = [_claim(document, ask) for document in obtained]
-    full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
-    return Claimed(tuple(claims), more=full, refused=told(refused))
+    full = ask.ids is None and (head.more or len(claims) < len(found))
+    return Claimed(tuple(claims), more=full, refused=told(refused), past=head.past)
 
 
-def _head(tasks: Tasks, ask: Ask, ready: dict[str, Any]) -> list[Document] | None:
-    """Read the first of the queue that are `ready`; None when it is paused and `ask` heeds that. Trips: 1."""
+def _head(tasks: Tasks, ask: Ask, beside: dict[str, Any]) -> Head | None:
+    """Read the first of the queue that `ask` may claim; None when it is paused and `ask` heeds that. Trips: 1, or as
+    `looking_ahead.head`."""
     with reading("find ready tasks"), tasks.deadline():
         if not ask.heeds_pause:
-            return list(tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(ask.limit))
+            return looking_ahead.head(tasks, ask, beside)
         paused = [{"$match": paused_of([ask.queue])}]
+        ready = queries.ready(ask) | beside
         found = list(tasks.quick.aggregate(queries.first_and(ready, ask.limit, tasks.quick.name, paused)))
-        return None if found and queue_of(found[-1]["_id"]) == ask.queue else found
+        is_paused = found and queue_of(found[-1]["_id"]) == ask.queue
+        return None if is_paused else Head(found, len(found) == ask.limit)
 
 
-def ready_but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:
-    ready = queries.ready(ask)
-    return ready | {"_id": ready["_id"] | {"$nin": list(refused)}} if refused else ready
+def but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:
+    """Leave out of what is ready what was refused."""
+    return {"_id": queries.ready(ask)["_id"] | {"$nin": list(refused)}} if refused else {}
 
 
 def told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from bson import ObjectId
 
-from streamq.core.claim import Ask, Claim
+from streamq.core.claim import Ask, Claim, Past
 from streamq.core.document import TaskDocument
 from streamq.core.member import Member, Roster
 from streamq.core.moves.cancel import CancelReply
@@ -43,13 +43,15 @@ class Claimed(msgspec.Struct, frozen=True):
     """What a claim obtained, in claim order. `more` says whether the queue may hold more than was asked for. `refused`
     names the tasks that were passed over because the server does not take their claim, with its words: they stay
     ready, for people to see to. `again_s`: a rate holds the queue up, so long until its next token. `paused`: the queue
-    is, and nothing was claimed of it because the ask heeds that."""
+    is, and nothing was claimed of it because the ask heeds that. `past`: the call has passed over tasks for others as
+    far as one call goes; the next is to look behind that place."""
 
     claims: tuple[Claim, ...]
     more: bool
     refused: tuple[Refused, ...] = ()
     again_s: float | None = None
     paused: bool = False
+    past: Past | None = None
 
 
 class Tick(msgspec.Struct, frozen=True):

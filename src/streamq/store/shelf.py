@@ -64,7 +64,7 @@ class MongoShelf:
     def head(self, limit: int) -> Sequence[Found]:
         """See `Shelf.head`."""
         with reading("find ready tasks"), self._tasks.deadline():
-            ready = claiming.ready_but(self._ask, self.refused) | queries.UNEXPIRED
+            ready = queries.ready(self._ask) | claiming.but(self._ask, self.refused) | queries.UNEXPIRED
             return list(self._tasks.quick.find(ready).sort(queries.CLAIM_ORDER).limit(limit))
 
     def slots(self) -> Sequence[int]:
