@@ -10,6 +10,7 @@ import trio.testing
 
 import streamq
 from streamq import LeaseLost, Retry, StoreUnavailable, UsageError
+from streamq.bridge import InlineBridge
 from streamq.core.settlement import Settlement
 from streamq.runtime.takers import TAKES_A_TURN, Takers
 from streamq.store.memory import MemoryStore
@@ -201,6 +202,9 @@ class TransactionStore(MemoryStore):
     def commit(self, session: Any, settlement: Settlement) -> Any:
         return self.settle([settlement])[0]
 
+    def abort(self, session: Any, error: BaseException | None) -> str | None:
+        return None
+
 
 async def test_transaction_waits_for_a_report_in_flight() -> None:
     """Its write would end in the transaction's way, and leave the claim with its own, shorter lease."""
@@ -225,6 +229,76 @@ async def test_transaction_waits_for_a_report_in_flight() -> None:
         await trio.sleep(45)
         assert stored(app, handle)["status"] == "succeeded"
         assert stored(app, handle)["attempt"] == 1
+
+
+async def test_transaction_waits_for_an_extension_in_flight() -> None:
+    """One that a child task of the holder asked for would leave the claim with a lease that ends before it does."""
+    bridge = SlowBridge()
+    store = TransactionStore(trio_time)
+    app = streamq.StreamQ.on(store, bridge, lease_s=40, safety_scan_s=None)
+    async with app:
+        handle = await app.queue("q").put(1)
+        task = await app.queue("q").claim()
+        assert task is not None
+        bridge.late["extend"] = 2.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(task.extend, 5)
+            await settled()
+            bridge.late.clear()
+            async with task.transaction():
+                await trio.sleep(30)
+                store.tick()
+        assert stored(app, handle)["status"] == "succeeded"
+
+
+async def test_what_was_said_in_a_transaction_that_was_aborted_is_written_after_it() -> None:
+    """By then it is true, whatever became of the transaction; and the task may still run for long."""
+    app = streamq.StreamQ.on(TransactionStore(trio_time), InlineBridge(), lease_s=40, safety_scan_s=None)
+    async with app:
+        handle = await app.queue("q").put(1)
+        task = await app.queue("q").claim()
+        assert task is not None
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with task.transaction():
+                await task.progress(0.5)
+                raise ZeroDivisionError
+        await trio.sleep(1)
+        assert stored(app, handle)["progress"]["value"] == 0.5
+
+
+async def test_task_of_a_slot_that_lets_others_have_their_turn_does_not_begin_once_it_is_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In good order: what had not begun by then is given back."""
+    app = memory_app(safety_scan_s=None)
+    stop = trio.Event()
+    ran: list[int] = []
+    checkpoint = trio.lowlevel.cancel_shielded_checkpoint
+
+    @app.task
+    async def note(number: int) -> None:
+        ran.append(number)
+
+    async def meanwhile() -> None:
+        if any(held.claim.id == new.id for held in app.services().holdings):
+            stop.set()
+            for _ in range(3):
+                await checkpoint()
+        await checkpoint()
+
+    new = note.new(-1)
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda *, task_status: app.work(concurrency=1, stop=stop, task_status=task_status))
+        for number in range(TAKES_A_TURN - 1):
+            await (await note.put(number)).wait()
+        await settled()
+        monkeypatch.setattr("streamq.runtime.takers.trio.lowlevel.cancel_shielded_checkpoint", meanwhile)
+        await app.put_many([new])
+        await stop.wait()
+        await trio.sleep(1)
+        assert not nursery.child_tasks
+    assert (memory(app).documents[new.id]["status"], memory(app).documents[new.id]["attempt"]) == ("ready", 0)
+    assert -1 not in ran
 
 
 @pytest.mark.parametrize("how", ["work", "consume", "result", "claim"])

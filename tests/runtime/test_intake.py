@@ -234,3 +234,14 @@ async def test_tasks_that_a_loop_asked_to_wait_here_stay_when_it_is_slow() -> No
             await anext(tasks)
             await trio.sleep(100 * HOARD_S)
             assert await app.counts() == {"q": {"running": 4, "ready": 1}}
+
+
+async def test_slots_are_offered_in_full_beside_a_claim_of_the_feed_that_is_out() -> None:
+    async with waiting_takers(3) as takers:
+        offer = takers.intake.takers.offer
+        assert offer.take()
+        takers.intake.look()  # decides anew, and offers what is left
+        await trio.testing.wait_all_tasks_blocked()
+        assert [offer.take() for _ in range(3)] == [True, True, False]
+        for _ in range(3):
+            offer.back()

@@ -107,7 +107,7 @@ class Task:
         if self._held.apart:
             raise UsageError(f"task {claim.id} is in a transaction: its lease lasts longer than that can")
         sent_at = clock.now()
-        if await self._services.bridge.call(self._services.store.extend, [claim]):
+        if await self._services.keeper.extend_now([claim]):
             self._services.holdings.lose(self._held, "taken over")
             raise LeaseLost(claim.id, "extend")
         self._held.claim = claim

@@ -6,11 +6,14 @@ lease less the margin, by the monotonic clock, however long the call to the serv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import trio
+from bson import ObjectId
 
 from streamq.bridge import Bridge
+from streamq.core.claim import Claim
 from streamq.errors import StoreError
 from streamq.runtime import clock
 from streamq.runtime.held import MARGIN, Held, Holdings
@@ -33,7 +36,7 @@ class Keeper:
         self._holdings = holdings
         self._journal = journal
         self._lot = trio.lowlevel.ParkingLot()
-        self._beating = False
+        self._beating = 0  # extensions in flight
         self._beaten = trio.lowlevel.ParkingLot()
         holdings.changed = self._look_again
 
@@ -41,7 +44,8 @@ class Keeper:
         self._lot.unpark_all()
 
     async def set_apart(self, held: Held) -> None:
-        """Leave a claim out of the beats; return when none that includes it is in flight. Cancellation: shield it."""
+        """Leave a claim out of the beats; return when no extension that includes it is in flight, one that its holder
+        asked for neither: it would shorten the lease again. Cancellation: shield it."""
         held.apart = True
         while self._beating:
             await self._beaten.park()
@@ -63,16 +67,12 @@ class Keeper:
     async def _beat(self) -> None:
         sent_at = clock.now()
         sent = [(held, held.claim) for held in self._kept()]
-        self._beating = True
         try:
-            lost = set(await self._bridge.call(self._store.extend, [claim for _, claim in sent]))
+            lost = await self.extend_now([claim for _, claim in sent])
         except StoreError as error:
             self._journal.write("store error", doing="extend leases", error=error)
-            self._beat_ends()
             await trio.sleep(clock.jittered(PAUSE_S))
             return
-        finally:
-            self._beat_ends()
         for held, claim in sent:
             if claim.id not in lost:
                 held.trust(sent_at, claim)
@@ -81,9 +81,15 @@ class Keeper:
             else:
                 self._holdings.lose(held, "taken over")
 
-    def _beat_ends(self) -> None:
-        self._beating = False
-        self._beaten.unpark_all()
+    async def extend_now(self, claims: Sequence[Claim]) -> set[ObjectId]:
+        """Extend `claims`; return the ids of those that are not held any more. Whoever sets one of them apart waits for
+        the answer."""
+        self._beating += 1
+        try:
+            return set(await self._bridge.call(self._store.extend, claims))
+        finally:
+            self._beating -= 1
+            self._beaten.unpark_all()
 
     def _kept(self) -> list[Held]:
         return [held for held in self._holdings if not held.gone and not held.apart]

@@ -72,6 +72,12 @@ class Reporter:
         if held.lost or self._ended:
             raise LeaseLost(held.claim.id, "progress")
 
+    def catch_up(self, held: Held) -> None:
+        """Write later what was said while nothing of it could be: its transaction is over, and it is still held."""
+        if held.report is not held.reported:
+            self._later[held] = None
+            self._lot.unpark_all()
+
     async def run(self) -> None:
         """Write for ever. Cancellation: safe; whoever waits is told."""
         try:

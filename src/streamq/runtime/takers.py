@@ -82,6 +82,9 @@ class Takers:
         self.taken += 1
         if self.taken % TAKES_A_TURN == 0:
             await trio.lowlevel.cancel_shielded_checkpoint()
+            if self.closed:  # meanwhile: what has not begun begins no more
+                self._release(held)
+                raise trio.EndOfChannel
         return held
 
     def _spill(self) -> None:
@@ -132,7 +135,11 @@ class Takers:
 
     def free(self, source: Source) -> int:
         """Return how many takers wait with nothing to take (negative: more is ready) that `source` may claim for."""
-        return self._waiting - len(self.ready) - self.offer.out
+        return self._untaken() - self.offer.out
+
+    def _untaken(self) -> int:
+        """How many takers wait with nothing to take, whatever is on its way to them."""
+        return self._waiting - len(self.ready)
 
     def asking(self, source: Source, slots: int) -> None:
         """Note that `source` claims for so many."""
@@ -144,7 +151,8 @@ class Takers:
 
     def put_on_offer(self, source: Source) -> None:
         """Offer the free slots to the feed's thread: `source` has nothing to claim."""
-        self.offer.give(0 if source.is_wanting else self.free(source))
+        if not source.is_wanting:
+            self.offer.give(self._untaken())
 
     def back(self, source: Source, obtained: int) -> None:
         """What was on offer and taken has come back."""
@@ -167,7 +175,7 @@ class Pool(Takers):
         self._asked: dict[Source, int] = {}
 
     def _unpromised(self) -> int:
-        return self._waiting - len(self.ready) - self.offer.out - sum(self._asked.values())
+        return self._untaken() - self.offer.out - sum(self._asked.values())
 
     def free(self, source: Source) -> int:
         """See `Takers.free`. While a claim is under way its queue is taken to want more: what it finds is not known."""
@@ -189,7 +197,7 @@ class Pool(Takers):
     def put_on_offer(self, source: Source) -> None:
         """See `Takers.put_on_offer`. Nothing is offered while any queue has something to claim."""
         if not self._asked and not any(one.is_wanting for one in self._sources):
-            self.offer.give(max(0, self._unpromised()))
+            self.offer.give(self._untaken())
 
     def back(self, source: Source, obtained: int) -> None:
         """See `Takers.back`."""

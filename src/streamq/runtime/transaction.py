@@ -150,6 +150,7 @@ class Transaction:
         held.apart = False
         if not held.settled:
             held.trusted_until = min(held.trusted_until, clock.now() + held.claim.lease_s)
+            self._services.reporter.catch_up(held)
             self._services.holdings.changed()
 
 
