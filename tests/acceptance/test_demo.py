@@ -7,12 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.patience import eventually
 
 MARK = "STREAMQ_TEST_MARK"
 """An environment variable that all processes of one demo inherit, by which they are found."""
@@ -76,15 +77,6 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
-
-
-def _eventually(condition: Callable[[], bool], within_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture
@@ -184,7 +176,7 @@ def test_a_killed_demo_leaves_nothing(tmp: Path, moment: str) -> None:
     assert demo.pids("mongod")
     demo.process.kill()
     demo.end()
-    assert _eventually(lambda: demo.leftovers() == []), demo.leftovers()
+    assert eventually(lambda: demo.leftovers() == []), demo.leftovers()
 
 
 def test_a_second_interrupt_ends_it_at_once_and_leaves_nothing(tmp: Path) -> None:
@@ -195,7 +187,7 @@ def test_a_second_interrupt_ends_it_at_once_and_leaves_nothing(tmp: Path) -> Non
     code, _, err = demo.end()
     assert code in (-signal.SIGINT, 130)
     assert "Traceback" not in err
-    assert _eventually(lambda: demo.leftovers() == []), demo.leftovers()
+    assert eventually(lambda: demo.leftovers() == []), demo.leftovers()
 
 
 def test_the_tasks_of_a_killed_worker_are_done_by_the_other(tmp: Path, tmp_path: Path) -> None:

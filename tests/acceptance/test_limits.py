@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from streamq import StreamQ
-from tests.acceptance.test_processes import Hire, app, counts, hire, lines, until
+from tests.acceptance.test_processes import Hire, app, counts, hire, lines
+from tests.patience import eventually
 
 __all__ = ["app", "hire"]  # fixtures
 
@@ -30,7 +31,7 @@ def test_rate_and_running_limits_hold_with_eight_processes_racing(hire: Hire, ap
         hand.wait_ready()
     put_at = time.monotonic_ns()
     put(app, count)
-    until(lambda: counts(app) == {"succeeded": count}, 40)
+    assert eventually(lambda: counts(app) == {"succeeded": count}, 40)
     told = sorted((int(words[1]), words[0], words[-1]) for words in lines(tmp_path / "log"))
     began = [at for at, what, _ in told if what == "began"]
     assert len(began) == count
@@ -50,11 +51,11 @@ def test_slots_of_a_holder_that_was_killed_are_free_again_after_its_lease(
     put(app, 6, stuck=True)
     victim = hire("limited")
     victim.wait_ready()
-    until(lambda: sum(words[0] == "began" for words in lines(tmp_path / "log")) == RUNNING, 20)
+    assert eventually(lambda: sum(words[0] == "began" for words in lines(tmp_path / "log")) == RUNNING, 20)
     assert counts(app) == {"ready": 2, "running": RUNNING}
     victim.send(signal.SIGKILL)
     victim.process.wait()
     heir = hire("limited", "heir")
     heir.wait_ready()
     # The two that were not started get stuck with it at first, and are not waited for.
-    until(lambda: counts(app).get("succeeded", 0) >= 4, 20)
+    assert eventually(lambda: counts(app).get("succeeded", 0) >= 4, 20)

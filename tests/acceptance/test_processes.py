@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,6 +18,7 @@ from bson.timestamp import Timestamp
 from pymongo.write_concern import WriteConcern
 
 from streamq import StreamQ
+from tests.patience import eventually
 
 HAND: Final = Path(__file__).with_name("hand.py")
 
@@ -81,14 +82,6 @@ def put(app: StreamQ, count: int) -> list[ObjectId]:
     return [reply.id for reply in app.blocking.put_many([job.new(number) for number in range(count)])]
 
 
-def until(condition: Callable[[], Any], within_s: float) -> None:
-    """Look again until it holds: what is waited for happens in another process."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come in time"
-        time.sleep(0.05)
-
-
 def lines(log: Path) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -111,12 +104,12 @@ def test_tasks_of_a_worker_that_was_killed_all_run_again_after_its_lease(
     put(app, 50)
     victim = hire("short-lease")
     victim.wait_ready()
-    until(lambda: began(tmp_path / "log") == 50, 20)
+    assert eventually(lambda: began(tmp_path / "log") == 50, 20)
     victim.send(signal.SIGKILL)
     victim.process.wait()
     heir = hire("short-lease", "heir")
     heir.wait_ready()
-    until(lambda: counts(app) == {"succeeded": 50}, 20)
+    assert eventually(lambda: counts(app) == {"succeeded": 50}, 20)
     for document in documents(app, database):
         assert document["attempt"] == 2
         assert document["result"] == f"by {heir.process.pid}"
@@ -131,7 +124,7 @@ def test_worker_that_is_asked_to_stop_gives_its_tasks_back_at_once(
     put(app, 60)
     worker = hire("long-lease")
     worker.wait_ready()
-    until(lambda: began(tmp_path / "log") == 50, 20)
+    assert eventually(lambda: began(tmp_path / "log") == 50, 20)
     asked_at = time.monotonic()
     worker.send(number)
     worker.process.wait(timeout=10)
@@ -150,8 +143,8 @@ def test_eight_consumers_in_four_processes_run_each_task_once(hire: Hire, app: S
         hand.wait_ready()
     for start in range(1_000, 5_000, 500):
         queue.put_many(range(start, start + 500))
-    until(lambda: len(lines(tmp_path / "log")) >= 5_000, 60)
-    until(lambda: counts(app, "race") == {"succeeded": 5_000}, 10)
+    assert eventually(lambda: len(lines(tmp_path / "log")) >= 5_000, 60)
+    assert eventually(lambda: counts(app, "race") == {"succeeded": 5_000}, 10)
     for hand in hands:
         hand.send(signal.SIGTERM)
     for hand in hands:
@@ -168,14 +161,14 @@ def test_worker_frozen_past_its_lease_loses_its_task_and_changes_nothing_when_it
     put(app, 1)
     frozen = hire(mode)
     frozen.wait_ready()
-    until(lambda: began(tmp_path / "log") == 1, 20)
+    assert eventually(lambda: began(tmp_path / "log") == 1, 20)
     frozen.send(signal.SIGSTOP)
     heir = hire(mode, "heir")
     heir.wait_ready()
-    until(lambda: counts(app) == {"succeeded": 1}, 20)
+    assert eventually(lambda: counts(app) == {"succeeded": 1}, 20)
     (before,) = documents(app, database)
     frozen.send(signal.SIGCONT)
-    until(lambda: ["cancelled", "0", str(frozen.process.pid)] in lines(tmp_path / "log"), 10)
+    assert eventually(lambda: ["cancelled", "0", str(frozen.process.pid)] in lines(tmp_path / "log"), 10)
     frozen.send(signal.SIGTERM)
     assert frozen.process.wait(timeout=10) == 0
     assert documents(app, database) == [before]

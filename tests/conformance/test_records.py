@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import ObjectId
+from pymongo.collection import Collection
 
 from streamq.core.codec import to_stored
 from streamq.core.document import TERMINAL
@@ -18,7 +19,7 @@ from streamq.errors import ClaimUnknown
 
 if TYPE_CHECKING:
     from streamq.core.claim import Claim
-    from tests.conformance.conftest import Lab
+    from tests.conformance.conftest import Lab, MongoLab
 
 ENDED = Search(statuses=TERMINAL)
 
@@ -315,6 +316,23 @@ def test_a_purge_deletes_what_ended_and_was_found_and_nothing_else(lab: Lab) -> 
     purged = lab.store.purge(Search(queue="q", statuses=("failed",)), 0.0)
     assert (purged.count, purged.next) == (len(gone), None)
     assert found(lab) == kept[::-1]
+
+
+def test_a_task_requeued_since_a_purge_found_it_is_not_deleted(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two statements of a purge: the second asks again."""
+    again, gone = failed(mongo), failed(mongo)
+    delete_many = Collection.delete_many
+
+    def requeued_before(self: Any, *args: Any, **more: Any) -> Any:
+        mongo.store.requeue([again.id], how())
+        return delete_many(self, *args, **more)
+
+    monkeypatch.setattr(Collection, "delete_many", requeued_before)
+    assert mongo.store.purge(ENDED, 0.0).count == 1
+    assert mongo.stored(again.id)["status"] == "ready"
+    assert mongo.store.get(gone.id) is None
 
 
 def test_a_purge_by_age_counts_from_the_end_of_a_task(lab: Lab) -> None:

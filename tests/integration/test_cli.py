@@ -20,6 +20,7 @@ import streamq
 from streamq import NewTask, StreamQ
 from streamq.cli import main
 from streamq.core.search import Search
+from tests.patience import eventually, is_alive
 
 SOURCE = str(Path(streamq.__file__).parents[1])
 
@@ -156,22 +157,6 @@ def read_until(process: subprocess.Popen[str], part: str) -> str:
         if part in line:
             return line
     raise AssertionError(f"{part!r} never came; stderr: {process.communicate()[1]}")
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def assert_refused(done: Done, code: int, *parts: str) -> None:
@@ -540,7 +525,8 @@ def test_a_second_signal_ends_all_processes_at_once_whatever_they_do(shell: Shel
         read_until(process, "started spin")
         children = children_of(process)
         process.terminate()
-        time.sleep(0.2)  # two signals at the same moment are one
+        # Two signals at the same moment are one: the idle process has heard the first when it is gone.
+        assert eventually(lambda: not all(is_alive(pid) for pid in children))
         process.terminate()
         process.communicate(timeout=20)
     assert process.returncode == 1

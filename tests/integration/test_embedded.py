@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from pymongo import MongoClient
 from streamq import embedded
 from streamq.embedded.ports import free_port, is_free
 from streamq.errors import EmbeddedError, OptionInvalid
+from tests.patience import eventually, is_alive
 
 # What the programs below have in common: start a server, say which processes it has, go on.
 PROGRAM_HEAD = """
@@ -61,23 +62,6 @@ def running(code: str, *args: str) -> Iterator[Program]:
             yield Program(process, json.loads(process.stdout.readline()))
         finally:
             process.kill()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"  # a zombie only waits for its parent to look; where pid 1 does not, it stays
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 15.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def assert_all_gone(program: Program, *, directory_too: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 
@@ -122,3 +123,25 @@ async def test_puts_of_a_transaction_wake_another_process_at_the_commit_and_neve
             got.append(task.payload)
         assert got == [{"to": 2}, {"to": 1}, 3]
         assert await other.queue("mail").claim() is None
+
+
+async def test_put_of_a_transaction_is_run_by_a_worker_of_its_own_process_after_the_commit(
+    uri: str, database: str
+) -> None:
+    """Who put it says nothing of it here before it is there: the word would be spent."""
+    app = StreamQ(uri, database=database, safety_scan_s=None)
+    ran = trio.Event()
+
+    @app.task(queue="mail")
+    async def send() -> None:
+        ran.set()
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        with app.client.start_session() as session, session.start_transaction():
+            await app.put_many([send.new()], session=session)
+            await app.counts()  # the worker has its turn, and any word of the put by now
+            assert not ran.is_set()
+        with trio.fail_after(10):
+            await ran.wait()
+        nursery.cancel_scope.cancel()

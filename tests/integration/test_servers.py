@@ -16,6 +16,7 @@ from pymongo import MongoClient
 from streamq import AccessRefused, NewTask, NotAReplicaSet, PutUnknown, StoreUnavailable, StreamQ, embedded
 from streamq.embedded.binary import find_mongod
 from streamq.embedded.ports import free_port
+from streamq.runtime import services, settler
 
 Mongo = MongoClient[dict[str, Any]]
 
@@ -150,6 +151,39 @@ async def test_put_without_a_majority_is_unknown_in_time_and_stored_once_when_re
                 await trio.to_thread.run_sync(trio_of_nodes.wait_healthy)
                 await _put_until_stored(app, app.queue("q").new("unknown", id=id))
                 assert await app.counts() == {"q": {"ready": 2}}
+        finally:
+            app.close()
+
+
+async def test_worker_is_stopped_in_bounded_time_when_its_server_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By three bounds that are short here: of giving back, of a call, and of the driver's look for a server, which is
+    what the thread that reads the stream is in."""
+    for module in (settler, services):
+        monkeypatch.setattr(module, "GIVE_BACK_S", 1.0)
+    with embedded.start() as server:
+        app = StreamQ(f"{server.uri}&serverSelectionTimeoutMS=1000&connectTimeoutMS=1000", timeout_s=1)
+        runs = trio.Event()
+
+        @app.task
+        async def long() -> None:
+            runs.set()
+            await trio.sleep_forever()
+
+        try:
+            async with app:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(app.work)
+                    await long.put()
+                    await runs.wait()
+                    server.nodes[0].kill()
+                    began_at = time.monotonic()
+                    nursery.cancel_scope.cancel()
+                # Its claims could not be given back, nor its row removed: their leases end by themselves.
+                assert time.monotonic() - began_at < 10
+                left_at = time.monotonic()
+            assert time.monotonic() - left_at < 10
         finally:
             app.close()
 

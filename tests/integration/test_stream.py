@@ -211,6 +211,40 @@ async def test_stream_whose_collection_goes_is_opened_again(
         nursery.cancel_scope.cancel()
 
 
+async def _waiting(mongo: Mongo, database: str) -> None:
+    """Return once somebody's stream is open: then its process has a row."""
+    with trio.fail_after(SOON_S):
+        while not mongo[database].tasks.count_documents({"kind": "member"}):  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("door", ["trio", "blocking"])
+async def test_claim_that_waits_gets_what_is_put_after_its_collection_was_dropped(
+    make_app: MakeApp, mongo: Mongo, database: str, door: str
+) -> None:
+    here, elsewhere = make_app(safety_scan_s=None), make_app()
+    got: list[Any] = []
+
+    async def claim() -> None:
+        if door == "trio":
+            task = await here.queue("q").claim(wait_s=SOON_S)
+            assert task is not None
+            await task.succeed()
+            got.append(task.payload)
+        else:
+            held = await trio.to_thread.run_sync(lambda: here.blocking.queue("q").claim(wait_s=SOON_S))
+            assert held is not None
+            held.succeed()
+            got.append(held.payload)
+
+    async with here, elsewhere, trio.open_nursery() as nursery:
+        nursery.start_soon(claim)
+        await _waiting(mongo, database)
+        mongo[database].tasks.drop()
+        await elsewhere.queue("q").put("after")
+    assert got == ["after"]
+
+
 async def _succeeded(app: StreamQ, id: Any) -> None:
     """Return once the task has succeeded, without leaning on the stream under test."""
     with trio.fail_after(SOON_S):
