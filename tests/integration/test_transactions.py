@@ -182,13 +182,15 @@ async def test_writer_of_the_task_itself_makes_it_be_put_back_with_a_clear_error
         assert tasks(app, database)[0]["status"] == "ready"
 
 
+@pytest.mark.parametrize("how", [{"closeConnection": True}, {"errorCode": 50}], ids=["line", "time"])
 async def test_commit_whose_answers_are_lost_is_sent_again_and_the_body_is_not(
-    app: StreamQ, orders: Collection[dict[str, Any]], database: str
+    app: StreamQ, orders: Collection[dict[str, Any]], database: str, how: dict[str, Any]
 ) -> None:
+    """A lost line the driver sees to itself; that the server's time for it was over only this does."""
     bodies = 0
     async with app:
         task = await claimed(app)
-        with failing(app, ["commitTransaction"], 3, closeConnection=True):
+        with failing(app, ["commitTransaction"], 3, **how):
             async with task.transaction() as session:
                 bodies += 1
                 await in_thread(orders.insert_one, {"_id": 1}, session=session)
