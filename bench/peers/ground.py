@@ -20,6 +20,7 @@ from pymongo import MongoClient
 import streamq.embedded
 from bench.peers.contender import Contender
 from bench.peers.process import Program
+from streamq.bench.place import require_loopback
 from streamq.embedded.ports import free_port
 
 START_S = 30.0
@@ -84,8 +85,9 @@ class Mongo:
 
 @contextmanager
 def mongo(uri: str | None) -> Iterator[Mongo]:
-    """Yield the server to measure on."""
+    """Yield the server to measure on. Raises `UsageError` for one on another machine."""
     if uri is not None:
+        require_loopback(uri)
         yield Mongo(uri, None)
         return
     with streamq.embedded.start() as own:

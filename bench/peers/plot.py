@@ -35,7 +35,7 @@ def draw(run: Run, path: Path) -> None:
     shown += [Patch(color=colour, label=SERVERS[kind]) for kind, colour in COLOURS.items() if kind in kinds]
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
     figure.suptitle(
-        f"streamq and its peers, {run.at[:10]}: one producer, one consumer process, {run.machine['cpus']} cores"
+        f"streamq and its peers, {run.at[:10]}: one producer, one consumer process, {run.machine['cores']} cores"
     )
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)

@@ -12,10 +12,10 @@ import msgspec
 from bench.peers import ground, play
 from bench.peers.contender import Contender, Kind
 from bench.peers.ground import Ground, Mongo, ServerMissing
-from bench.peers.machine import machine
 from bench.peers.process import Program, ProgramFailed
 from bench.peers.result import Entry, Run, quantiles_ms
 from bench.peers.table import FLOOR, OURS
+from streamq.bench.machine import machine
 
 Say = Callable[[str], None]
 
@@ -38,9 +38,10 @@ class Asked(msgspec.Struct, frozen=True):
 
 def measure(contenders: Sequence[Contender], asked: Asked, *, uri: str | None = None, say: Say = print) -> Run:
     """Measure those of the contenders that can take part here; every round begins with another of them."""
-    began, about = time.monotonic(), machine()
+    began = time.monotonic()
     with ExitStack() as stack:
         mongo = stack.enter_context(ground.mongo(uri))
+        about = machine(mongo.uri)
         grounds, skipped = _grounds(contenders, mongo, stack)
         for name, why in skipped.items():
             say(f"{name} does not take part: {why}")

@@ -137,7 +137,7 @@ def summary(run: Run) -> str:
     """Say in short what the plot shows, for a page that leads to the tables."""
     return (
         f"![Pickup latency and tasks a second of each queue](bench/peers/latest.svg)\n\n"
-        f"Measured {run.at[:10]}, {run.machine.get('cpu')}, {run.machine.get('cpus')} cores, load before the run"
+        f"Measured {run.at[:10]}, {run.machine.get('cpu')}, {run.machine.get('cores')} cores, load before the run"
         f" {run.machine.get('load')}.\n\n" + "\n".join(ahead(run)) + "\n"
     )
 

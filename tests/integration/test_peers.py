@@ -19,6 +19,7 @@ from bench.peers.process import Program, ProgramFailed
 from bench.peers.result import Entry, Latency, Rate, Run, load, store
 from bench.peers.run import Asked, measure
 from bench.peers.table import BEGIN, END, ahead, markdown, placed, summary
+from streamq.errors import UsageError
 
 OWN = [one for one in CONTENDERS if one.runtime == "own"]
 
@@ -42,6 +43,11 @@ def test_a_peer_whose_environment_is_missing_is_skipped_with_a_sentence(
     run = measure([absent], Asked(rounds=1), uri=uri, say=lambda line: None)
     assert run.entries == []
     assert "make bench-peers" in run.skipped["absent"]
+
+
+def test_a_server_on_another_machine_is_refused() -> None:
+    with pytest.raises(UsageError, match="not this machine"):
+        measure(OWN, Asked(), uri="mongodb://192.0.2.1:27017/?replicaSet=rs0")
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ def stored(tmp_path: Path) -> Path:
     broken.failed = "ended | early"
     run = Run(
         at="2026-01-02 03:04 UTC",
-        machine={"cpus": 2, "mongod": "6.0.5"},
+        machine={"cores": 2, "mongod": "6.0.5"},
         rounds=3,
         seconds=2,
         rate=100,
@@ -198,7 +204,7 @@ def test_the_tables_hold_figures_versions_durability_and_who_was_missing(stored:
     assert "| quick | quick 1.2.3 | postgres 1.0 | fsync | the best |" in tables
     assert "| broken | polling | failed: ended / early |" in tables
     assert "- away did not take part: Redis is not installed." in tables
-    assert "3 rounds in turns, 2 s each, in 2 min; cpus 2, mongod 6.0.5" in tables
+    assert "3 rounds in turns, 2 s each, in 2 min; cores 2, mongod 6.0.5" in tables
 
 
 def test_who_is_ahead_is_told_and_a_peer_that_failed_is_not(stored: Path) -> None:
