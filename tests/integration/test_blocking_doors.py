@@ -288,3 +288,13 @@ def test_ready_tasks_that_no_worker_claims_are_told_without_trio(make_app: MakeA
     app.blocking.put_many([resize.new() for _ in range(2)])
     (left,) = app.blocking.unclaimed()
     assert (left.queue, left.task, left.count) == ("images", "resize", 2)
+
+
+def test_waiting_claim_tells_of_the_shortest_lease_that_it_may_take(app: StreamQ) -> None:
+    """Who takes leases back must know how soon one may end."""
+
+    @app.task(queue="q", lease_s=5)
+    def quick() -> None: ...
+
+    assert app.blocking.queue("q").claimer().ear().member.lease_s == 5
+    assert app.blocking.queue("q").claimer(60).ear().member.lease_s == 60
