@@ -7,7 +7,7 @@ This is the public door; what is not named here may change. `streamq.embedded` (
 from __future__ import annotations
 
 from streamq.app import StreamQ
-from streamq.blocking import Blocking, BlockingQueue, BlockingTask
+from streamq.blocking import Blocking, BlockingHandler, BlockingQueue, BlockingTask
 from streamq.blocking_desk import BlockingDesk
 from streamq.core.cancelled import CancelReport
 from streamq.core.checkup import Checkup, Finding
@@ -63,6 +63,7 @@ __all__ = [
     "AccessRefused",
     "Blocking",
     "BlockingDesk",
+    "BlockingHandler",
     "BlockingQueue",
     "BlockingTask",
     "CancelReport",

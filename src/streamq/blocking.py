@@ -12,12 +12,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, Unpack, overload
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from bson import ObjectId
 
 from streamq.blocking_claims import Claimer, consumed
 from streamq.blocking_desk import BlockingDesk
+from streamq.blocking_handler import BlockingHandler
 from streamq.blocking_task import BlockingTask
 from streamq.blocking_transaction import BlockingTransaction
 from streamq.core.document import SUCCEEDED, Status, TaskDocument
@@ -42,11 +43,16 @@ from streamq.drafting import put_of_tasks, require_new, require_schedule_name, r
 from streamq.ear import Ear
 from streamq.errors import UsageError
 from streamq.handle import TaskId, chosen, failure_of_task, late, require_stored
+from streamq.handler import Handler
 from streamq.queue import MOST_CLAIMED, Queue
 from streamq.runtime.upkeep import Upkeep
 from streamq.store.contract import Store
 
-__all__ = ["Blocking", "BlockingQueue", "BlockingTask", "BlockingTransaction"]
+__all__ = ["Blocking", "BlockingHandler", "BlockingQueue", "BlockingTask", "BlockingTransaction"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
 
 END_SLICE_S: Final = 1.0
 """A wait for a task's end looks up this often: by so much it may wait longer than asked."""
@@ -85,6 +91,12 @@ class Blocking:
         would make indexes that the transaction's snapshot does not know."""
         self.store()
         return BlockingQueue(self._queue(name), self)
+
+    def handler(self, handler: Handler[P, R, C]) -> BlockingHandler[P]:
+        """Return a declared handler to put tasks for, typed like its function:
+        `app.blocking.handler(send).put("ann@x")`. Prepares the server at the first call, as `queue` does."""
+        self.store()
+        return BlockingHandler(handler.handling, lambda new, session: self.put(new, session=session))
 
     def put(self, new: NewTask, *, session: Any = None) -> PutReply:
         """Put a task made by `handler.new(...)` or `queue.new(...)`; return once it is stored with majority.

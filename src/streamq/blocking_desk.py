@@ -13,9 +13,10 @@ from streamq.core.document import TaskDocument
 from streamq.core.options import require_count, require_delay_s, require_id, require_queue
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
 from streamq.core.search import Search, Sought, ended, search_of
+from streamq.core.unique_key import UniqueKey
 from streamq.core.view import TaskView, view_of
 from streamq.core.workers import WorkerView
-from streamq.desk import MOST_FOUND, line_of, require_bool, served, shown, was_deleted
+from streamq.desk import MOST_FOUND, line_of, require_bool, require_key, served, shown, was_deleted
 from streamq.store.contract import Store
 
 T = TypeVar("T")
@@ -106,6 +107,11 @@ class BlockingDesk:
         while ids := store.ids(search, limit=MOST_AT_ONCE, after=after):
             report, after = report.with_replies(store.cancel(ids)), ids[-1]
         return report
+
+    def free_key(self, queue: str, unique: UniqueKey) -> bool:
+        """Free a unique key that was put with `unique_for_s` before its time; as `Desk.free_key`."""
+        require_key(queue, unique)
+        return self._store().free_key(queue, unique)
 
     def delete(self, id: ObjectId | str, *, force: bool = False) -> bool:
         """Delete one task; return False when it was not stored. Raises `TaskRunning` for a running one; with `force`

@@ -16,6 +16,7 @@ from streamq.core.jsonable import record
 from streamq.core.options import require_count, require_delay_s, require_id, require_queue
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
 from streamq.core.search import Search, Sought, ended, search_of
+from streamq.core.unique_key import UniqueKey, require_unique
 from streamq.core.view import TaskView, view_of
 from streamq.core.workers import WorkerView
 from streamq.errors import OptionInvalid, TaskGone, TaskRunning, UsageError
@@ -152,6 +153,16 @@ class Desk:
             report, after = report.with_replies(await self._call(store.cancel, ids)), ids[-1]
         return report
 
+    async def free_key(self, queue: str, unique: UniqueKey) -> bool:
+        """Free a unique key that was put with `unique_for_s` before its time; return False when it is not held.
+
+        The task that holds it is not touched: it may run besides the next one with the key. A key that was put without
+        `unique_for_s` is free when its task has ended: cancel that one, or delete it. After `OutcomeUnknown` call
+        again. Raises `OptionInvalid`. Trips: 1.
+        """
+        require_key(queue, unique)
+        return await self._call(self._records().free_key, queue, unique)
+
     async def delete(self, id: ObjectId | str, *, force: bool = False) -> bool:
         """Delete one task; return False when it was not stored. Nobody can settle it any more, nor make it anew.
 
@@ -228,6 +239,12 @@ def served(store: Store) -> MongoStore:
 def dead_of(store: Store) -> MongoStore:
     """Return the dead letters of a store. Raises `UsageError` when it has none."""
     return served(store).dead_letters()
+
+
+def require_key(queue: object, unique: object) -> None:
+    """Refuse what cannot be a queue or a unique key of it."""
+    require_queue(queue)
+    require_unique(unique)
 
 
 def require_bool(name: str, value: object) -> None:

@@ -13,7 +13,7 @@ from bson import ObjectId
 from streamq.core.codec import require_size, to_stored
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.new_task import NewTask
-from streamq.core.options import Options, require_longer
+from streamq.core.options import HandlerOptions, Options, options_of, require_longer
 from streamq.core.put_many import PutMany
 from streamq.core.schedule import Schedule
 from streamq.errors import OptionInvalid, UsageError
@@ -125,6 +125,18 @@ def _new(
         reply_to=reply_to,
         size_bytes=size_bytes,
     )
+
+
+def chosen_for_handler(given: HandlerOptions) -> tuple[Options, Any]:
+    """Check the keywords of `handler.options`; return the options and the session. Raises `OptionInvalid`."""
+    options: Any = {name: value for name, value in given.items() if name != "session"}
+    return options_of(options), given.get("session")
+
+
+def require_no_session(session: object) -> None:
+    """Refuse to build a task that is put elsewhere with options that name a session: it would not be put in it."""
+    if session is not None:
+        raise OptionInvalid("session", session, "to be given to the put itself: put(new, session=...)")
 
 
 def _limited(value: float | None) -> float | None:

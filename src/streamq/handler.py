@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, ParamSpec, Protocol, TypeVar, Unpack
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from streamq.core.document import TaskDocument
 from streamq.core.handling import Handling
 from streamq.core.limits import Limits
 from streamq.core.new_task import NewTask, PutReply
-from streamq.core.options import Options, PutOptions, options_of
-from streamq.drafting import NO_OPTIONS, task_now, task_of_handler
+from streamq.core.options import HandlerOptions, Options
+from streamq.drafting import NO_OPTIONS, chosen_for_handler, require_no_session, task_now, task_of_handler
 from streamq.handle import Handle
 from streamq.runtime.services import Services
 
@@ -76,30 +76,37 @@ class Handler(Generic[P, R, C]):
         """Build a task without putting it: for `put_many`, or for a put from a program without trio."""
         return task_of_handler(self.handling, args, kwargs, NO_OPTIONS, self._door.reply_to)
 
-    def options(self, **options: Unpack[PutOptions]) -> Putting[P, R]:
+    def options(self, **options: Unpack[HandlerOptions]) -> Putting[P, R]:
         """Choose options for a put: `await handler.options(delay_s=5, priority=9).put(...)`.
 
-        Raises `OptionInvalid`. See `streamq.core.options.Options` for each.
+        With `session` (of the app's own client, in a transaction) what is put is stored with the caller's own writes or
+        not at all, as by `Queue.put`. Raises `OptionInvalid`. See `streamq.core.options.Options` for each.
         """
-        return Putting(self.handling, options_of(options), self._door)
+        chosen, session = chosen_for_handler(options)
+        return Putting(self.handling, chosen, self._door, session)
 
 
 class Putting(Generic[P, R]):
-    """A handler with options chosen. May be kept and used many times (unless it says `id`)."""
+    """A handler with options chosen. May be kept and used many times (unless it says `id`, or `session`: that is for as
+    long as its transaction)."""
 
-    def __init__(self, handling: Handling, options: Options, door: Door) -> None:
+    def __init__(self, handling: Handling, options: Options, door: Door, session: Any = None) -> None:
         self._handling = handling
         self._options = options
         self._door = door
+        self._session = session
 
     async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Put a task with these options; as `Handler.put`. Raises `UniqueConflict`, if `on_conflict="raise"` was asked
         for and another task has its unique key."""
-        reply = await self._door.services().putter.put(self.new(*args, **kwargs))
+        new = task_of_handler(self._handling, args, kwargs, self._options, self._door.reply_to)
+        reply = await self._door.services().putter.put(new, self._session)
         return handle_of(self._door, self._handling, reply, self._options.keep_s)
 
     def new(self, *args: P.args, **kwargs: P.kwargs) -> NewTask:
-        """Build a task with these options without putting it."""
+        """Build a task with these options without putting it. A session is not one of them: give it to the put. Raises
+        `OptionInvalid`."""
+        require_no_session(self._session)
         return task_of_handler(self._handling, args, kwargs, self._options, self._door.reply_to)
 
 

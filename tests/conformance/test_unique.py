@@ -314,3 +314,34 @@ def test_tasks_of_all_kinds_in_one_put_each_get_their_answer(lab: Lab) -> None:
     ]
     assert {reply.id for reply in replies} == {new[place].id for place in (0, 1, 2, 7)}
     assert lab.stored(new[1].id)["payload"] == 6
+
+
+# --- freed early ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unique_for_s", [60.0, math.inf])
+def test_a_key_that_outlives_its_task_can_be_freed(lab: Lab, unique_for_s: float) -> None:
+    """Its task is left as it is, and other keys and queues too."""
+    key = ("$a", 1, b"x")
+    first = put(lab, keyed(lab, key, options={"unique_for_s": unique_for_s}))
+    put(lab, keyed(lab, "other", options={"unique_for_s": unique_for_s}))
+    before = lab.stored(first.id)
+    assert not lab.store.free_key("q2", key)
+    assert not lab.store.free_key("q", ("$a", 1))
+    assert lab.store.free_key("q", key)
+    assert not lab.store.free_key("q", key)
+    assert lab.stored(first.id) == before
+    assert put(lab, keyed(lab, key, options={"unique_for_s": unique_for_s})).created
+    assert not put(lab, keyed(lab, "other", options={"unique_for_s": unique_for_s})).created
+
+
+def test_a_key_whose_period_has_ended_is_not_there_to_be_freed(lab: Lab) -> None:
+    put(lab, keyed(lab, options={"unique_for_s": 60.0}))
+    lab.pass_time(61)
+    assert not lab.store.free_key("q", "k")
+
+
+def test_a_key_that_ends_with_its_task_is_not_freed(lab: Lab) -> None:
+    put(lab, keyed(lab))
+    assert not lab.store.free_key("q", "k")
+    assert not put(lab, keyed(lab)).created

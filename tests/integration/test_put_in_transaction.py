@@ -9,7 +9,7 @@ import trio
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 
-from streamq import OptionInvalid, StreamQ
+from streamq import OptionInvalid, StreamQ, UniqueConflict
 
 Client = MongoClient[dict[str, Any]]
 
@@ -145,3 +145,61 @@ async def test_put_of_a_transaction_is_run_by_a_worker_of_its_own_process_after_
         with trio.fail_after(10):
             await ran.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_put_through_a_handler_joins_the_callers_transaction(uri: str, database: str) -> None:
+    app = StreamQ(uri, database=database)
+
+    @app.task(queue="mail")
+    async def send(to: int) -> None: ...
+
+    async with app:
+        with app.client.start_session() as session:
+            session.start_transaction()
+            await send.options(session=session).put(0)
+            session.abort_transaction()
+            session.start_transaction()
+            handle = await send.options(session=session, priority=3, unique="k").put(1)
+            with pytest.raises(UniqueConflict):
+                await send.options(session=session, unique="k", on_conflict="raise").put(2)
+            assert await app.counts() == {}
+            session.commit_transaction()
+        assert handle.created
+        (task,) = await app.desk.find()
+        assert (task.id, task.priority) == (handle.id, 3)
+
+
+def test_a_blocking_put_through_a_handler_joins_the_callers_transaction(uri: str, database: str) -> None:
+    app = StreamQ(uri, database=database)
+
+    @app.task(queue="mail")
+    async def send(to: int) -> None: ...
+
+    mail = app.blocking.handler(send)
+    with app.client.start_session() as session:
+        session.start_transaction()
+        mail.options(session=session).put(0)
+        session.abort_transaction()
+        session.start_transaction()
+        reply = mail.options(session=session, priority=3).put(to=1)
+        assert app.blocking.counts() == {}
+        session.commit_transaction()
+    assert mail.put(2).created
+    assert [(one.id, one.priority) for one in app.blocking.desk.find() if one.priority] == [(reply.id, 3)]
+    app.close()
+
+
+def test_options_with_a_session_build_no_task_for_another_put(uri: str, database: str) -> None:
+    """It would be stored outside of the transaction that they name."""
+    app = StreamQ(uri, database=database)
+
+    @app.task
+    def send(to: int) -> None: ...
+
+    with app.client.start_session() as session:
+        with pytest.raises(OptionInvalid, match="session"):
+            send.options(session=session).new(1)
+        with pytest.raises(OptionInvalid, match="session"):
+            app.blocking.handler(send).options(session=session).new(1)
+    assert app.blocking.handler(send).options(priority=1).new(1).priority == 1
+    app.close()

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
+from collections.abc import Sequence
 from typing import Any, assert_type
 
-from streamq import Handle, Retry, StreamQ
+from streamq import Handle, PutReply, Retry, StreamQ
 
 app = StreamQ("mongodb://localhost/?replicaSet=rs0")
 
@@ -32,6 +33,10 @@ async def main() -> None:
     assert_type(await (await resize.put("a.png")).result(), float)
     assert_type(await resize.options(delay_s=5, priority=9).put("a.png"), Handle[float])
     assert_type(await parse.put("a.py"), Handle[int])
+    assert_type(await app.put_many(resize.new(path) for path in "ab"), Sequence[Handle[Any]])
+    with app.client.start_session() as session:
+        assert_type(await resize.options(session=session, priority=9).put("a.png"), Handle[float])
+        assert_type(app.blocking.handler(resize).options(session=session).put("a.png", width=1), PutReply)
     assert_type(await resize("a.png"), float)
     assert_type(parse("a.py"), int)
     assert_type(await app.queue("ticks").put({"price": 1}), Handle[Any])
@@ -42,6 +47,8 @@ WRONG = {
     'await resize.put("a.png", width="wide")': 'incompatible type "str"; expected "int"',
     "await parse.put()": 'Missing positional argument "path"',
     'await resize.options(delay=5).put("a.png")': 'Unexpected keyword argument "delay"',
+    'app.blocking.handler(resize).put("a.png", widht=1)': 'Unexpected keyword argument "widht"',
+    'app.blocking.handler(resize).options(sesion=1).put("a.png")': 'Unexpected keyword argument "sesion"',
     "Retry.constant(5, nevr=KeyError)": 'Unexpected keyword argument "nevr"',
     'await app.queue("ticks").put(1, prioritty=1)': 'Unexpected keyword argument "prioritty"',
 }

@@ -161,3 +161,21 @@ def test_a_key_can_be_given_on_the_command_line(uri: str, database: str) -> None
     app = StreamQ(uri, database=database)
     assert app.store.counts() == {"q": {"ready": 1}}
     app.close()
+
+
+async def test_a_key_is_freed_at_the_desk(make_app: MakeApp) -> None:
+    app = make_app(dead_letter_collection="dead")
+    async with app:
+        queue = app.queue("q")
+        await queue.put(1, unique=("k", 1), unique_for_s=math.inf)
+        assert await app.desk.free_key("q", ("k", 1))
+        assert (await queue.put(2, unique=("k", 1), unique_for_s=math.inf)).created
+        assert await app.dead_letters.free_key("q", ("k", 1))
+        assert not app.blocking.desk.free_key("q", ("k", 1))
+        for wrong in (1.5, None):
+            with pytest.raises(OptionInvalid, match="unique"):
+                await app.desk.free_key("q", wrong)  # type: ignore[arg-type]
+            with pytest.raises(OptionInvalid, match="unique"):
+                app.blocking.desk.free_key("q", wrong)  # type: ignore[arg-type]
+        with pytest.raises(OptionInvalid, match="queue"):
+            await app.desk.free_key("no queue", "k")

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, TypedDict, cast, get_args
+from typing import Any, Final, Literal, TypedDict, cast, get_args
 
 import msgspec
 from bson import ObjectId
@@ -62,6 +62,12 @@ class PutOptions(TypedDict, total=False):
     on_parent_failure: OnParentFailure | None
     missing_parent: MissingParent | None
     group: str | None
+
+
+class HandlerOptions(PutOptions, total=False):
+    """The keywords of `handler.options`: those of every put, and the session whose transaction the puts join."""
+
+    session: Any
 
 
 def options_of(given: PutOptions) -> Options:

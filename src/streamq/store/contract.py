@@ -26,6 +26,7 @@ from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.unclaimed import Unclaimed
+from streamq.core.unique_key import UniqueKey
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown
@@ -251,6 +252,9 @@ class Store(Records, Protocol):
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
         """Make sure the end of task `id` is told to `member_id`, then read it, majority-committed."""
+
+    def free_key(self, queue: str, key: UniqueKey) -> bool:
+        """Free a key that outlives its task before its time; False when it is not held."""
 
     def unclaimed(self) -> list[Unclaimed]:
         """Count ready tasks whose handler no live member knows, by queue and handler."""

@@ -38,6 +38,7 @@ from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.transitions import is_terminal
 from streamq.core.unclaimed import Unclaimed, unclaimed_of
+from streamq.core.unique_key import UniqueKey, held_id, stored_key
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
@@ -562,6 +563,14 @@ class MemoryStore:
             if one.verdict == "requeued":
                 self._tell(self.documents[one.id])
         return requeued
+
+    def free_key(self, queue: str, key: UniqueKey) -> bool:
+        """See `Store.free_key`."""
+        id = held_id(queue, stored_key(key))
+        if not hold_key.is_held(self.meta.get(id), whole_ms(self._clock())):
+            return False
+        del self.meta[id]
+        return True
 
     def unclaimed(self) -> list[Unclaimed]:
         """See `Store.unclaimed`."""

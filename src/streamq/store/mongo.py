@@ -28,6 +28,7 @@ from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.unclaimed import READY_BY_HANDLER, Unclaimed, unclaimed_of
+from streamq.core.unique_key import UniqueKey
 from streamq.core.wakes import Interest
 from streamq.core.workers import ROWS_WITH_AGE, WorkerView
 from streamq.errors import ClaimUnknown, OptionInvalid, StoreError, StreamQError, UsageError
@@ -319,6 +320,10 @@ class MongoStore:
         """See `Store.requeue`."""
         return tending.requeue(self._tasks, ids, how)
 
+    def free_key(self, queue: str, key: UniqueKey) -> bool:
+        """See `Store.free_key`."""
+        return tending.free_key(self._tasks, queue, key)
+
     def workers(self) -> list[WorkerView]:
         """List the members and who else holds tasks. Trips: 2."""
         return checking.workers(self._tasks)
@@ -377,3 +382,7 @@ class DeadLetters(MongoStore):
     def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
         """See `Store.requeue`: those that begin again are moved back."""
         return dead_letters.requeue(self.client, self._living, self._tasks, ids, how, self.now())
+
+    def free_key(self, queue: str, key: UniqueKey) -> bool:
+        """See `Store.free_key`: keys stand beside the living."""
+        return tending.free_key(self._living, queue, key)

@@ -11,12 +11,12 @@ from pymongo.errors import BulkWriteError, WriteError
 
 from streamq.core import queries
 from streamq.core.document import RUNNING, TERMINAL
-from streamq.core.moves import free
+from streamq.core.moves import free, hold_key
 from streamq.core.moves import requeue as move
 from streamq.core.moves.requeue import Requeue
 from streamq.core.requeued import Requeued, Requeueing, verdict_of
 from streamq.core.search import Search
-from streamq.core.unique_key import lock_again
+from streamq.core.unique_key import UniqueKey, lock_again
 from streamq.errors import OptionInvalid, OutcomeUnknown, PayloadUndecodable
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Deleted, Purged
@@ -43,6 +43,12 @@ def delete(tasks: Tasks, id: ObjectId, *, force: bool) -> Deleted:
                 return "running"
             # It ran at the first look and has left that status since.
     return "deleted"
+
+
+def free_key(tasks: Tasks, queue: str, key: UniqueKey) -> bool:
+    """See `Store.free_key`. Trips: 1."""
+    with writing("free a unique key"), tasks.deadline():
+        return tasks.meta.delete_one(hold_key.held(queue, key)).deleted_count == 1
 
 
 def purge(tasks: Tasks, search: Search, older_than_s: float, after: ObjectId | None) -> Purged:

@@ -1,6 +1,6 @@
 """Hold a key: a unique key that outlives its task stands in a document of its own, in the meta collection.
 
-It is written in the transaction that stores the task, and by nobody else: what becomes of the task does not touch it.
+It is written in the transaction that stores the task: what becomes of the task does not touch it. A person may free it.
 The server removes it when its period has ended, once a minute or so; an ended one that is still there holds nothing.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from streamq.core.document import TaskDocument
 from streamq.core.moves.fence import after, after_ms
-from streamq.core.unique_key import FOREVER_S, held_id
+from streamq.core.unique_key import FOREVER_S, UniqueKey, held_id, stored_key
 
 KIND: Final = "unique"
 
@@ -29,6 +29,18 @@ def update(new: TaskDocument) -> list[dict[str, Any]]:
     holds_forever = {"$ne": [{"$type": "$remove_at"}, "date"]}
     is_held = {"$and": [{"$ne": [{"$type": "$task_id"}, "missing"]}, {"$or": [holds_forever, _is_ahead()]}]}
     return [{"$replaceWith": {"$cond": [is_held, "$$ROOT", {"$mergeObjects": [{"_id": "$_id"}, _fields(new)]}]}}]
+
+
+def held(queue: str, key: UniqueKey) -> dict[str, Any]:
+    """Match the document by which `key` is held now: to free it early that is deleted. One that has ended holds
+    nothing, and is left to the server."""
+    ends = {"$or": [{"remove_at": {"$not": {"$type": "date"}}}, {"$expr": _is_ahead()}]}
+    return {"_id": held_id(queue, stored_key(key))} | ends
+
+
+def is_held(document: dict[str, Any] | None, now: datetime) -> bool:
+    """`held`, for a document in memory."""
+    return document is not None and ("remove_at" not in document or document["remove_at"] > now)
 
 
 def _is_ahead() -> dict[str, Any]:
@@ -51,9 +63,8 @@ def _fields(new: TaskDocument) -> dict[str, Any]:
 def apply(held: dict[str, dict[str, Any]], new: TaskDocument, now: datetime) -> dict[str, Any]:
     """Hold the key in memory; return who holds it afterwards."""
     id = held_id(new["queue"], new["unique_key"])
-    before = held.get(id)
-    if before is not None and ("remove_at" not in before or before["remove_at"] > now):
-        return before
+    if is_held(held.get(id), now):
+        return held[id]
     held[id] = {"_id": id, "kind": KIND, "queue": new["queue"], "unique_key": new["unique_key"]}
     held[id] |= {"task_id": new["_id"], "taken_at": now}
     if new["unique_for_s"] != FOREVER_S:
