@@ -30,6 +30,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from pymongo.write_concern import WriteConcern
 
 from streamq.core.claim import Ask, Claim, Past
 from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status
@@ -176,6 +177,37 @@ class Model(RuleBasedStateMachine):
         if again:
             created = [one for one, reply in zip(new, replies, strict=True) if reply.created]
             assert self.real.put(created) == self.memory.put(created)
+
+    @rule(
+        queue=queues,
+        keys=st.lists(st.sampled_from([None, "k", ("k", 1)]), min_size=1, max_size=3),
+        on_conflict=st.sampled_from(["existing", "raise", "replace"]),
+        unique_for_s=st.sampled_from([None, None, 1_500.0, math.inf]),
+        delay_s=st.one_of(st.none(), durations),
+        commits=st.booleans(),
+    )
+    def put_in_a_transaction(
+        self, queue: str, keys: list[Any], on_conflict: Any, unique_for_s: Any, delay_s: Any, commits: bool
+    ) -> None:
+        """Stored with the caller's own writes, or not at all."""
+        with_key: Any = {"on_conflict": on_conflict, "unique_for_s": unique_for_s}
+        options = [
+            Options(delay_s=delay_s) if key is None else Options(unique=key, delay_s=delay_s, **with_key)
+            for key in keys
+        ]
+        new = [NewTask(ObjectId(), queue, "t", {"n": n}, one, 2) for n, one in enumerate(options)]
+        with self.real.client.start_session() as session:
+            session.start_transaction(write_concern=WriteConcern("majority"))
+            replies = self.real.put(new, session)
+            if commits:
+                session.commit_transaction()
+                assert replies == self.memory.put(new)
+            else:
+                session.abort_transaction()
+
+    @rule(queue=queues, key=st.sampled_from(["k", ("k", 1)]))
+    def free_key(self, queue: str, key: Any) -> None:
+        assert self.real.free_key(queue, key) == self.memory.free_key(queue, key)
 
     @precondition(lambda self: self.memory.documents)
     @rule(

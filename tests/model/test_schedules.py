@@ -1,16 +1,23 @@
 """Schedules in the real store beside those in memory: hypothesis declares, fires, switches and lets time pass.
 
-Time as in `test_model`: the server's, plus what `time_passes` adds. Slots lie on grids of 1,370 and 2,740 seconds and
-time passes by whole thousands, so that no slot of a run comes within 40 s of a "now". Ids of fired tasks differ; their
-slots are compared.
+Time as in `test_model`: the server's, plus what `time_passes` adds. Slots of `every_s` lie on grids of 1,370 and 2,740
+seconds and time passes by whole thousands, so that no slot of a run comes within 40 s of a "now".
+
+Those of `cron` lie on the clock's own: time passes by whole hours, or weeks, after which the same slots come again, and
+the minute of each is a quarter of an hour from that of the run, in zones that are half an hour apart too. They have
+no summer time (the tests of `core.recurrence` have): the two stores live in different seasons.
+
+Ids of fired tasks differ; their slots are compared.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from bson import ObjectId
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -28,23 +35,48 @@ from streamq.store.contract import Firing, Store
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
 
-EXAMPLES, STEPS = 15, 30
+STEPS = 30
 TOLERANCE_S = 20.0
 STEP_S = 1_370
+HOUR_S, WEEK_S = 3_600, 7 * 86_400
 INSTANTS = ("anchor_at", "next_at", "last_slot_at", "declared_at", "switched_at", "fired_at")
 ROW = "schedule:report"
+
+
+Form = dict[str, Any]
+
+
+def grids(minute: int) -> list[Form]:
+    return [{"every_s": STEP_S}, {"every_s": STEP_S}, {"every_s": 2 * STEP_S}]
+
+
+def hourly(minute: int) -> list[Form]:
+    """For every hour of the day: these follow elapsed time."""
+    often = f"{minute},{(minute + 30) % 60} * * * *"
+    return [{"cron": f"{minute} * * * *"}, {"cron": often}, {"cron": often, "tz": "Asia/Kolkata"}]
+
+
+def named_hours(minute: int) -> list[Form]:
+    """At times on the wall."""
+    return [
+        {"cron": f"{minute} 8 * * *"},
+        {"cron": f"{minute} 8,20 * * MON-FRI", "tz": "Asia/Kolkata"},
+        {"cron": f"{minute} */12 * * SUN", "tz": "America/Phoenix"},
+    ]
 
 
 class Schedules(RuleBasedStateMachine):
     """Every rule does the same to both stores and compares what they answer."""
 
     real: MongoStore  # given by the subclass that a test makes
+    step_s: int
+    forms: list[Form]
 
     def __init__(self) -> None:
         super().__init__()
         self.offset = timedelta(0)
         self.memory = MemoryStore(lambda: self.real.now() + self.offset)
-        self.schedule = _schedule(STEP_S, "latest", True)
+        self.schedule = _schedule(self.forms[0], "latest", True)
         self.fired: set[datetime] = set()  # of all schedules, as memory has them
 
     @initialize()
@@ -56,11 +88,11 @@ class Schedules(RuleBasedStateMachine):
     # --- rules ------------------------------------------------------------------------------------------------
 
     @rule(
-        every_s=st.sampled_from([STEP_S, STEP_S, 2 * STEP_S]),
+        form=st.integers(0, 5),
         rule=st.sampled_from([("latest", True), ("latest", False), ("all", True), ("none", True), ("none", False)]),
     )
-    def declare(self, every_s: int, rule: tuple[str, bool]) -> None:
-        self.schedule = _schedule(every_s, *rule)
+    def declare(self, form: int, rule: tuple[str, bool]) -> None:
+        self.schedule = _schedule(self.forms[form % len(self.forms)], *rule)
         self._declare()
 
     def _declare(self) -> None:
@@ -101,17 +133,18 @@ class Schedules(RuleBasedStateMachine):
             keep_s = 0.0 if delete else 100_000.0
             store.settle([Settlement(one.id, "a", one.claim_id, "succeed", keep_s=keep_s) for one in claims])
 
-    @rule(thousands=st.integers(1, 6))
-    def time_passes(self, thousands: int) -> None:
-        self.offset += timedelta(seconds=1_000 * thousands)
+    @rule(steps=st.integers(1, 6))
+    def time_passes(self, steps: int) -> None:
+        self.offset += timedelta(seconds=self.step_s * steps)
         moved = {
             name: {"$cond": [{"$eq": [{"$type": f"${name}"}, "date"]}, {"$subtract": [f"${name}", ms]}, "$$REMOVE"]}
-            for ms in [1_000_000 * thousands]
+            for ms in [1_000 * self.step_s * steps]
             for name in INSTANTS
         }
         self.real._tasks.meta.update_many({}, [{"$set": moved}])
         self.real._tasks.quick.update_many(
-            {"slot_at": {"$exists": True}}, [{"$set": {"slot_at": {"$subtract": ["$slot_at", 1_000_000 * thousands]}}}]
+            {"slot_at": {"$exists": True}},
+            [{"$set": {"slot_at": {"$subtract": ["$slot_at", 1_000 * self.step_s * steps]}}}],
         )
 
     # --- comparing --------------------------------------------------------------------------------------------
@@ -158,24 +191,32 @@ class Schedules(RuleBasedStateMachine):
             assert real == memory, name
 
 
-def _schedule(every_s: int, missed: str, overlap: bool) -> Schedule:
-    recurrence = recurrence_of(None, None, every_s, missed, overlap)
+def _schedule(form: Form, missed: str, overlap: bool) -> Schedule:
+    recurrence = recurrence_of(form.get("cron"), form.get("tz"), form.get("every_s"), missed, overlap)
     assert recurrence is not None
     return Schedule(recurrence, NewTask(ObjectId(), "a", "report", {}, Options(), 3))
 
 
-def test_both_stores_fire_the_same_slots(uri: str, database: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "unit_s", "examples"), [(grids, 1_000, 15), (hourly, HOUR_S, 8), (named_hours, WEEK_S, 8)]
+)
+def test_both_stores_fire_the_same_slots(
+    uri: str, database: str, make: Callable[[int], list[Form]], unit_s: int, examples: int
+) -> None:
     store = MongoStore.connect(uri, database)
     store.prepare()
+    away = (store.now().minute + 15) % 60
 
     class Machine(Schedules):
         real = store
+        step_s = unit_s
+        forms = make(away)
 
     try:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=EXAMPLES,
+                max_examples=examples,
                 stateful_step_count=STEPS,
                 deadline=None,
                 phases=[Phase.explicit, Phase.generate, Phase.shrink],
