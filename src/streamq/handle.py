@@ -42,6 +42,13 @@ class Handle(Generic[R]):
     def __repr__(self) -> str:
         return f"<Handle of task {self.id}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether it is the same task: those of a put of many are made anew at each look."""
+        return self.id == other.id if isinstance(other, Handle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     @property
     def created(self) -> bool:
         """Say whether the put stored the task; False when it, or one with its unique key, was there already."""

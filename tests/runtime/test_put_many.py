@@ -97,6 +97,7 @@ async def test_handles_are_a_sequence_of_what_was_put() -> None:
         handles = await app.put_many(iter(new))
         assert [one.id for one in handles] == [new[0].id, new[1].id, new[2].id, new[2].id]
         assert [one.outcome for one in handles[1:]] == ["created", "created", "existing"]
+        assert (handles.index(handles[1]), len(set(handles)), handles[0] == handles[1]) == (1, 3, False)
         assert await handles[-1].status() == "ready"
         assert [isinstance(one, Handle) for one in reversed(handles)] == [True] * 4
         with pytest.raises(UsageError, match="keep_s=0"):
