@@ -140,4 +140,4 @@ class BlockingDesk:
 
     def workers(self) -> list[WorkerView]:
         """List the processes that beat, and who else holds tasks. Trips: 2."""
-        return served(self._store()).workers()
+        return self._store().workers()

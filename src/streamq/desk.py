@@ -167,7 +167,8 @@ class Desk:
         """Delete one task; return False when it was not stored. Nobody can settle it any more, nor make it anew.
 
         Raises `TaskRunning` for a running one; with `force` that is deleted too, and its holder gets `LeaseLost`. Who
-        waits for it gets `TaskGone` within half a minute. Trips: 1 or 2.
+        waits for it gets `TaskGone` within half a minute; tasks that are to run after it, and its group, learn of it at
+        once. Trips: 1 or 2, and 1 or 2 more when there are such.
         """
         known, store = require_id(id), self._records()
         return was_deleted(known, await self._call(lambda: store.delete(known, force=force)))
@@ -201,7 +202,7 @@ class Desk:
     async def workers(self) -> list[WorkerView]:
         """List the processes that beat, and who else holds tasks. One that was killed is listed for a day.
         Trips: 2."""
-        return await self._call(served(self._records()).workers)
+        return await self._call(self._records().workers)
 
     async def _call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._services().bridge.call(function, *args)
@@ -236,9 +237,9 @@ def served(store: Store) -> MongoStore:
     return store
 
 
-def dead_of(store: Store) -> MongoStore:
+def dead_of(store: Store) -> Store:
     """Return the dead letters of a store. Raises `UsageError` when it has none."""
-    return served(store).dead_letters()
+    return store.dead_letters()
 
 
 def require_key(queue: object, unique: object) -> None:

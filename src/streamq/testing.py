@@ -28,4 +28,5 @@ def trio_time() -> datetime:
 
 def memory_app(**options: Any) -> StreamQ:
     """Make an app on an in-memory store and the running trio clock. `options` are those of `StreamQ`."""
-    return StreamQ.on(MemoryStore(trio_time), InlineBridge(), **options)
+    store = MemoryStore(trio_time, dead_letters=options.get("dead_letter_collection") is not None)
+    return StreamQ.on(store, InlineBridge(), **options)

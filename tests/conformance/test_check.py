@@ -263,6 +263,7 @@ def test_dead_letters_need_a_collection_that_holds_tasks_too(uri: str, database:
     store = MongoStore.connect(uri, database, dead_letters="dead")
     store.prepare()
     assert whats(store.check()) == []
+    store._database.drop_collection("dead")
     store._database.create_collection("dead", capped=True, size=100_000)
     checkup = store.check()
     assert of(checkup, "the collection can hold tasks").said == "dead is a capped collection"

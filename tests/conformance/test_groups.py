@@ -169,6 +169,26 @@ def test_a_sweep_gives_the_turn_on_when_its_task_was_removed(lab: Lab) -> None:
     assert lab.store.sweep().released == ((second, "q"),)
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_the_turn_of_a_deleted_task_is_given_on_by_the_next_tick(lab: Lab, running: bool) -> None:
+    first, second, third = put(lab), put(lab), put(lab)
+    tick(lab)
+    assert not running or [claim.id for claim in claims(lab)] == [first]
+    ear = lab.hear(timers=True)
+    assert lab.store.delete(first, force=running) == "deleted"
+    assert ear.next().follow_up
+    assert released(lab) == [(second, "q")]
+    assert lab.store.delete(third) == "deleted"
+
+
+def test_the_turn_of_a_task_whose_lifetime_is_over_is_given_on_by_the_same_tick(lab: Lab) -> None:
+    put(lab, lifetime_s=50)
+    second = put(lab)
+    tick(lab)
+    lab.pass_time(60)
+    assert lab.store.tick().released == ((second, "q"),)
+
+
 def test_schedulers_hear_of_a_grouped_task_and_of_its_end(lab: Lab) -> None:
     ear = lab.hear(timers=True)
     id = put(lab)

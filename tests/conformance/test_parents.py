@@ -12,11 +12,12 @@ from streamq.core.moves.retain import GRACE_S
 from streamq.core.options import KEEP_FAILED_S
 from streamq.core.outcome import Raised
 from streamq.errors import OptionInvalid
+from streamq.store import dead_letters
 from streamq.store.contract import Tick
 
 if TYPE_CHECKING:
     from streamq.core.claim import Claim
-    from tests.conformance.conftest import Lab
+    from tests.conformance.conftest import Lab, MongoLab
 
 BOOM = Raised(type="Boom", message="it broke")
 
@@ -291,6 +292,76 @@ def test_a_sweep_ends_children_of_parents_that_were_removed(lab: Lab) -> None:
     assert lab.store.sweep().released == ()
     assert status(lab, id) == "cancelled"
     assert "not stored" in lab.stored(id)["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("kind", ["ready", "running", "delayed"])
+def test_children_of_a_deleted_parent_learn_of_it_by_the_next_tick(lab: Lab, kind: str) -> None:
+    parent = lab.claimed().id if kind == "running" else lab.put(options={"delay_s": 60} if kind == "delayed" else {})
+    ids = [child(lab, after=[parent]), child(lab, after=[parent], on_parent_failure="run")]
+    tick(lab)
+    ear = lab.hear(timers=True)
+    assert lab.store.delete(parent, force=kind == "running") == "deleted"
+    assert ear.next().follow_up
+    assert released(lab) == [(ids[1], "q")]
+    assert [status(lab, id) for id in ids] == ["cancelled", "ready"]
+    assert "not stored" in lab.stored(ids[0])["errors"][0]["message"]
+
+
+def test_children_of_a_parent_whose_lifetime_is_over_learn_of_it_by_the_same_tick(lab: Lab) -> None:
+    parent = lab.put(options={"lifetime_s": 50})
+    id = child(lab, after=[parent])
+    tick(lab)
+    lab.pass_time(60)
+    assert lab.store.tick().removed == 1
+    assert status(lab, id) == "cancelled"
+
+
+@pytest.mark.parametrize("how", ["deleted", "outlived"])
+@pytest.mark.parametrize(("ended", "then"), [("succeeded", "ready"), ("failed", "cancelled")])
+def test_a_parent_that_is_removed_at_its_end_has_told_its_children_how_it_ended(
+    lab: Lab, how: str, ended: str, then: str
+) -> None:
+    parent = lab.claimed(options={"lifetime_s": 50})
+    id = child(lab, after=[parent.id])
+    tick(lab)
+    end(lab, parent, ended)
+    if how == "deleted":
+        assert lab.store.delete(parent.id) == "deleted"
+    else:
+        lab.pass_time(60)
+        assert sum(one.removed for one in tick(lab)) == 1
+    tick(lab)
+    assert status(lab, id) == then
+    assert lab.store.get(parent.id) is None
+
+
+def test_a_deletion_while_its_child_is_looked_at_is_looked_at_again(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = mongo.put()
+    id = child(mongo, after=[parent])
+    statuses = dead_letters.statuses
+
+    def meanwhile(*given: Any) -> Any:
+        monkeypatch.undo()
+        found = statuses(*given)
+        assert mongo.store.delete(parent) == "deleted"
+        return found
+
+    monkeypatch.setattr(dead_letters, "statuses", meanwhile)
+    tick(mongo)
+    assert status(mongo, id) == "cancelled"
+
+
+def test_a_deletion_does_not_wait_for_a_child_that_the_server_lets_nobody_change(mongo: MongoLab) -> None:
+    parent = mongo.claimed()
+    id = child(mongo, after=[parent.id])
+    tick(mongo)
+    end(mongo, parent)
+    stuck = {"$or": [{"_id": {"$ne": id}}, {"status": "blocked"}]}
+    mongo.mongo._database.command({"collMod": "tasks", "validator": stuck})
+    assert mongo.store.delete(parent.id) == "deleted"
+    assert status(mongo, id) == "blocked"
 
 
 def test_a_sweep_unblocks_what_nothing_else_would(lab: Lab) -> None:

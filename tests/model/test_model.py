@@ -51,7 +51,7 @@ from streamq.core.search import Search
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.transitions import TABLE
 from streamq.errors import ClaimUnknown
-from streamq.store import claiming, looking_ahead, settling
+from streamq.store import claiming, dead_letters, following, looking_ahead, moving, settling
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
 
@@ -99,9 +99,10 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.offset = timedelta(0)
-        self.memory = MemoryStore(lambda: self.real.now() + self.offset)
+        self.memory = MemoryStore(lambda: self.real.now() + self.offset, dead_letters=self.real._dead is not None)
         self.claims: list[Claim] = []  # all that were ever given, the live and the stale
         self.statuses: dict[ObjectId, Status] = {}
+        self.dead_statuses: dict[ObjectId, Status] = {}
         self.marked: set[ObjectId] = set()  # have a field that no move knows
         self.answered: set[tuple[ObjectId, bytes]] = set()  # settled or abandoned
         self.requeued: set[ObjectId] = set()  # in the step just made
@@ -110,6 +111,8 @@ class Model(RuleBasedStateMachine):
     def begin(self) -> None:
         self.real._tasks.quick.delete_many({})
         self.real._tasks.meta.delete_many({})
+        if self.real._dead is not None:
+            self.real._dead.quick.delete_many({})
         for max_attempts in (3, 1, 2, 1):
             self.put(1, None, "a", task="t", priority=0, max_attempts=max_attempts, keep_s=None, reply_to="m1")
 
@@ -223,7 +226,7 @@ class Model(RuleBasedStateMachine):
         self, queue: str, after: list[int], after_any: list[int], policy: Any, inside: bool, keep_s: Any, **more: Any
     ) -> None:
         """Of tasks in whatever status, and of one that is put with them."""
-        documents = list(self.memory.documents)
+        documents = self._everywhere()
         chosen: dict[str, Any] = {
             "after": [self._one_of(documents, pick) for pick in after],
             "after_any": [self._one_of(documents, pick) for pick in after_any],
@@ -241,7 +244,7 @@ class Model(RuleBasedStateMachine):
         parent=st.one_of(st.none(), st.none(), picks),
     )
     def put_groups(self, queue: str, groups: list[str], delay_s: Any, keep_s: Any, parent: int | None) -> None:
-        documents = list(self.memory.documents)
+        documents = self._everywhere()
         after = [self._one_of(documents, parent)] if parent is not None and documents else None
         options = [Options(group=group, delay_s=delay_s, after=after) for group in groups]
         new = [NewTask(ObjectId(), queue, "t", None, one, 2, keep_s=keep_s) for one in options]
@@ -398,7 +401,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.memory.documents)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
-        ids = [self._one_of(list(self.memory.documents), pick), ObjectId()]
+        ids = [self._one_of(self._everywhere(), pick), ObjectId()]
         assert self.real.cancel(ids) == self.memory.cancel(ids)
         assert self.real.asked(self.claims) == self.memory.asked(self.claims)
 
@@ -427,6 +430,27 @@ class Model(RuleBasedStateMachine):
         assert said == [(one.id, one.verdict) for one in self.memory.requeue([*ids, ObjectId(b"twelve bytes")], how)]
         assert {id for id, verdict in said if verdict in ("requeued", "conflict")} == ended
         self.requeued = {id for id, verdict in said if verdict == "requeued"}
+
+    @precondition(lambda self: self.memory.dead)
+    @rule(chosen=st.lists(picks, min_size=1, max_size=4), delay_s=st.sampled_from([0.0, 1_500.0]), reset=st.booleans())
+    def requeue_dead_letters(self, chosen: list[int], delay_s: float, reset: bool) -> None:
+        how = Requeue(ObjectId(), delay_s, reset)
+        ids = list(dict.fromkeys(self._one_of(list(self.memory.dead or {}), pick) for pick in chosen))
+        real, memory = (store.dead_letters().requeue(ids, how) for store in (self.real, self.memory))
+        assert [(one.id, one.verdict) for one in real] == [(one.id, one.verdict) for one in memory]
+        self.requeued = {one.id for one in real if one.verdict == "requeued"}
+
+    @precondition(lambda self: self.memory.dead)
+    @rule(pick=picks)
+    def delete_a_dead_letter(self, pick: int) -> None:
+        id = self._one_of(list(self.memory.dead or {}), pick)
+        assert self.real.dead_letters().delete(id) == self.memory.dead_letters().delete(id) == "deleted"
+
+    @precondition(lambda self: self.memory.dead)
+    @rule(older_than_s=st.sampled_from([0.0, 500.0, 1_500.0]))
+    def purge_dead_letters(self, older_than_s: float) -> None:
+        purged = [store.dead_letters().purge(Search(), older_than_s) for store in (self.real, self.memory)]
+        assert purged[0] == purged[1]
 
     @precondition(lambda self: self.memory.documents)
     @rule(pick=picks, force=st.booleans())
@@ -469,7 +493,9 @@ class Model(RuleBasedStateMachine):
             for name in INSTANTS
             for ms in [1_000_000 * thousands]
         }
-        self.real._tasks.durable.update_many({}, [{"$set": moved}])
+        for handle in (self.real._tasks, self.real._dead):
+            if handle is not None:
+                handle.durable.update_many({}, [{"$set": moved}])
         filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", 1_000_000 * thousands]}}}
         self.real._tasks.meta.update_many({"filled_at": {"$exists": True}}, [filled])
         ended = {"$set": {"remove_at": {"$subtract": ["$remove_at", 1_000_000 * thousands]}}}
@@ -493,6 +519,10 @@ class Model(RuleBasedStateMachine):
         assert memory is not None
         assert real["reply_to"] == memory["reply_to"] if "reply_to" in memory else "reply_to" not in real
 
+    def _everywhere(self) -> list[ObjectId]:
+        """Name the tasks and the dead letters, the newest last."""
+        return sorted([*self.memory.documents, *(self.memory.dead or {})])
+
     @staticmethod
     def _one_of(items: list[Any], pick: int) -> Any:
         return items[-1 - pick % len(items)]
@@ -505,7 +535,9 @@ class Model(RuleBasedStateMachine):
     # --- comparing --------------------------------------------------------------------------------------------
 
     def _real(self, id: ObjectId) -> dict[str, Any] | None:
-        return self.real._tasks.quick.find_one({"_id": id})
+        wanted, dead = {"_id": id}, self.real._dead
+        found = self.real._tasks.quick.find_one(wanted)
+        return found or (None if dead is None else dead.quick.find_one(wanted))
 
     def _is_held(self, id: ObjectId, claim_id: bytes) -> bool:
         document = self._real(id)
@@ -517,6 +549,7 @@ class Model(RuleBasedStateMachine):
         assert real.keys() == self.memory.documents.keys()
         for id, document in real.items():
             self._compare(document, dict(self.memory.documents[id]))
+        self._compare_dead_letters(real)
         by_seq = sorted(real.values(), key=lambda one: one["seq"])
         in_memory = sorted(self.memory.documents.values(), key=lambda one: one["seq"])
         assert [one["_id"] for one in by_seq] == [one["_id"] for one in in_memory]
@@ -529,6 +562,23 @@ class Model(RuleBasedStateMachine):
             if one.mend != "tick":
                 broken = list(self.real._tasks.quick.find(one.broken))
                 assert not broken, (one.what, broken)
+
+    def _compare_dead_letters(self, living: dict[ObjectId, dict[str, Any]]) -> None:
+        if self.real._dead is None:
+            return
+        dead = {document["_id"]: document for document in self.real._dead.quick.find()}
+        assert self.memory.dead is not None
+        assert dead.keys() == self.memory.dead.keys()
+        assert dead.keys().isdisjoint(living), "a task is in one place"
+        assert "failed" not in {one["status"] for one in living.values()}
+        for id, document in dead.items():
+            self._compare(document, dict(self.memory.dead[id]))
+            assert document["status"] == "failed"
+            assert {"claim_id", "lease_until", "remove_at", "unique_lock", "group_lock"}.isdisjoint(document)
+            assert "follow_up" not in document or is_followed(document)
+            before = self.statuses.get(id, "ready")
+            assert before not in TERMINAL or before == "failed", "an ended task has moved"
+        self.dead_statuses = {id: document["status"] for id, document in dead.items()}
 
     def _compare(self, real: dict[str, Any], memory: dict[str, Any]) -> None:
         assert real.keys() == memory.keys()
@@ -586,7 +636,7 @@ class Model(RuleBasedStateMachine):
         self.requeued = set()
         turns = [(one["queue"], one["group_lock"]) for one in real.values() if "group_lock" in one]
         assert len(turns) == len(set(turns)), "one at a time"
-        self.statuses = {id: document["status"] for id, document in real.items()}
+        self.statuses = self.dead_statuses | {id: document["status"] for id, document in real.items()}
 
     @staticmethod
     def _was_retried_past_its_last(document: dict[str, Any]) -> bool:
@@ -624,6 +674,19 @@ def real(uri: str, database: str) -> Iterator[MongoStore]:
     store.prepare()
     yield store
     store.close()
+
+
+@pytest.fixture
+def real_with_dead_letters(uri: str, database: str) -> Iterator[MongoStore]:
+    store = MongoStore.connect(uri, database, dead_letters="dead")
+    store.prepare()
+    yield store
+    store.close()
+
+
+def test_the_real_store_keeps_dead_letters_as_the_one_in_memory_does(real_with_dead_letters: MongoStore) -> None:
+    examples = int(os.environ.get("STREAMQ_MODEL_EXAMPLES", EXAMPLES)) // 2
+    run(real_with_dead_letters, examples=examples, phases=(Phase.generate, Phase.shrink))
 
 
 def test_the_real_store_does_what_the_one_in_memory_does(real: MongoStore) -> None:
@@ -705,3 +768,25 @@ def test_the_model_sees_a_planted_bug(real: MongoStore, monkeypatch: pytest.Monk
         monkeypatch.setattr(module, attribute, broken)
     with pytest.raises(AssertionError):
         run(real, examples=4 * EXAMPLES, phases=(Phase.generate,))
+
+
+def where_it_is(tasks: Any, guard: Any, update: Any, ids: Any, refused: Any) -> int:
+    return moving.move(tasks, guard, update, ids, refused)
+
+
+PLANTED_DEAD: dict[str, list[tuple[Any, str, Any]]] = {
+    "a lease that ends fails where it is": [(dead_letters, "fail", where_it_is), (dead_letters, "bury", lambda *_: 0)],
+    "followers of letters are forgotten": [(dead_letters, "marked", lambda *_: [])],
+    "the mark of a letter is left": [(following, "_retain_dead", lambda *_: 0)],
+    "followers of a removed task are not told": [(following, "mark_followers", lambda *_: None)],
+}
+
+
+@pytest.mark.parametrize("name", PLANTED_DEAD)
+def test_the_model_sees_a_planted_bug_of_dead_letters(
+    real_with_dead_letters: MongoStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for module, attribute, broken in PLANTED_DEAD[name]:
+        monkeypatch.setattr(module, attribute, broken)
+    with pytest.raises(AssertionError):
+        run(real_with_dead_letters, examples=4 * EXAMPLES, phases=(Phase.generate,))

@@ -149,6 +149,23 @@ DEAD_INDEXES: Final = (
     ),
 )
 
+LETTER_INDEXES: Final = (
+    Index(
+        name="streamq_follow_up",
+        keys=(("follow_up", 1),),
+        partial={"follow_up": {"$exists": True}},
+        serves="queries.marked_dead: dead letters whose followers are to be looked at",
+    ),
+    Index(
+        name="streamq_lifetime",
+        keys=(("lifetime_until", 1),),
+        partial={"lifetime_until": {"$exists": True}},
+        serves="the server's own removal of dead letters whose lifetime has ended",
+        expire_after_s=0,
+    ),
+)
+"""The indexes of the collection for dead letters."""
+
 META_INDEXES: Final = (
     Index(
         name="streamq_meta_remove",

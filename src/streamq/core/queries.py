@@ -149,8 +149,8 @@ def beyond(wanted: Mapping[str, Any], after: Any, operator: str) -> dict[str, An
 
 
 def dead() -> dict[str, Any]:
-    """Match failed tasks that nothing waits for any more: what moves to a collection for dead letters. Served by the
-    index `streamq_failed`."""
+    """Match tasks that failed where they are, and that nothing waits for any more: what is to be moved to the
+    collection for dead letters. Served by the index `streamq_failed`."""
     return {"status": FAILED, "follow_up": {"$exists": False}}
 
 
@@ -180,6 +180,11 @@ def outlived() -> dict[str, Any]:
     return {"lifetime_until": DATE, "$expr": {"$lte": ["$lifetime_until", "$$NOW"]}}
 
 
+SEEN_TO: Final[dict[str, Any]] = {"$nor": [{"status": {"$in": list(TERMINAL)}, "follow_up": {"$exists": True}}]}
+"""Leaves out ended tasks whose followers have yet to learn how they ended: removed before, they would be taken for
+tasks that did not succeed."""
+
+
 def lease_ended() -> dict[str, Any]:
     """Match running tasks whose lease has ended, by the server's clock."""
     return {"status": RUNNING, "lease_until": DATE, "$expr": {"$lte": ["$lease_until", "$$NOW"]}}
@@ -191,12 +196,14 @@ MARKED: Final = {
     "finished_at": 1,
     "has_children": 1,
     "blocked_by": 1,
+    "on_parent_failure": 1,
+    "follow_up": 1,
     "queue": 1,
     "group": 1,
 }
 """What is read of marked tasks."""
 
-SWEPT: Final = {"_id": 1, "blocked_by": 1, "queue": 1, "group": 1, "seq": 1}
+SWEPT: Final = {"_id": 1, "blocked_by": 1, "on_parent_failure": 1, "queue": 1, "group": 1, "seq": 1}
 SWEPT_BY: Final = "streamq_blocked"
 """What a sweep reads, and the index by which it goes through all blocked tasks page by page."""
 
@@ -210,20 +217,31 @@ def marked() -> dict[str, Any]:
     return {"follow_up": {"$exists": True}}
 
 
+def marked_dead() -> dict[str, Any]:
+    """Match the dead letters whose followers are to be looked at."""
+    return {"status": FAILED, "follow_up": {"$exists": True}}
+
+
 def marked_ends(latest: datetime) -> dict[str, Any]:
     """Match tasks that carry the mark of an end which came not after `latest`: one that was requeued since and has
     ended again has a mark of its own."""
     return marked() | {"status": {"$in": list(TERMINAL)}, "finished_at": {"$lte": latest}}
 
 
-def marked_still(ids: Iterable[ObjectId]) -> dict[str, Any]:
-    """Match those of `ids` that carry a mark which is not that of an end."""
-    return marked() | {"_id": {"$in": list(ids)}, "status": {"$nin": list(TERMINAL)}}
+def marked_still(ids: Iterable[ObjectId], mark: Any) -> dict[str, Any]:
+    """Match those of `ids` that carry a mark which is not that of an end, as it was read: one that was marked again
+    since is to be looked at again."""
+    return {"_id": {"$in": list(ids)}, "follow_up": mark, "status": {"$nin": list(TERMINAL)}}
 
 
 def children(parents: Iterable[ObjectId]) -> dict[str, Any]:
     """Match tasks that wait for one of `parents`."""
     return {"status": BLOCKED, "blocked_by": {"$in": list(parents), "$exists": True}}
+
+
+def next_of(queue: str, group: str) -> dict[str, Any]:
+    """Match what waits for its turn in a group."""
+    return {"status": BLOCKED, "queue": {"$eq": queue}, "group": {"$eq": group}}
 
 
 def blocked() -> dict[str, Any]:
@@ -239,7 +257,7 @@ def turns(queue: str, groups: Iterable[str]) -> dict[str, Any]:
 def oldest(queue: str, group: str) -> list[dict[str, Any]]:
     """Find the first of a group among those that wait (at most one row)."""
     return [
-        {"$match": {"status": BLOCKED, "queue": {"$eq": queue}, "group": {"$eq": group}}},
+        {"$match": next_of(queue, group)},
         {"$sort": {"seq": 1}},
         {"$limit": 1},
         {"$project": {"blocked_by": 1}},
@@ -284,15 +302,19 @@ def next_lifetime_end() -> list[dict[str, Any]]:
     return next_instant("lifetime_until", {})
 
 
-def first_mark() -> list[dict[str, Any]]:
-    """Whether any task is marked: then it is due now (at most one row)."""
-    return [{"$match": marked()}, {"$limit": 1}, {"$project": {"_id": 0, "in_ms": {"$literal": 0}}}]
+def first_mark(among: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Whether any task (of those `among`) is marked: then it is due now (at most one row)."""
+    return [
+        {"$match": marked() if among is None else among},
+        {"$limit": 1},
+        {"$project": {"_id": 0, "in_ms": {"$literal": 0}}},
+    ]
 
 
-def outlook(collection: str) -> list[dict[str, Any]]:
+def outlook(collection: str, dead: str | None = None) -> list[dict[str, Any]]:
     """Build the aggregation that tells of each kind of what the scheduler sees to in how many ms the first is due: rows
     of `of` and `in_ms`, none of a kind of which there is nothing. One trip instead of one a kind: an idle worker looks
-    once in each lease."""
+    once in each lease. `dead` names the collection for dead letters, if there is one."""
     kinds = {
         "due": next_due(),
         "lease": next_lease_end(),
@@ -301,7 +323,10 @@ def outlook(collection: str) -> list[dict[str, Any]]:
         "mark": first_mark(),
     }
     first, *others = [[*stages, {"$set": {"of": kind}}] for kind, stages in kinds.items()]
-    return first + [{"$unionWith": {"coll": collection, "pipeline": stages}} for stages in others]
+    also = [(collection, stages) for stages in others]
+    if dead is not None:
+        also.append((dead, [*first_mark(marked_dead()), {"$set": {"of": "mark"}}]))
+    return first + [{"$unionWith": {"coll": name, "pipeline": stages}} for name, stages in also]
 
 
 def schedules(ids: Iterable[str] | None = None) -> list[dict[str, Any]]:

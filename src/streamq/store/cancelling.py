@@ -37,6 +37,10 @@ def _cancel(tasks: Tasks, ids: list[ObjectId]) -> dict[ObjectId, CancelReply]:
             _write(tasks, ids)
             found = tasks.quick.find({"_id": {"$in": ids}, "status": {"$exists": True}}, {"status": 1, "cancel_to": 1})
             stored: dict[ObjectId, Document] = {document["_id"]: document for document in found}
+            missing = [id for id in ids if id not in stored] if tasks.dead is not None else []
+            if tasks.dead is not None and missing:
+                moved = tasks.dead.quick.find({"_id": {"$in": missing}}, {"status": 1})
+                stored |= {document["_id"]: document for document in moved}
         for id in ids:
             # None: it was put back by its holder after the first statement and before the second.
             if (reply := reply_of(stored.get(id))) is not None:

@@ -18,7 +18,7 @@ from pymongo.database import Database
 
 from streamq.core import queries
 from streamq.core.checkup import CLOCK_S, IDS_SHOWN, OPLOG_HOURS, Checkup, Finding, Severity
-from streamq.core.indexes import META_INDEXES, Index
+from streamq.core.indexes import LETTER_INDEXES, META_INDEXES, Index
 from streamq.core.invariants import INVARIANTS, Invariant
 from streamq.core.moves.repair import DID, UPDATES
 from streamq.core.workers import HOLDERS, ROWS_WITH_AGE, WorkerView, workers_of
@@ -44,11 +44,18 @@ def workers(tasks: Tasks) -> list[WorkerView]:
 
 
 def check(
-    database: Database[Document], tasks: Tasks, indexes: Sequence[Index], *, repair: bool, dead: Tasks | None = None
+    database: Database[Document],
+    tasks: Tasks,
+    indexes: Sequence[Index],
+    beside: Sequence[Index] = META_INDEXES,
+    *,
+    repair: bool,
 ) -> Checkup:
-    """Look at everything; `dead` are the dead letters, if they have a collection. Trips: about 30, and 2 for each thing
-    that is repaired. Raises `StoreUnavailable` when there is no server at all."""
-    return _Check(database, tasks, indexes, repair=repair, dead=dead).run()
+    """Look at everything; `indexes` are those of the tasks, `beside` those of the meta collection.
+
+    Trips: about 30, and 2 for each thing that is repaired. Raises `StoreUnavailable` when there is no server at all.
+    """
+    return _Check(database, tasks, indexes, beside, repair=repair).run()
 
 
 class _Check:
@@ -59,14 +66,14 @@ class _Check:
         database: Database[Document],
         tasks: Tasks,
         indexes: Sequence[Index],
+        beside: Sequence[Index],
         *,
         repair: bool,
-        dead: Tasks | None,
     ) -> None:
         self._database = database
-        self._dead = dead
         self._tasks = tasks
         self._wanted = indexes
+        self._wanted_beside = beside
         self._repair = repair
         self._findings: list[Finding] = []
 
@@ -78,11 +85,11 @@ class _Check:
         if usable:
             self._majority()
         oplog_hours = self._oplog() if "setName" in hello else None
-        if self._dead is not None:
-            self._collection(self._dead.quick.name)
+        if self._tasks.dead is not None and self._collection(self._tasks.dead.quick.name):
+            self._indexes(self._tasks.dead.durable, LETTER_INDEXES)
         if self._collection(self._tasks.quick.name):
             self._indexes(self._tasks.durable, self._wanted)
-            self._indexes(self._tasks.meta, META_INDEXES)
+            self._indexes(self._tasks.meta, self._wanted_beside)
             for invariant in INVARIANTS:
                 with self._asking(f"whether {invariant.what}"):
                     self._hold(invariant)

@@ -29,7 +29,8 @@ class Tasks(msgspec.Struct, frozen=True):
     w:1, for claims: one that is rolled back is harmless, because settling is fenced. `committed` reads what
     cannot be rolled back. All go to the primary. `meta` is the collection beside the tasks, for what is no task and no
     row of a member; it writes with majority too. `buckets` is the same with w:1, for tokens of rates, which are taken
-    at each claim: of one that is rolled back some tokens are given twice.
+    at each claim: of one that is rolled back some tokens are given twice. `dead` is the collection that failed tasks
+    are moved to, if there is one.
     """
 
     durable: Collection[Document]
@@ -38,6 +39,7 @@ class Tasks(msgspec.Struct, frozen=True):
     meta: Collection[Document]
     buckets: Collection[Document]
     timeout_s: float
+    dead: Tasks | None = None
 
     @contextmanager
     def deadline(self) -> Iterator[None]:
@@ -46,8 +48,8 @@ class Tasks(msgspec.Struct, frozen=True):
             yield
 
 
-def tasks_of(database: Database[Document], name: str, timeout_s: float) -> Tasks:
-    """Open the handles."""
+def tasks_of(database: Database[Document], name: str, timeout_s: float, dead: str | None = None) -> Tasks:
+    """Open the handles; `dead` names the collection for dead letters."""
 
     def handle(write: WriteConcern, read: ReadConcern, name: str = name) -> Collection[Document]:
         return database.get_collection(
@@ -62,4 +64,5 @@ def tasks_of(database: Database[Document], name: str, timeout_s: float) -> Tasks
         meta=handle(majority, ReadConcern("local"), name + META),
         buckets=handle(WriteConcern(w=1), ReadConcern("local"), name + META),
         timeout_s=timeout_s,
+        dead=None if dead is None else tasks_of(database, dead, timeout_s),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from bson import ObjectId
@@ -29,6 +29,7 @@ from streamq.core.unclaimed import Unclaimed
 from streamq.core.unique_key import UniqueKey
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
+from streamq.core.workers import WorkerView
 from streamq.errors import ClaimUnknown
 
 
@@ -103,6 +104,9 @@ class Purged(msgspec.Struct, frozen=True):
 
     count: int
     next: ObjectId | None
+
+
+NO_DEAD_LETTERS: Final = "this app keeps its failed tasks among the others: give it dead_letter_collection="
 
 
 class Feed(Protocol):
@@ -255,6 +259,13 @@ class Store(Records, Protocol):
 
     def free_key(self, queue: str, key: UniqueKey) -> bool:
         """Free a key that outlives its task before its time; False when it is not held."""
+
+    def dead_letters(self) -> Store:
+        """Return the dead letters, to look at as at tasks; a requeue moves them back. Raises `UsageError` when failed
+        tasks stay among the others."""
+
+    def workers(self) -> list[WorkerView]:
+        """List the members and who else holds tasks."""
 
     def unclaimed(self) -> list[Unclaimed]:
         """Count ready tasks whose handler no live member knows, by queue and handler."""

@@ -2,11 +2,13 @@
 takes its turn.
 
     a terminal move ── mark on the ended task ──┐
-    a put of a child ── mark on the child ──────┤→ tick → children unblocked → mark taken off, retention begins
+    a put of a child ── mark on the child ──────┤
+    a removal ── mark on the children ──────────┼→ tick → children unblocked → mark taken off, retention begins
     a sweep, now and then ──────────────────────┘
 
 The mark is written by the very update that ends the task, so a settler that dies right after it loses nothing; any
-scheduler sees to the children. It is taken off last: a step that is done twice finds nothing to do.
+scheduler sees to the children. It is taken off last: a step that is done twice finds nothing to do. A task that is
+moved to the dead letters at its end takes its mark with it.
 
 A child and its parent may be written at the same time. The put marks its parents (`has_children`) before it stores the
 child, and the child is stored with a mark of its own. If a parent ends before the child is there to be found, the
@@ -16,6 +18,7 @@ third case, also when the child becomes visible only at the commit of a transact
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,14 +26,16 @@ import msgspec
 from bson import ObjectId
 
 from streamq.core import queries
+from streamq.core.claim import is_number
 from streamq.core.document import BLOCKED, READY, TERMINAL
-from streamq.core.moves import retain, unblock
-from streamq.core.parents import GONE, Ends
+from streamq.core.moves import mark, retain, unblock
+from streamq.core.parents import GONE, Ends, told
+from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading
 from streamq.store.grouping import groups_of, promote
-from streamq.store.moving import move, named
+from streamq.store.moving import IN_THE_WAY, lasting, move, named
 
 MOST_MARKS: Final = 200
 """Marked tasks in one step. Each update carries their ids and compares them with what each child awaits."""
@@ -43,6 +48,12 @@ MOST_AWAITED: Final = 5_000
 
 MOST_SWEPT: Final = 500
 """Blocked tasks in one page of the sweep."""
+
+REMOVED: Final = {"has_children": 1, "queue": 1, "group": 1}
+"""What is read of a task that is removed, to know who waits for it."""
+
+CHILD: Final = {"queue": 1, "blocked_by": 1, "on_parent_failure": 1}
+"""What is read of a task that waits for others."""
 
 PAGE_PAUSE_S: Final = 1.0
 """Between two pages of a sweep."""
@@ -64,28 +75,63 @@ def follow_up(tasks: Tasks, refused: list[Refused]) -> Followed:
     and 5 for children that were put."""
     with tasks.deadline():
         marked = list(tasks.quick.find(queries.marked(), queries.MARKED).limit(MOST_MARKS))
-    if not marked:
+        marked_dead = dead_letters.marked(tasks, MOST_MARKS)
+    if not marked and not marked_dead:
         return Followed()
     ended = [one for one in marked if one["status"] in TERMINAL]
+    dead = [one for one in marked_dead if one["_id"] not in {other["_id"] for other in ended}]
     waiting = _with_few_parents([one for one in marked if one["status"] == BLOCKED])
-    released, whole = _tell_children(tasks, {one["_id"]: one["status"] for one in ended}, refused)
+    released, whole = _tell_children(tasks, {one["_id"]: one["status"] for one in [*ended, *dead]}, refused)
     released += _look_at_parents(tasks, [one for one in waiting if "blocked_by" in one], refused)
-    released += promote(tasks, groups_of([*ended, *waiting]), refused)
+    released += promote(tasks, groups_of([*ended, *dead, *waiting]), refused)
     # Requeued before its followers were seen to, a task ends once more, with a mark of that end.
     others = [*waiting, *(one for one in marked if one["status"] not in (*TERMINAL, BLOCKED))]
-    if others:
-        with tasks.deadline():
-            still = queries.marked_still(one["_id"] for one in others)
-            tasks.durable.update_many(still, {"$unset": {"follow_up": ""}})
-    done = _retain(tasks, ended, refused) if whole else 0
+    if _is_in_the_way(refused):
+        others, whole = [], False  # all of them once more
+    _unmark(tasks, others)
+    done = _retain(tasks, ended, refused) + _retain_dead(tasks, dead, refused) if whole else 0
     return Followed(tuple(dict.fromkeys(released)), done + len(others), found=True)
+
+
+def _is_in_the_way(refused: Sequence[Refused]) -> bool:
+    return any(one.said == IN_THE_WAY for one in refused)
+
+
+def _unmark(tasks: Tasks, documents: Sequence[Document]) -> None:
+    """Take off the marks of tasks that have not ended."""
+    alike: dict[Any, list[ObjectId]] = defaultdict(list)
+    for one in documents:
+        mark = one["follow_up"]
+        alike[mark if is_number(mark) else None].append(one["_id"])
+    with tasks.deadline():
+        for mark, ids in alike.items():
+            still = queries.marked_still(ids, {"$exists": True} if mark is None else mark)
+            tasks.durable.update_many(still, {"$unset": {"follow_up": ""}})
+
+
+def mark_followers(tasks: Tasks, documents: Sequence[Document]) -> None:
+    """Have the followers of tasks looked at which were removed a moment ago; `REMOVED` was read of these. Cut off in
+    between, they are left to the sweep. Trips: 0 when there are none, else 1 for all children and 1 for each group."""
+    parents = [one["_id"] for one in documents if one.get("has_children") is True]
+    if parents:
+        tasks.durable.update_many(queries.children(parents), mark.update())
+    for queue, group in groups_of(documents):
+        first = queries.next_of(queue, group)
+        tasks.durable.find_one_and_update(first, mark.update(), {"_id": 1}, sort=[("seq", 1)])
+
+
+def tell(tasks: Tasks, ended: Document) -> bool:
+    """See to who waits for one task that has ended; say whether these were all of them. Trips: 3 or more."""
+    refused: list[Refused] = []
+    whole = _tell_children(tasks, {ended["_id"]: ended["status"]}, refused)[1]
+    return whole and not _is_in_the_way(refused)
 
 
 def sweep(tasks: Tasks, place: Place | None) -> tuple[Tick, Place | None]:
     """Look at the next page of blocked tasks, after `place`; return where it ended (None: at the end of all).
 
-    Trips: 1 when nothing is blocked, else 3 or more. It finds what no mark tells: parents that a person or their
-    lifetime removed, and whatever else may have been missed.
+    Trips: 1 when nothing is blocked, else 3 or more. It finds what no mark tells: parents that the server
+    removed at the end of their lifetime, or somebody by other means, and whatever else may have been missed.
     """
     refused: list[Refused] = []
     with reading("sweep blocked tasks"):
@@ -98,7 +144,7 @@ def sweep(tasks: Tasks, place: Place | None) -> tuple[Tick, Place | None]:
     more = len(page) == MOST_SWEPT
     last = page[-1] if more else {}
     reached = tuple((name, last.get(name)) for name in ("queue", "group", "seq")) if more else None
-    return Tick(tuple(released), 0, PAGE_PAUSE_S if more else None, tuple(refused)), reached
+    return Tick(tuple(released), 0, PAGE_PAUSE_S if more else None, lasting(refused)), reached
 
 
 def _with_few_parents(waiting: list[Document]) -> list[Document]:
@@ -116,7 +162,7 @@ def _tell_children(tasks: Tasks, ends: Ends, refused: list[Refused]) -> tuple[li
     if not ends:
         return [], True
     with tasks.deadline():
-        children = list(tasks.quick.find(queries.children(ends), {"queue": 1}).limit(MOST_CHILDREN))
+        children = list(tasks.quick.find(queries.children(ends), CHILD).limit(MOST_CHILDREN))
         released = _unblock(tasks, children, ends, refused)
     return released, len(children) < MOST_CHILDREN
 
@@ -128,7 +174,7 @@ def _look_at_parents(tasks: Tasks, waiting: Sequence[Document], refused: list[Re
         return []
     with tasks.deadline():
         tasks.durable.update_many(queries.unmarked_parents(parents), {"$set": {"has_children": True}})
-        found = {one["_id"]: one["status"] for one in tasks.quick.find({"_id": {"$in": parents}}, {"status": 1})}
+        found = dead_letters.statuses(tasks, parents)
         ends = {id: found.get(id, GONE) for id in parents if found.get(id, GONE) in (*TERMINAL, GONE)}
         return _unblock(tasks, [one for one in waiting if not ends.keys().isdisjoint(one["blocked_by"])], ends, refused)
 
@@ -139,9 +185,23 @@ def _unblock(
     if not children:
         return []
     ids = [one["_id"] for one in children]
-    move(tasks, queries.children(ends), unblock.update(ends), ids, refused)
+    # Those that may fail by it are moved with it, where there is a collection for dead letters.
+    fail = [one["_id"] for one in children if one.get("on_parent_failure") == "fail"] if told(ends) else []
+    others = [id for id in ids if id not in fail] if fail else ids
+    for mover, some in ((move, others), (dead_letters.fail, fail)):
+        if some:
+            mover(tasks, queries.children(ends), unblock.update(ends), some, refused)
     ready = list(tasks.quick.find({"_id": {"$in": ids}, "status": READY}, {"queue": 1}))
     return named(ready, refused)
+
+
+def _retain_dead(tasks: Tasks, letters: Sequence[Document], refused: list[Refused]) -> int:
+    """Take the marks of dead letters off: they are kept anyway."""
+    if not letters or tasks.dead is None:
+        return 0
+    latest = max(one["finished_at"] for one in letters)
+    with tasks.deadline():
+        return move(tasks.dead, queries.marked_ends(latest), mark.off(), [one["_id"] for one in letters], refused)
 
 
 def _retain(tasks: Tasks, ended: Sequence[Document], refused: list[Refused]) -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
@@ -20,7 +21,19 @@ from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, SUCC
 from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
-from streamq.core.moves import expire, free, hold_key, promote, recur, release_due, replace, retain, take_back, unblock
+from streamq.core.moves import (
+    expire,
+    free,
+    hold_key,
+    mark,
+    promote,
+    recur,
+    release_due,
+    replace,
+    retain,
+    take_back,
+    unblock,
+)
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
@@ -41,9 +54,10 @@ from streamq.core.unclaimed import Unclaimed, unclaimed_of
 from streamq.core.unique_key import UniqueKey, held_id, stored_key
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, wake_of_document
+from streamq.core.workers import WorkerView, workers_of
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
 from streamq.store import memory_records
-from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
+from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
 from streamq.store.memory_shelf import MemoryShelf
 
 
@@ -80,16 +94,24 @@ def _startable(
     return found, [one for one in chosen if not expire.is_over(one, now)]
 
 
+def _has_mark_of_end(document: TaskDocument) -> bool:
+    """Say whether followers have yet to learn how a task ended; `queries.SEEN_TO` leaves such out."""
+    return is_terminal(document["status"]) and "follow_up" in document
+
+
 class MemoryStore:
     """Keeps `streamq.store.contract.Store` in a dict."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(self, now: Callable[[], datetime], *, dead_letters: bool = False) -> None:
+        """`now` is its clock; with `dead_letters` failed tasks move to a dict of their own."""
         self._clock = now
         self._seq = 0
         self._feeds: list[MemoryFeed] = []
         self._paused: dict[str, bool] = {}
         self.documents: dict[ObjectId, TaskDocument] = {}
+        self.dead: dict[ObjectId, TaskDocument] | None = {} if dead_letters else None
         self.members: dict[str, Member] = {}
+        self.beats: dict[str, tuple[datetime, datetime]] = {}  # of each row, the first and the last
         self.meta: dict[str, dict[str, Any]] = {}
         self.buckets: dict[str, Bucket] = {}
 
@@ -111,7 +133,7 @@ class MemoryStore:
         seen: list[TaskDocument] = []
         for one in tasks:
             for id in one.options.parents:
-                found = self.documents.get(id)
+                found = self._anywhere(id)
                 if id == one.id:
                     raise OptionInvalid("after", id, "other tasks than the one that is put")
                 if earlier.get(id, False):
@@ -131,6 +153,16 @@ class MemoryStore:
             else:
                 parent["has_children"] = True
         return Family(ends, inside)
+
+    def _anywhere(self, id: ObjectId) -> TaskDocument | None:
+        """Find a task, also among the dead letters."""
+        return self.documents.get(id) or (self.dead or {}).get(id)
+
+    def _bury(self, document: TaskDocument) -> None:
+        """Move a task that has just ended to the dead letters, if it failed and they have a place of their own."""
+        if self.dead is not None and document["status"] == FAILED:
+            document.pop("remove_at", None)
+            self.dead[document["_id"]] = self.documents.pop(document["_id"])
 
     def _put(self, new: NewTask, family: Family) -> PutReply:
         if new.id in self.documents:
@@ -248,7 +280,7 @@ class MemoryStore:
         return [self._settle(one) for one in settlements]
 
     def _settle(self, settlement: Settlement) -> Verdict:
-        document = self.documents.get(settlement.id)
+        document = self._anywhere(settlement.id)
         if document is None:
             return "unknown" if settlement.deletes else "lost"
         if not is_held(document, settlement.queue, settlement.claim_id):
@@ -258,11 +290,12 @@ class MemoryStore:
             return "settled"
         settle_move.apply(document, copy.deepcopy(settlement), whole_ms(self._clock()))
         self._tell(document)
+        self._bury(document)
         return "settled"
 
     def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
         """See `Store.cancel`."""
-        return [self._cancel(self.documents.get(id)) for id in ids]
+        return [self._cancel(self._anywhere(id)) for id in ids]
 
     def _cancel(self, document: TaskDocument | None) -> CancelReply:
         if document is not None and document["status"] in cancel_move.WAITING:
@@ -308,9 +341,11 @@ class MemoryStore:
         ahead = self._next_s(now)
         for document in list(self.documents.values()):
             if "lifetime_until" in document and document["lifetime_until"] <= now:
-                self._free(document)
-                del self.documents[document["_id"]]
-                removed += 1
+                if not _has_mark_of_end(document):
+                    self._free(document)
+                    del self.documents[document["_id"]]
+                    self._mark_followers(document)
+                    removed += 1
                 continue
             if expire.is_expired(document, now):
                 expire.apply(document, now)
@@ -325,7 +360,9 @@ class MemoryStore:
             if document["status"] == READY:
                 released.append((document["_id"], document["queue"]))
             self._tell(document)
-        marked = [document for document in self.documents.values() if "follow_up" in document]
+            self._bury(document)
+        everywhere = [*self.documents.values(), *(self.dead or {}).values()]
+        marked = [document for document in everywhere if "follow_up" in document]
         if marked:
             released += self._follow_up(marked, now)
             ahead = 0.0
@@ -344,7 +381,10 @@ class MemoryStore:
             if not is_terminal(document["status"]):
                 document.pop("follow_up", None)
         for document in ended:
-            retain.apply(document, now)
+            if document["_id"] in self.documents:
+                retain.apply(document, now)
+            else:
+                del document["follow_up"]  # it is kept anyway
         return released
 
     def _look_at_parents(
@@ -352,7 +392,7 @@ class MemoryStore:
     ) -> list[tuple[ObjectId, str]]:
         ends: dict[ObjectId, str] = {}
         for id in parents:
-            parent = self.documents.get(id)
+            parent = self._anywhere(id)
             if parent is None:
                 ends[id] = GONE
             elif is_terminal(parent["status"]):
@@ -367,9 +407,23 @@ class MemoryStore:
             if unblock.is_child(document, ends):
                 unblock.apply(document, ends, now)
                 self._tell(document)
+                self._bury(document)
                 if document["status"] == READY:
                     released.append((document["_id"], document["queue"]))
         return released
+
+    def _mark_followers(self, removed: TaskDocument) -> None:
+        """`store.following.mark_followers`, in memory."""
+        children = [one for one in self.documents.values() if unblock.is_child(one, {removed["_id"]: GONE})]
+        followers = children if removed.get("has_children") is True else []
+        if "group" in removed:
+            group = (removed["queue"], removed["group"])
+            waiting = [one for one in self.documents.values() if one["status"] == BLOCKED]
+            of_group = [one for one in waiting if (one["queue"], one.get("group")) == group]
+            followers = [*followers, *sorted(of_group, key=lambda one: one["seq"])[:1]]
+        for document in followers:
+            mark.apply(document)
+            self._tell(document)
 
     def sweep(self) -> Tick:
         """See `Store.sweep`: all in one page."""
@@ -485,6 +539,8 @@ class MemoryStore:
                 if feed.interest.timers:
                     feed.tell(Wake("member", lease_s=member.lease_s))
         self.members[member.row_id] = member
+        now = whole_ms(self._clock())
+        self.beats[member.row_id] = (self.beats.get(member.row_id, (now, now))[0], now)
         workers = sorted(id for id, one in self.members.items() if one.queues)
         rank = workers.index(member.row_id) if member.row_id in workers else len(workers)
         return Roster(rank, min(one.lease_s for one in self.members.values()))
@@ -498,6 +554,7 @@ class MemoryStore:
     def leave(self, member: Member) -> None:
         """See `Store.leave`."""
         self.members.pop(member.row_id, None)
+        self.beats.pop(member.row_id, None)
 
     def feed(self, interest: Interest, await_s: float | None = None) -> MemoryFeed:
         """See `Store.feed`."""
@@ -512,11 +569,11 @@ class MemoryStore:
 
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`."""
-        return copy.deepcopy(self.documents.get(id))
+        return copy.deepcopy(self._anywhere(id))
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
         """See `Store.wait_for`."""
-        document = self.documents.get(id)
+        document = self._anywhere(id)
         waits = document is not None and document["status"] not in TERMINAL
         if document is not None and waits and member_id not in document.get("reply_to", ()):
             document["reply_to"] = [*document.get("reply_to", ()), member_id]
@@ -548,9 +605,19 @@ class MemoryStore:
 
     def delete(self, id: ObjectId, *, force: bool = False) -> Deleted:
         """See `Store.delete`."""
-        if force and id in self.documents:
-            self._free(self.documents[id])
-        return memory_records.delete(self.documents, id, force=force)
+        document = self.documents.get(id)
+        if document is not None and force:
+            self._free(document)
+        deleted = memory_records.delete(self.documents, id, force=force)
+        if document is not None and deleted == "deleted":
+            self._leave_followers(document)
+        return deleted
+
+    def _leave_followers(self, deleted: TaskDocument) -> None:
+        """See to who waits for a task that somebody has deleted: how it ended is told, if it had."""
+        if _has_mark_of_end(deleted):
+            self._unblock(list(self.documents.values()), {deleted["_id"]: deleted["status"]}, whole_ms(self._clock()))
+        self._mark_followers(deleted)
 
     def purge(self, search: Search, older_than_s: float, after: ObjectId | None = None) -> Purged:
         """See `Store.purge`."""
@@ -578,6 +645,24 @@ class MemoryStore:
         served = [one for member in self.members.values() for one in member.serves]
         return unclaimed_of(served, [(queue, task, count) for (queue, task), count in ready.items()])
 
+    def dead_letters(self) -> MemoryStore:
+        """See `Store.dead_letters`."""
+        if self.dead is None:
+            raise UsageError(NO_DEAD_LETTERS)
+        return MemoryDeadLetters(self, self.dead)
+
+    def workers(self) -> list[WorkerView]:
+        """See `Store.workers`."""
+        now = whole_ms(self._clock())
+        rows = []
+        for id in sorted(self.members):
+            member, (started_at, beat_at) = self.members[id], self.beats[id]
+            row = msgspec.structs.asdict(member) | {"_id": id, "started_at": started_at}
+            row["worker"] = member.worker or member.id
+            rows.append(row | {"age_ms": (now - beat_at) / timedelta(milliseconds=1)})
+        holders = Counter(one["worker"] for one in self.documents.values() if one["status"] == RUNNING)
+        return workers_of(rows, [{"_id": name, "count": count} for name, count in holders.items()])
+
     def now(self) -> datetime:
         """See `Store.now`."""
         return self._clock()
@@ -594,3 +679,35 @@ class MemoryStore:
         for feed in list(self._feeds):
             for wake in wake_of_document(document, self._clock(), feed.interest, is_new=is_new):
                 feed.tell(wake)
+
+
+class MemoryDeadLetters(MemoryStore):
+    """`mongo.DeadLetters`, in memory."""
+
+    def __init__(self, living: MemoryStore, dead: dict[ObjectId, TaskDocument]) -> None:
+        super().__init__(living._clock)
+        self.documents = dead
+        self._living = living
+
+    def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
+        """See `Store.requeue`: those that begin again are moved back."""
+        return [self._requeue(id, how) for id in ids]
+
+    def _requeue(self, id: ObjectId, how: Requeue) -> Requeued:
+        now, document = whole_ms(self._clock()), self.documents.get(id)
+        if document is None or ("lifetime_until" in document and document["lifetime_until"] <= now):
+            return Requeued(id, "gone")
+        if id in self._living.documents:
+            return Requeued(id, "not terminal")
+        (became,) = memory_records.requeue(self._living.documents | {id: document}, [id], how, now)
+        if became.verdict == "requeued":
+            self._living.documents[id] = self.documents.pop(id)
+            self._living._tell(document, is_new=True)
+        return became
+
+    def free_key(self, queue: str, key: UniqueKey) -> bool:
+        """See `Store.free_key`: keys stand beside the living."""
+        return self._living.free_key(queue, key)
+
+    def _leave_followers(self, deleted: TaskDocument) -> None:
+        self._living._leave_followers(deleted)

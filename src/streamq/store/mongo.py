@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,7 +16,7 @@ from streamq.core import queries
 from streamq.core.checkup import Checkup
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
-from streamq.core.indexes import DEAD_INDEXES, INDEXES, META_INDEXES, Index
+from streamq.core.indexes import DEAD_INDEXES, INDEXES, LETTER_INDEXES, META_INDEXES, Index
 from streamq.core.member import ALIVE_S, FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
@@ -51,7 +50,7 @@ from streamq.store import (
 )
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, Tasks, tasks_of
-from streamq.store.contract import Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
+from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -81,8 +80,8 @@ class MongoStore:
         self._owns_client = owns_client
         with reading(f"use database {database!r} and collection {collection!r}"):  # names are checked here
             self._database = client[database]
-            self._tasks = tasks_of(self._database, collection, timeout_s)
-            self._dead = None if dead_letters is None else tasks_of(self._database, dead_letters, timeout_s)
+            self._tasks = tasks_of(self._database, collection, timeout_s, dead_letters)
+            self._dead = self._tasks.dead
         self._clock = ServerClock(self._ask_time)
         self._swept_to: following.Place | None = None
         self._transaction_s: float | None = None
@@ -106,18 +105,20 @@ class MongoStore:
             raise
 
     def prepare(self) -> None:
-        """See `Store.prepare`. Trips: 3."""
+        """See `Store.prepare`. Trips: 3, or 4 with a collection for dead letters."""
         with self._tasks.deadline():
             check_server(self._database)
             until = time.monotonic() + self._tasks.timeout_s
             make_indexes(self._tasks.durable, self.indexes, until)
             make_indexes(self._tasks.meta, META_INDEXES, until)
+            if self._dead is not None:
+                make_indexes(self._dead.durable, LETTER_INDEXES, until)
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
         if session is not None and session.client is not self.client:
             raise OptionInvalid("session", session, "a session of this app's own client (app.client.start_session())")
-        return putting.put(self._tasks, tasks, self.now(), session, self._dead)
+        return putting.put(self._tasks, tasks, self.now(), session)
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`."""
@@ -153,15 +154,7 @@ class MongoStore:
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
         """See `Store.settle`."""
-        if not settlements:
-            return []
-        verdicts = settling.settle(self._tasks, settlements)
-        if self._dead is None:
-            return verdicts
-        if any(one.move == "fail" for one in settlements):
-            with contextlib.suppress(StoreError):  # the scheduler's look does it, and tells why it cannot
-                dead_letters.bury(self.client, self._tasks, self._dead)
-        return dead_letters.settled_there(self._dead, settlements, verdicts)
+        return settling.settle(self._tasks, settlements) if settlements else []
 
     def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
         """See `Store.cancel`."""
@@ -195,12 +188,12 @@ class MongoStore:
         done = ticking.tick(self._tasks)
         if self._dead is None:
             return done
+        stuck: list[Refused] = []
         try:
-            dead_letters.bury(self.client, self._tasks, self._dead)
+            dead_letters.bury(self._tasks, stuck)
         except StoreError as error:
-            stuck = Refused("dead letters", str(error))
-            return msgspec.structs.replace(done, refused=(*done.refused, stuck))
-        return done
+            stuck.append(Refused("dead letters", str(error)))
+        return msgspec.structs.replace(done, refused=(*done.refused, *stuck)) if stuck else done
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """See `Store.declare`."""
@@ -325,12 +318,12 @@ class MongoStore:
         return tending.free_key(self._tasks, queue, key)
 
     def workers(self) -> list[WorkerView]:
-        """List the members and who else holds tasks. Trips: 2."""
+        """See `Store.workers`. Trips: 2."""
         return checking.workers(self._tasks)
 
     def check(self, *, repair: bool = False) -> Checkup:
         """Check the server, the collection and the tasks; see `checking`."""
-        return checking.check(self._database, self._tasks, self.indexes, repair=repair, dead=self._dead)
+        return checking.check(self._database, self._tasks, self.indexes, repair=repair)
 
     @property
     def indexes(self) -> tuple[Index, ...]:
@@ -338,10 +331,9 @@ class MongoStore:
         return INDEXES if self._dead is None else (*INDEXES, *DEAD_INDEXES)
 
     def dead_letters(self) -> MongoStore:
-        """Return the collection of the dead letters, to look at as at tasks; a requeue moves them back. Raises
-        `UsageError` when there is none."""
+        """See `Store.dead_letters`."""
         if self._dead is None:
-            raise UsageError("this app keeps its failed tasks among the others: give it dead_letter_collection=")
+            raise UsageError(NO_DEAD_LETTERS)
         return DeadLetters(self, self._dead)
 
     def unclaimed(self) -> list[Unclaimed]:
@@ -379,10 +371,23 @@ class DeadLetters(MongoStore):
         self._clock = store._clock
         self._living = store._tasks
 
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        """The indexes of the collection for dead letters."""
+        return LETTER_INDEXES
+
+    def check(self, *, repair: bool = False) -> Checkup:
+        """Check the server and the dead letters; see `checking`."""
+        return checking.check(self._database, self._tasks, LETTER_INDEXES, (), repair=repair)
+
     def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
         """See `Store.requeue`: those that begin again are moved back."""
-        return dead_letters.requeue(self.client, self._living, self._tasks, ids, how, self.now())
+        return dead_letters.requeue(self._living, ids, how, self.now())
 
     def free_key(self, queue: str, key: UniqueKey) -> bool:
         """See `Store.free_key`: keys stand beside the living."""
         return tending.free_key(self._living, queue, key)
+
+    def delete(self, id: ObjectId, *, force: bool = False) -> Deleted:
+        """See `Store.delete`. Who waits for the end of a dead letter is told of it first."""
+        return tending.delete(self._tasks, id, force=force, living=self._living)

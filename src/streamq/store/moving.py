@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 from pymongo.errors import WriteError
@@ -11,6 +11,10 @@ from pymongo.errors import WriteError
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused
 from streamq.store.faults import is_refusal, short
+
+IN_THE_WAY: Final = ""
+"""Stands among what was refused for the words of the server, where something is in the way for a moment only: another
+transaction writes the same task. It is tried again, and there is nothing to tell people."""
 
 
 def move(
@@ -40,3 +44,8 @@ def named(documents: Iterable[Document], refused: list[Refused]) -> list[tuple[O
         and not isinstance(document["_id"], dict)
         and document["_id"] not in stuck
     ]
+
+
+def lasting(refused: Iterable[Refused]) -> tuple[Refused, ...]:
+    """Return what people are to be told of."""
+    return tuple(one for one in refused if one.said != IN_THE_WAY)

@@ -19,20 +19,18 @@ KIN: Final = {"status": 1, "has_children": 1, "keep_s": 1}
 MARK: Final = {"$set": {"has_children": True}}
 
 
-def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any, dead: Tasks | None = None) -> Family:
+def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any) -> Family:
     """Find out how the parents of `new` stand, and mark those that have not ended, so that their ends are noticed.
 
     A task may name one that stands before it in the same put. Raises `OptionInvalid` for a parent that is not stored;
-    nothing has been stored then. Trips: 0 without parents, 1 when all are marked already or have ended, else 3; 1 more
-    when some may be in the collection `dead`.
+    nothing has been stored then. Trips: 0 without parents, 1 when all are marked already or have ended, else 3; 2 more
+    when some may be among the dead letters.
     """
     if not any(one.options.has_parents for one in new):
         return NO_FAMILY
     wanted, inside = _sorted_out(new)
     with reading("look up parents"), tasks.deadline():
-        found = _find(tasks, wanted)
-        if dead is not None and found.keys() != wanted:
-            found |= _find(dead, wanted - found.keys())
+        found = _find_anywhere(tasks, wanted)
     # Put in the caller's transaction, a parent is nobody else's to see. The driver's errors are left as they are here:
     # their labels tell the caller's `with_transaction` to run again.
     own = _find(tasks, wanted - found.keys(), session) if session is not None else {}
@@ -53,7 +51,7 @@ def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any, dead: Tasks | 
 def _marked(tasks: Tasks, new: Sequence[NewTask], live: dict[ObjectId, Document]) -> dict[ObjectId, Document]:
     """Mark parents that had not ended a moment ago, and return them as they are now."""
     tasks.durable.update_many(queries.unmarked_parents(live), MARK)
-    again = _find(tasks, live)
+    again = _find_anywhere(tasks, live)
     # What was deleted between the two looks, as it was to be at its success, has succeeded.
     deleted = [id for id, one in live.items() if id not in again and one.get("keep_s") == 0]
     _require_stored(tasks, new, live.keys() - again.keys() - set(deleted))
@@ -79,6 +77,16 @@ def _sorted_out(new: Sequence[NewTask]) -> tuple[set[ObjectId], set[ObjectId]]:
 def _find(tasks: Tasks, ids: Iterable[ObjectId], session: Any = None) -> dict[ObjectId, Document]:
     wanted = {"_id": {"$in": list(ids)}, "status": {"$exists": True}}
     return {one["_id"]: one for one in tasks.quick.find(wanted, KIN, session=session)}
+
+
+def _find_anywhere(tasks: Tasks, ids: Iterable[ObjectId]) -> dict[ObjectId, Document]:
+    """Find tasks, also among the dead letters: one that moves there or back between two looks is found by the third."""
+    found = _find(tasks, ids)
+    for handle in (tasks.dead, tasks) if tasks.dead is not None else ():
+        missing = [id for id in ids if id not in found]
+        if handle is not None and missing:
+            found |= _find(handle, missing)
+    return found
 
 
 def _require_stored(tasks: Tasks, new: Sequence[NewTask], missing: set[ObjectId]) -> None:

@@ -38,13 +38,11 @@ class Inserted(msgspec.Struct, frozen=True):
 ALL: Final = Inserted()
 
 
-def put(
-    tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any, dead: Tasks | None = None
-) -> Sequence[PutReply]:
+def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> Sequence[PutReply]:
     """Insert `new` in chunks; see `Store.put`."""
     if not new:
         return []
-    family = family_of(tasks, new, session, dead)
+    family = family_of(tasks, new, session)
     if len(new) <= MOST_A_CHUNK:
         return _put_chunk(tasks, new, now, family, session)
     many = PutMany(new, in_transaction=session is not None)

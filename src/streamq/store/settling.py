@@ -4,6 +4,9 @@ Fewer matched than sent means that somebody lost a lease, that a reply was lost,
 then every task of the batch is read back. `settled_by` tells what this batch did from what others did; what is still
 held is written again. What was refused because of its task is never sent again as it was, or it would hold up its
 batch for ever: a statement for many is written one by one, and one alone becomes a failure that says why.
+
+Where there is a collection for dead letters, what fails is written apart, in transactions that move it there
+(`dead_letters`); to a queue without one nothing of that happens.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from streamq.core.moves import settle as move
 from streamq.core.moves.fence import fence, is_followed, is_held
 from streamq.core.settlement import Settlement, Verdict, outgrown, refused
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import (
     DRIVER_ERRORS,
@@ -118,6 +122,58 @@ class Written(msgspec.Struct, frozen=True):
 
 
 def _write(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]) -> Written:
+    if tasks.dead is None:
+        return _write_here(tasks, settlements, alone)
+    failed = [one for one in settlements if one.move == "fail"]
+    if not failed:
+        return _write_here(tasks, settlements, alone)
+    others = [one for one in settlements if one.move != "fail"]
+    written = _write_here(tasks, others, alone) if others else Written(0, 0)
+    for chunk in _chunks(failed, alone):
+        try:
+            more = _write_failures(tasks, chunk, alone)
+        except StoreUnavailable:
+            if not others and chunk[0] is failed[0]:
+                raise
+            more = Written(None, None)  # with the others written, "nothing has changed" would be false
+        written = _both(written, more)
+    return written
+
+
+def _chunks(failed: Sequence[Settlement], alone: Set[Key]) -> list[list[Settlement]]:
+    many = [one for one in failed if _key(one) not in alone]
+    size = dead_letters.MOST_AT_ONCE
+    chunks = [many[start : start + size] for start in range(0, len(many), size)]
+    return chunks + [[one] for one in failed if _key(one) in alone]
+
+
+def _write_failures(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]) -> Written:
+    """Fail tasks and move them to the dead letters. One alone that cannot be moved fails where it is."""
+    statements = [UpdateOne(fence(one.queue, one.claim_id, [one.id]), move.update(one)) for one in settlements]
+    try:
+        return Written(dead_letters.end(tasks, statements, [one.id for one in settlements]), 0)
+    except DRIVER_ERRORS as error:
+        if dead_letters.is_undone(error):
+            return Written(0, 0)
+        if dead_letters.passes(error):
+            return Written(None, None)
+        if not dead_letters.is_of_the_tasks(error):
+            raise translated(error, "settle tasks", writing=True) from error
+    if len(settlements) == 1:
+        return _write_here(tasks, settlements, alone)
+    return Written(0, 0, apart=frozenset(map(_key, settlements)))
+
+
+def _both(first: Written, second: Written) -> Written:
+    return Written(
+        None if first.matched is None or second.matched is None else first.matched + second.matched,
+        None if first.deleted is None or second.deleted is None else first.deleted + second.deleted,
+        {**first.refusals, **second.refusals},
+        first.apart | second.apart,
+    )
+
+
+def _write_here(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]) -> Written:
     groups = _groups(settlements, alone)
     try:
         with tasks.deadline():
@@ -144,17 +200,12 @@ def _write_halves(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Ke
         code = min(TOO_LARGE) if isinstance(error, DocumentTooLarge) else getattr(error, "code", None)
         return Written(0, 0, {_key(settlements[0]): Refusal(code or 0, short(error))})
     middle = len(settlements) // 2
-    first = _write(tasks, settlements[:middle], alone)
+    first = _write_here(tasks, settlements[:middle], alone)
     try:
-        second = _write(tasks, settlements[middle:], alone)
+        second = _write_here(tasks, settlements[middle:], alone)
     except StoreUnavailable:
         second = Written(None, None)  # with the first half written, "nothing has changed" would be false
-    return Written(
-        None if first.matched is None or second.matched is None else first.matched + second.matched,
-        None if first.deleted is None or second.deleted is None else first.deleted + second.deleted,
-        {**first.refusals, **second.refusals},
-        first.apart | second.apart,
-    )
+    return _both(first, second)
 
 
 def _write_failed(error: BulkWriteError, groups: Sequence[Sequence[Settlement]]) -> Written:
@@ -230,9 +281,14 @@ def _read_back(
 
 
 def _look(tasks: Tasks, handle: Collection[Document], settlements: Sequence[Settlement]) -> dict[ObjectId, Document]:
+    ids = [one.id for one in settlements]
     with reading("read settlements back"), tasks.deadline():
-        found = handle.find({"_id": {"$in": [one.id for one in settlements]}}, FENCED)
-        return {document["_id"]: document for document in found}
+        found = {document["_id"]: document for document in handle.find({"_id": {"$in": ids}}, FENCED)}
+        missing = [id for id in ids if id not in found] if tasks.dead is not None else []
+        if tasks.dead is not None and missing:
+            moved = tasks.dead.committed.find({"_id": {"$in": missing}}, FENCED)
+            found |= {document["_id"]: document for document in moved}
+    return found
 
 
 def _verdict(settlement: Settlement, document: Document | None, of_missing: Verdict) -> Verdict | None:

@@ -18,6 +18,7 @@ from streamq.core.requeued import Requeued, Requeueing, verdict_of
 from streamq.core.search import Search
 from streamq.core.unique_key import UniqueKey, lock_again
 from streamq.errors import OptionInvalid, OutcomeUnknown, PayloadUndecodable
+from streamq.store import following
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Deleted, Purged
 from streamq.store.faults import DUPLICATE_KEY, MAYBE_APPLIED, PASSING, SHOWN, is_refusal, reading, short, writing
@@ -28,20 +29,27 @@ MOST_A_PURGE: Final = 1_000
 TOLD: Final = {"status": 1, "requeue_id": 1, "queue": 1, "unique_key": 1, "unique_for_s": 1}
 
 
-def delete(tasks: Tasks, id: ObjectId, *, force: bool) -> Deleted:
-    """See `Store.delete`. Trips: 1, or 2 when it was not deleted; 1 more with `force`."""
+def delete(tasks: Tasks, id: ObjectId, *, force: bool, living: Tasks | None = None) -> Deleted:
+    """See `Store.delete`. Who waits for it is among the `living`, if these are others.
+
+    Trips: 1, or 2 when it was not deleted; 1 more with `force`; 1 or 2 more when others wait for it, or more when they
+    have yet to learn how it ended."""
+    living = tasks if living is None else living
     stored = {"_id": id, "status": {"$exists": True}}
-    wanted = stored if force else {"_id": id, "status": {"$exists": True, "$ne": RUNNING}}
+    wanted = queries.SEEN_TO | (stored if force else {"_id": id, "status": {"$exists": True, "$ne": RUNNING}})
     with writing("delete a task"), tasks.deadline():
         if force:
             tasks.durable.update_one({"_id": id} | free.HAS_SLOT, free.update())
-        while tasks.durable.find_one_and_delete(wanted, {"_id": 1}) is None:
-            found = tasks.quick.find_one(stored, {"status": 1})
+        while (deleted := tasks.durable.find_one_and_delete(wanted, following.REMOVED)) is None:
+            found = tasks.quick.find_one(stored, {"status": 1, "follow_up": 1})
             if found is None:
                 return "gone"
             if found["status"] == RUNNING and not force:
                 return "running"
-            # It ran at the first look and has left that status since.
+            if found["status"] in TERMINAL and "follow_up" in found and following.tell(living, found):
+                wanted = stored | {"status": found["status"]}
+            # Else it ran at the first look and has left that status since.
+        following.mark_followers(living, [deleted])
     return "deleted"
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from bson import ObjectId
 
 from streamq.core import queries
 from streamq.core.moves import expire, free, release_due, take_back
+from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading
-from streamq.store.following import Followed, follow_up
-from streamq.store.moving import move, named
+from streamq.store.following import REMOVED, Followed, follow_up, mark_followers
+from streamq.store.moving import lasting, move, named
 
 MOST_A_TICK: Final = 1_000
 """Tasks moved in one step: many enough to keep up with a flood, few enough to let other writes through."""
 
 STUCK_S: Final = 1.0
 """The pause when all that is due was refused: it stays due, and without a pause it would be tried without end."""
+
+
+BUSY_S: Final = 0.1
+"""The pause when somebody else's transaction has what is due: by the next look it is mostly done. That of a process
+which died in it is ended by the server within a minute."""
 
 
 def tick(tasks: Tasks) -> Tick:
@@ -45,15 +51,17 @@ def tick(tasks: Tasks) -> Tick:
         released += followed.released
     soonest = [*ahead.values(), *([0.0] if followed.found else [])]  # more may be marked, and followers be followed
     moved = released or failed or followed.done or expired or removed
-    next_s = max(STUCK_S if refused and not moved else 0.0, min(soonest)) if soonest else None
+    pause_s = 0.0 if moved or not refused else STUCK_S if lasting(refused) else BUSY_S
+    next_s = max(pause_s, min(soonest)) if soonest else None
     return Tick(
-        tuple(released), failed, next_s, tuple(refused), followed=followed.done, expired=expired, removed=removed
+        tuple(released), failed, next_s, lasting(refused), followed=followed.done, expired=expired, removed=removed
     )
 
 
 def _outlook(tasks: Tasks) -> dict[str, float]:
     with tasks.deadline():
-        rows = tasks.quick.aggregate(queries.outlook(tasks.quick.name))
+        stages = queries.outlook(tasks.quick.name, None if tasks.dead is None else tasks.dead.quick.name)
+        rows = tasks.quick.aggregate(stages)
         return {row["of"]: float(row["in_ms"]) / 1000 for row in rows}
 
 
@@ -72,11 +80,14 @@ def _expire(tasks: Tasks, refused: list[Refused]) -> int:
 
 def _remove(tasks: Tasks) -> int:
     with tasks.deadline():
-        outlived = tasks.quick.find(queries.outlived(), {"_id": 1}).sort("lifetime_until", 1).limit(MOST_A_TICK)
-        ids = [document["_id"] for document in outlived]
-        over = queries.outlived() | {"_id": {"$in": ids}}
+        wanted = queries.outlived() | queries.SEEN_TO
+        found = tasks.quick.find(wanted, REMOVED)
+        outlived = list(found.sort("lifetime_until", 1).limit(MOST_A_TICK))
+        over = wanted | {"_id": {"$in": [document["_id"] for document in outlived]}}
         tasks.durable.update_many(over | free.HAS_SLOT, free.update())
-        return tasks.durable.delete_many(over).deleted_count
+        count = tasks.durable.delete_many(over).deleted_count
+        mark_followers(tasks, outlived)
+    return count
 
 
 def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:
@@ -89,11 +100,16 @@ def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectI
         again = [one for one in ended if not one["is_last"] and "cancel_to" not in one]
         last = [one for one in ended if one["is_last"] and "cancel_to" not in one]
         _apply(tasks, "take_back", again, refused)
-        failed = _apply(tasks, "take_back_last", last, refused)
+        ids = [document["_id"] for document in last]
+        failed = dead_letters.fail(tasks, *_how("take_back_last"), ids, refused) if ids else 0
         _apply(tasks, "cancel", [one for one in ended if "cancel_to" in one], refused)
     return named(again, refused), failed
 
 
 def _apply(tasks: Tasks, how: take_back.TakeBack, documents: list[Document], refused: list[Refused]) -> int:
     ids = [document["_id"] for document in documents]
-    return move(tasks, take_back.guard(how), take_back.update(how), ids, refused) if ids else 0
+    return move(tasks, *_how(how), ids, refused) if ids else 0
+
+
+def _how(how: take_back.TakeBack) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return take_back.guard(how), take_back.update(how)
