@@ -767,6 +767,13 @@ def test_a_closed_feed_leaves_the_others_open(lab: Lab) -> None:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+def test_still_ready_are_those_that_nobody_has_claimed(lab: Lab) -> None:
+    taken = lab.claimed().id
+    left, later = lab.put(), lab.put(options={"delay_s": 60})
+    assert lab.store.still_ready([taken, left, ObjectId(), later]) == [left]
+    assert lab.store.still_ready([]) == []
+
+
 def test_queues_behind_are_those_with_ready_tasks(lab: Lab) -> None:
     lab.put("a")
     lab.put("a")

@@ -28,6 +28,7 @@ from streamq import (
 )
 from streamq.bridge import InlineBridge
 from streamq.core.document import TaskDocument
+from streamq.core.rendezvous import stand_by_s
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 
@@ -494,7 +495,8 @@ async def test_standby_worker_releases_when_the_first_in_rank_is_dead() -> None:
         await trio.sleep(20)  # the next beat tells the rank
         at = trio.current_time()
         started = await (await when.options(delay_s=10).put()).result()
-    assert started - at == pytest.approx(10.05, abs=0.003)
+    # The dead one may be the first of those that claim it, too.
+    assert 10.05 <= round(started - at, 6) <= 10.05 + stand_by_s(1)
 
 
 # --- waiting for results ---------------------------------------------------------------------------------------

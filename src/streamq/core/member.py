@@ -54,6 +54,8 @@ class Roster(msgspec.Struct, frozen=True):
 
     rank: int
     lease_s: float
+    others: tuple[tuple[str, Any], ...] = ()
+    """The row ids of the other live members, each with what its row says that it serves."""
 
 
 ROWS: Final[dict[str, Any]] = {"_id": {"$gte": PREFIX, "$lt": "member;"}}
@@ -84,4 +86,5 @@ def roster_of(rows: Iterable[Mapping[str, Any]], me: Member, now: datetime) -> R
     alive = [row for row in rows if "beat_at" in row and (now - row["beat_at"]).total_seconds() < ALIVE_S]
     ids = sorted(row["_id"] for row in alive if row.get("queues"))
     rank = ids.index(me.row_id) if me.row_id in ids else len(ids)
-    return Roster(rank=rank, lease_s=min([me.lease_s, *(row["lease_s"] for row in alive)]))
+    others = tuple((row["_id"], row.get("serves")) for row in alive if row["_id"] != me.row_id)
+    return Roster(rank=rank, lease_s=min([me.lease_s, *(row["lease_s"] for row in alive)]), others=others)

@@ -162,6 +162,11 @@ def ended_before(older_than_s: float) -> dict[str, Any]:
     return {"finished_at": DATE, "$expr": {"$lte": ["$finished_at", before]}}
 
 
+def still_ready(ids: Iterable[ObjectId]) -> dict[str, Any]:
+    """Match those of `ids` that wait to be claimed."""
+    return {"_id": {"$in": list(ids)}, "status": READY}
+
+
 def due() -> dict[str, Any]:
     """Match delayed tasks whose time has come, by the server's clock.
 

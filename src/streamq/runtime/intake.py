@@ -21,12 +21,13 @@ from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.limits import Limits
 from streamq.core.pressure import Pressure
+from streamq.core.rendezvous import Rendezvous, StandBy, stand_by_s
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.ahead import Ahead
 from streamq.runtime.held import Held, Holdings
-from streamq.runtime.hints import Hints
+from streamq.runtime.hints import MOST_HINTS, Hints
 from streamq.runtime.journal import Journal
 from streamq.runtime.sole import sole_error
 from streamq.runtime.takers import Takers
@@ -107,6 +108,10 @@ class Intake:
         self._pausing = False  # after an error
         self._pace = Pace()
         self._pressure = Pressure()
+        self.rendezvous = Rendezvous()
+        """Who is to try first; the watcher's, which knows the others."""
+        self._standing_by = StandBy(MOST_HINTS)
+        self._others_turn = trio.lowlevel.ParkingLot()
         self.claimed_from_head: Callable[[], None] = lambda: None
         """Called after each claim from the head: whether the queue `is_saturated` may have changed."""
         self._again_at = float("inf")  # when a rate that holds the queue up has its next token
@@ -162,16 +167,22 @@ class Intake:
             return
         self.takers.withdraw(self)
 
-    def hint(self, wake: Wake) -> None:
-        """Note that a task became ready."""
+    def hint(self, wake: Wake, *, at_once: bool = False) -> None:
+        """Note that a task became ready. Unless it is to be tried `at_once`, other processes may come first."""
         if self._paused or not self._knows(wake):
-            return
-        if self.wants.limits is not None:
-            self.scan()
             return
         if self._behind:
             self._ahead.hear()
             return  # the next claim from the head finds it
+        if not at_once and (place := self.rendezvous.place(wake)):
+            if wake.id is not None and self._holdings.has(wake.id):
+                return  # it was told before
+            if self._standing_by.hear(wake, clock.now() + stand_by_s(place)):
+                self._others_turn.unpark_all()
+                return
+        if self.wants.limits is not None:
+            self.scan()
+            return
         self.takers.offer.withdraw()  # what comes after it must not be claimed ahead of it
         if self._hints.hear(wake):
             self.look()
@@ -192,6 +203,7 @@ class Intake:
             or self.wants.limits is not None
             or self._hints.was_heard(wake.id)
             or not self._knows(wake)
+            or self.rendezvous.place(wake)
             or not self.takers.offer.take()
         ):
             return None
@@ -226,6 +238,7 @@ class Intake:
             with self._scope, sole_error():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._let_go)
+                    nursery.start_soon(self._stand_by)
                     await self._claim_on()
                     nursery.cancel_scope.cancel()
         finally:
@@ -368,6 +381,28 @@ class Intake:
             self._journal.debug("claimed", queue=self.wants.queue, tasks=len(claimed.claims), first=first)
             self.takers.wake(len(claimed.claims))
             self._hoard.unpark_all()
+
+    async def _stand_by(self) -> None:
+        """Look after those that others were to try first. Trips: 1 a look, for all of them."""
+        while True:
+            next_at = self._standing_by.next_at
+            if next_at > clock.now():
+                with trio.move_on_at(next_at):
+                    await self._others_turn.park()
+                continue
+            if self._behind or self._paused:
+                self._standing_by.clear()
+                continue
+            asked = self._standing_by.ids
+            try:
+                there = await self._bridge.call(self._store.still_ready, asked)
+            except StoreError as error:
+                self._note(error)
+                self._standing_by.clear()
+                self.scan()
+                continue
+            for wake in self._standing_by.seen(asked, there, clock.now()):
+                self.hint(wake, at_once=True)
 
     async def _let_go(self) -> None:
         """Give back what was claimed ahead when its takers turn out slow: others may be idle."""

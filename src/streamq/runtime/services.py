@@ -154,7 +154,7 @@ class Services:
 
     def _stored(self, tasks: Sequence[NewTask]) -> None:
         """Wake this process's own consumers for what it put, without waiting for the stream."""
-        self.watcher.told(
+        self.watcher.put_here(
             [
                 Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)
                 for one in tasks

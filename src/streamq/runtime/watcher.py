@@ -24,6 +24,7 @@ import trio
 
 from streamq.bridge import Bridge
 from streamq.core.member import BEAT_S, Member, Roster
+from streamq.core.rendezvous import Rendezvous
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import (
@@ -102,6 +103,7 @@ class Watcher:
         self._paused: frozenset[str] = frozenset()  # of the queues that the open stream tells of
         self._controls = 0  # how often the stream has told of a pause
         self._told_lease_s = 0.0  # the shortest lease that the row names
+        self._rendezvous = Rendezvous()
         self._tired = False  # every queue is saturated: the stream is to rest
         self._resting = False
 
@@ -115,6 +117,7 @@ class Watcher:
         self._intakes.extend(one for one in intakes if one not in self._intakes)
         for intake in intakes:
             intake.claimed_from_head = self._weigh
+            intake.rendezvous = self._rendezvous
         await self._covered()
         if self._row().lease_s < self._told_lease_s:
             await self._try_to_beat()  # the stream was open already; the others must know how soon a lease may end
@@ -157,8 +160,7 @@ class Watcher:
         return None
 
     def told(self, items: Sequence[object]) -> None:
-        """Hand wakes, and what was claimed at once, to those they are for. Also called for this process's own puts,
-        ahead of the stream."""
+        """Hand wakes, and what was claimed at once, to those they are for."""
         for item in items:
             if isinstance(item, Early):
                 item.intake.take_early(item)
@@ -166,7 +168,12 @@ class Watcher:
             elif isinstance(item, Wake):
                 self._tell(item)
 
-    def _tell(self, wake: Wake) -> None:
+    def put_here(self, wakes: Sequence[Wake]) -> None:
+        """Hand over wakes of this process's own puts, ahead of the stream: nobody else has heard of them yet."""
+        for wake in wakes:
+            self._tell(wake, at_once=True)
+
+    def _tell(self, wake: Wake, *, at_once: bool = False) -> None:
         if wake.freed_in:
             for intake in self._intakes:
                 if intake.wants.queue == wake.freed_in:
@@ -176,7 +183,7 @@ class Watcher:
         if wake.kind == "ready":
             for intake in self._intakes:
                 if intake.wants.queue == wake.queue:
-                    intake.hint(wake)
+                    intake.hint(wake, at_once=at_once)
             self._hear_end(wake)
         elif wake.kind == "settled":
             self._waiters.tell(wake.id)
@@ -329,6 +336,7 @@ class Watcher:
             self._opened.notify_all()
 
     def _join(self, roster: Roster) -> None:
+        self._rendezvous.join(self._member.row_id, roster.others)
         self._scheduler.join(roster)
         self._recurrer.join(roster)
 

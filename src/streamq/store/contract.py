@@ -251,6 +251,9 @@ class Store(Records, Protocol):
     def queues_behind(self, queues: Sequence[str]) -> list[str]:
         """Return those of `queues` that have ready tasks: the safety scan."""
 
+    def still_ready(self, ids: Sequence[ObjectId]) -> list[ObjectId]:
+        """Return those of `ids` that nobody has claimed: what others were to try first."""
+
     def get(self, id: ObjectId) -> TaskDocument | None:
         """Read one task, majority-committed."""
 

@@ -543,7 +543,8 @@ class MemoryStore:
         self.beats[member.row_id] = (self.beats.get(member.row_id, (now, now))[0], now)
         workers = sorted(id for id, one in self.members.items() if one.queues)
         rank = workers.index(member.row_id) if member.row_id in workers else len(workers)
-        return Roster(rank, min(one.lease_s for one in self.members.values()))
+        others = tuple((id, one.serves) for id, one in self.members.items() if id != member.row_id)
+        return Roster(rank, min(one.lease_s for one in self.members.values()), others)
 
     def ring(self, member: Member, bell: str) -> None:
         """See `Store.ring`."""
@@ -566,6 +567,10 @@ class MemoryStore:
         """See `Store.queues_behind`."""
         ready = {document["queue"] for document in self.documents.values() if document["status"] == READY}
         return [queue for queue in queues if queue in ready]
+
+    def still_ready(self, ids: Sequence[ObjectId]) -> list[ObjectId]:
+        """See `Store.still_ready`."""
+        return [id for id in ids if id in self.documents and self.documents[id]["status"] == READY]
 
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`."""

@@ -256,6 +256,11 @@ class MongoStore:
             found = self._tasks.quick.distinct("queue", queries.behind(queues))
             return [queue for queue in queues if queue in found]
 
+    def still_ready(self, ids: Sequence[ObjectId]) -> list[ObjectId]:
+        """See `Store.still_ready`. Trips: 1."""
+        with reading("look whether tasks are still ready"), self._tasks.deadline():
+            return [one["_id"] for one in self._tasks.quick.find(queries.still_ready(ids), {"_id": 1})]
+
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`. Trips: 1."""
         with reading("read a task"), self._tasks.deadline():

@@ -1,0 +1,148 @@
+"""Several idle processes, one task: one of them claims, and one that is dead or busy costs milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from bson import ObjectId
+
+from streamq import StreamQ
+from streamq.bridge import InlineBridge
+from streamq.core.member import BEAT_S, Member
+from streamq.core.rendezvous import stand_by_s
+from streamq.errors import StoreUnavailable
+from streamq.store.memory import MemoryStore
+from streamq.testing import trio_time
+
+PROCESSES = 4
+
+
+class Herd:
+    """Idle workers of one slot each, as if each were a process of its own, and a producer that hears nothing."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.apps: list[StreamQ] = []
+        self.notes: list[Any] = []
+        self.producer = StreamQ.on(store, InlineBridge(), safety_scan_s=None)
+        self.note = declared(self.producer, self)
+        self.ran: dict[object, float] = {}
+
+    @property
+    def claims(self) -> int:
+        return sum(app.journal.counts["claim calls"] for app in self.apps)
+
+    async def put(self, what: object) -> None:
+        await self.note.put(what)
+        await trio.sleep(1)
+
+
+def declared(app: StreamQ, herd: Herd):  # type: ignore[no-untyped-def]
+    @app.task(queue="q", name="note")
+    async def note(what: object, lasts_s: float = 0.0) -> None:
+        herd.ran[what] = trio.current_time()
+        await trio.sleep(lasts_s)
+
+    return note
+
+
+@asynccontextmanager
+async def herd_of(count: int) -> AsyncIterator[Herd]:
+    herd = Herd(MemoryStore(trio_time))
+    async with herd.producer, trio.open_nursery() as nursery:
+        for _ in range(count):
+            app = StreamQ.on(herd.store, InlineBridge(), safety_scan_s=None)
+            herd.notes.append(declared(app, herd))
+            herd.apps.append(app)
+            await nursery.start(serve, app)
+        await trio.sleep(BEAT_S + 1)  # now all know of all
+        yield herd
+        nursery.cancel_scope.cancel()
+
+
+async def serve(app: StreamQ, *, task_status: trio.TaskStatus[None]) -> None:
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work, {"q": 1})
+        task_status.started()
+
+
+async def test_one_task_costs_one_claim_however_many_are_idle() -> None:
+    async with herd_of(PROCESSES) as herd:
+        before = herd.claims
+        for number in range(20):
+            await herd.put(number)
+        assert len(herd.ran) == 20
+        assert herd.claims - before == 20
+        assert all(app.journal.counts["claimed"] for app in herd.apps)  # each had its share
+
+
+async def test_member_that_is_dead_costs_milliseconds() -> None:
+    async with herd_of(1) as herd:
+        for number in range(20):
+            herd.store.beat(Member(f"dead{number}", "host", 1, ("q",), 1, 30.0, serves=({"queue": "q"},)))
+        await trio.sleep(BEAT_S + 1)
+        for number in range(20):
+            put_at = trio.current_time()
+            await herd.put(number)
+            assert herd.ran[number] - put_at <= stand_by_s(20) + 1e-9
+
+
+async def test_task_of_a_busy_first_is_run_by_the_next_that_is_free() -> None:
+    async with herd_of(PROCESSES) as herd:
+        for number in range(PROCESSES - 1):
+            await herd.note.put(("long", number), lasts_s=1000.0)
+            await trio.sleep(1)
+        assert len(herd.ran) == PROCESSES - 1
+        for number in range(20):
+            put_at = trio.current_time()
+            await herd.put(number)
+            assert herd.ran[number] - put_at <= stand_by_s(PROCESSES - 1) + 1e-9
+
+
+async def test_process_that_put_a_task_itself_claims_it_at_once_whoever_is_first() -> None:
+    async with herd_of(1) as herd:
+        for number in range(20):
+            herd.store.beat(Member(f"dead{number}", "host", 1, ("q",), 1, 30.0, serves=({"queue": "q"},)))
+        await trio.sleep(BEAT_S + 1)
+        for number in range(20):
+            put_at = trio.current_time()
+            await herd.notes[0].put(number)
+            await trio.sleep(1)
+            assert herd.ran[number] == put_at
+
+
+async def test_store_that_fails_at_a_look_loses_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with herd_of(1) as herd:
+        for number in range(20):
+            herd.store.beat(Member(f"dead{number}", "host", 1, ("q",), 1, 30.0, serves=({"queue": "q"},)))
+        await trio.sleep(BEAT_S + 1)
+
+        def fails(ids: object) -> list[ObjectId]:
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(herd.store, "still_ready", fails)
+        for number in range(5):
+            await herd.put(number)
+        assert len(herd.ran) == 5
+
+
+async def test_burst_is_shared_and_none_is_left() -> None:
+    async with herd_of(PROCESSES) as herd:
+        await herd.producer.put_many([herd.note.new(number, lasts_s=0.01) for number in range(300)])
+        await trio.sleep(300 * 0.01 / PROCESSES + stand_by_s(PROCESSES))
+        assert len(herd.ran) == 300
+        assert all(app.journal.counts["claimed"] > 30 for app in herd.apps)
+
+
+async def test_released_and_retried_tasks_cost_one_look_each_too() -> None:
+    async with herd_of(PROCESSES) as herd:
+        before = herd.claims
+        for number in range(10):
+            await herd.note.options(delay_s=0.5).put(number)
+            await trio.sleep(1)
+        assert len(herd.ran) == 10
+        assert herd.claims - before <= 20  # such a wake makes a claim from the head, which may find it by itself

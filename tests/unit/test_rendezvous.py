@@ -1,0 +1,101 @@
+"""Who tries first for a task: the same answer in every process, fair shares, and the others later and later."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from bson import ObjectId
+
+from streamq.core.rendezvous import TIER_S, Rendezvous, StandBy, stand_by_s
+from streamq.core.wake import Wake
+
+MEMBERS = {f"member:{number}": [{"queue": "q"}] for number in range(8)}
+
+
+def seen_by(me: str, members: Mapping[str, object] = MEMBERS) -> Rendezvous:
+    rendezvous = Rendezvous()
+    rendezvous.join(me, [(id, serves) for id, serves in members.items() if id != me])
+    return rendezvous
+
+
+def wake(task: str | None = None, *, is_new: bool = True) -> Wake:
+    return Wake("ready", ObjectId(), "q", task, is_new=is_new)
+
+
+def test_each_process_finds_another_place_and_all_together_every_one() -> None:
+    orders = [seen_by(me) for me in MEMBERS]
+    for _ in range(50):
+        task = wake()
+        assert sorted(order.place(task) for order in orders) == list(range(8))
+
+
+def test_each_process_is_the_first_for_its_share() -> None:
+    orders = [seen_by(me) for me in MEMBERS]
+    firsts = Counter(next(place for place, one in enumerate(orders) if one.place(task) == 0) for task in tasks(1600))
+    assert all(140 < firsts[place] < 260 for place in range(8))  # 200 each; five standard deviations are 66
+
+
+def tasks(count: int) -> list[Wake]:
+    return [wake() for _ in range(count)]
+
+
+def test_one_that_leaves_gives_its_tasks_to_all_and_moves_no_other() -> None:
+    without = {id: serves for id, serves in MEMBERS.items() if id != "member:3"}
+    for task in tasks(100):
+        before = {me: seen_by(me).place(task) for me in MEMBERS}
+        after = {me: seen_by(me, without).place(task) for me in without}
+        gone = before["member:3"]
+        assert after == {me: place - (place > gone) for me, place in before.items() if me != "member:3"}
+
+
+def test_alone_it_is_first() -> None:
+    assert Rendezvous().place(wake()) == 0
+    assert seen_by("member:0", {"member:1": [{"queue": "other"}]}).place(wake()) == 0
+
+
+def test_who_does_not_know_the_handler_of_a_new_task_has_no_place() -> None:
+    others = {f"member:{number}": [{"queue": "q", "only": ["mail"]}] for number in range(8)}
+    order = seen_by("me", others)
+    assert all(order.place(wake("print")) == 0 and order.place(wake(None)) == 0 for _ in range(20))
+    assert any(order.place(wake("mail")) for _ in range(20))
+    assert any(order.place(wake(None, is_new=False)) for _ in range(20))  # its handler is not told
+
+
+def test_what_one_process_serves_by_several_intakes_counts_once() -> None:
+    twice = {"member:1": [{"queue": "q", "only": ["mail"]}, {"queue": "q"}]}
+    assert {seen_by("me", twice).place(wake("print")) for _ in range(100)} == {0, 1}
+
+
+def test_rows_that_say_nonsense_are_passed_over() -> None:
+    nonsense: dict[str, object] = {"a": None, "b": 7, "c": [3], "d": [{"queue": 3}], "e": {"queue": "q"}}
+    rendezvous = Rendezvous()
+    rendezvous.join("me", nonsense.items())
+    assert all(rendezvous.place(wake()) == 0 for _ in range(20))
+
+
+def test_tiers_double_and_wait_longer_and_longer() -> None:
+    waits = [stand_by_s(place) / TIER_S for place in range(31)]
+    assert waits == [0] + 2 * [1] + 4 * [3] + 8 * [6] + 16 * [10]
+
+
+def test_look_tells_what_to_try_now_and_keeps_what_is_another_s_turn() -> None:
+    standing_by = StandBy(10)
+    due, later, gone = wake(), wake(), wake()
+    for one, at in ((due, 1.0), (later, 3.0), (gone, 1.0)):
+        assert standing_by.hear(one, at)
+    assert standing_by.next_at == 1.0
+    asked = standing_by.ids
+    assert due.id is not None
+    assert later.id is not None
+    assert standing_by.seen(asked, [due.id, later.id], 2.0) == [due]
+    assert standing_by.ids == [later.id]
+    assert standing_by.next_at == 3.0
+
+
+def test_what_is_heard_twice_takes_one_place_and_past_the_bound_nothing_is_taken() -> None:
+    standing_by = StandBy(1)
+    one = wake()
+    assert standing_by.hear(one, 1.0)
+    assert standing_by.hear(one, 2.0)
+    assert not standing_by.hear(wake(), 1.0)
