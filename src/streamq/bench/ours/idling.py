@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 import trio
+from pymongo import monitoring
 
 from streamq import StreamQ
 from streamq.bench.actor import Stage
 from streamq.bench.commands import Commands
 from streamq.bench.ours.stamped import stamped
-from streamq.bench.place import HANDLER, QUEUE, Client, Place
+from streamq.bench.place import HANDLER, QUEUE, Place
 
 
 def idle(stage: Stage, place: Place, handlers: int) -> dict[str, int]:
@@ -21,23 +22,23 @@ def idle(stage: Stage, place: Place, handlers: int) -> dict[str, int]:
 
 async def _idle(stage: Stage, place: Place, handlers: int) -> dict[str, int]:
     commands = Commands()
-    with Client(place.uri, event_listeners=[commands]) as client:
-        app = StreamQ(client=client, database=place.database)
+    monitoring.register(commands)  # for all clients that are made from now on: the app's own
+    app = StreamQ(place.uri, database=place.database)
 
-        async def handler(number: int) -> None: ...
+    async def handler(number: int) -> None: ...
 
-        for number in range(handlers):
-            app.task(queue=f"{QUEUE}{number}", name=f"{HANDLER}{number}")(handler)
-        async with app, trio.open_nursery() as nursery:
-            await nursery.start(app.work)
-            stage.ready()
-            await stage.gone()
-            commands.clear()
-            enough = trio.Event()
-            with stage.stopping(enough.set), trio.move_on_after(max(0.0, stage.until - time.monotonic())):
-                await enough.wait()
-            counts = commands.counts()
-            nursery.cancel_scope.cancel()
+    for number in range(handlers):
+        app.task(queue=f"{QUEUE}{number}", name=f"{HANDLER}{number}")(handler)
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        stage.ready()
+        await stage.gone()
+        commands.clear()
+        enough = trio.Event()
+        with stage.stopping(enough.set), trio.move_on_after(max(0.0, stage.until - time.monotonic())):
+            await enough.wait()
+        counts = commands.counts()
+        nursery.cancel_scope.cancel()
     return counts
 
 

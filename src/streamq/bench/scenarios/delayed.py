@@ -93,7 +93,7 @@ def _play(
         hand.stop()
         (worked,) = results([hand])
         return start_ms, worked
-    producer, other = run.cast.actor("streamq producer"), run.cast.actor("streamq other producer")
+    producer = run.cast.actor("streamq producer")
     hand.begin(working.work, place, Work(slots=slots, wall=True, queues=(OTHER,) if other_rate else ()))
     producer.begin(putting.put_due, place, due_in_ms)
     for one in (hand, producer):
@@ -101,6 +101,7 @@ def _play(
     count = 0
     if other_rate:
         # Half of the puts into the other queue come before the instant, half after it.
+        other = run.cast.actor("streamq other producer")
         count = max(2, round(other_rate * _lead_s(tasks) * 2))
         other.begin(putting.put_at_rate, place, other_rate, count, OTHER, tasks)
         other.wait_ready()
@@ -112,7 +113,7 @@ def _play(
     hand.stop()
     (worked,) = results([hand])
     if other_rate:
-        _add_others(worked, other.result(), tasks, start_ms, others)
+        _add_others(worked, run.cast.actor("streamq other producer").result(), tasks, start_ms, others)
     return start_ms, worked
 
 

@@ -59,7 +59,7 @@ def _ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float | None]:
 
 def _put_many(run: Run, name: str, place: Place, count: int) -> dict[str, Any]:
     """One call of streamq's; for the floor inserts one after the other, as its program would do it."""
-    producer = run.cast.actor(f"{name} putter")
+    producer = run.cast.actor(f"{name} producer")
     producer.begin(
         floor_putting.put_all if name == FLOOR else putting.put_all, place, count, 1_000 if name == FLOOR else count
     )
@@ -67,13 +67,11 @@ def _put_many(run: Run, name: str, place: Place, count: int) -> dict[str, Any]:
     before_mb = rss_mb(producer.pid)
     producer.go()
     run.short(f"{name} put_many", producer.result().count, count)
-    found = {
+    return {
         "put_many_before_mb": before_mb,
         "put_many_peak_mb": peak_rss_mb(producer.pid),
         "put_many_after_mb": rss_mb(producer.pid),
     }
-    run.cast.dismiss(producer)
-    return found
 
 
 def _consume(run: Run, name: str, place: Place, count: int, slots: int) -> tuple[dict[str, Any], Track]:

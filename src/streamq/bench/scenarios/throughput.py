@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -78,18 +79,20 @@ def _best(run: Run, count: int) -> tuple[Sizes, dict[str, object]]:
     """Try all sizes, and the three quickest once more; return the best of these by the mean of both."""
     tried: dict[Sizes, list[float]] = {one: [] for one in sizes.SWEPT}
     run.bar.begin("finding the floor", len(tried) + 3)
-    for further in (list(tried), None):
-        for one in further or sorted(tried, key=lambda one: -sum(tried[one]))[:3]:
+    for again in (False, True):
+        for one in sorted(tried, key=lambda one: -sum(tried[one]))[: 3 if again else None]:
             if run.budget.left_s < run.budget.duration_s / 3:
-                run.undone("the search for the best floor")
                 break
             put, worked = _play(run, FLOOR, count, one, Work(), 0)
             tried[one].append(settled([worked]) / (elapsed_s(put.began_at, [worked]) or 1.0))
             run.bar.step()
+    run.short("the search for the best floor, rounds", sum(map(len, tried.values())), len(tried) + 3)
     most = max(map(len, tried.values()))
     found = {one: sum(rates) / len(rates) for one, rates in tried.items() if rates and len(rates) == most}
     swept = {_named(one): {"per_s": round(sum(rates) / len(rates))} for one, rates in tried.items() if rates}
-    return max(found, key=lambda one: found[one], default=sizes.BEST), {"swept": swept}
+    best = max(found, key=lambda one: found[one], default=sizes.BEST)
+    to_keep = f"BEST: Final = {best!r}; MEASURED: Final = {datetime.now(UTC).date().isoformat()!r}"
+    return best, {"swept": swept, "to_keep_in_floor_sizes": to_keep}
 
 
 def _named(one: Sizes) -> str:
