@@ -728,8 +728,8 @@ def requeued_whatever_the_status() -> dict[str, Any]:
     return {"status": {"$exists": True}}
 
 
-def end_left_at_requeue(how: Requeue) -> list[dict[str, Any]]:
-    return real_requeue(how)[:1]
+def end_left_at_requeue(how: Requeue, lock: bytes | None = None) -> list[dict[str, Any]]:
+    return real_requeue(how, lock)[:1]
 
 
 real_requeue = requeue_move.update
