@@ -108,30 +108,30 @@ def claim_of(
     were not there: the task runs by the defaults, and nothing later meets a value it does not expect. What no
     default can stand in for (`_id`, `queue`, the counters) `queries.ready` has sorted out.
     """
-    task = document.get("task")
-    group = document.get("group")
-    created_at = document.get("created_at")
-    tag = document.get("tag")
-    slot_at = document.get("slot_at")
+    # Once for each task that runs: by place, and with the kinds that nearly all have asked for first.
+    get = document.get
+    task, group, tag = get("task"), get("group"), get("tag")
+    max_attempts, priority, keep_s = get("max_attempts"), get("priority"), get("keep_s")
+    headers, created_at, slot_at = get("headers"), get("created_at"), get("slot_at")
     return Claim(
-        id=document["_id"],
-        queue=document["queue"],
-        task=task if isinstance(task, str) else None,
-        payload=document.get("payload"),
-        attempt=int(attempt),
-        max_attempts=_whole(document.get("max_attempts"), 1),
-        priority=_whole(document.get("priority"), 0),
-        claim_id=claim_id,
-        lease_s=lease_s,
-        keep_s=_keep_s(document.get("keep_s")),
-        headers=_headers(document.get("headers")),
-        created_at=created_at if isinstance(created_at, datetime) else None,
-        tag=tag if isinstance(tag, str) else None,
-        slot_at=slot_at if isinstance(slot_at, datetime) else None,
-        has_slot=has_slot,
-        followed=document.get("has_children") is True or isinstance(group, str),
-        group=group if isinstance(group, str) else None,
-        total_s=_total_s(document) if "total_until" in document else None,
+        document["_id"],
+        document["queue"],
+        task if isinstance(task, str) else None,
+        get("payload"),
+        attempt if type(attempt) is int else int(attempt),
+        max_attempts if type(max_attempts) is int and 0 <= max_attempts < INT32 else _whole(max_attempts, 1),
+        priority if type(priority) is int and 0 <= priority < INT32 else _whole(priority, 0),
+        claim_id,
+        lease_s,
+        None if keep_s is None else _keep_s(keep_s),
+        None if headers is None else _headers(headers),
+        created_at if isinstance(created_at, datetime) else None,
+        tag if isinstance(tag, str) else None,
+        slot_at if isinstance(slot_at, datetime) else None,
+        has_slot,
+        get("has_children") is True or isinstance(group, str),
+        _total_s(document) if "total_until" in document else None,
+        group if isinstance(group, str) else None,
     )
 
 

@@ -103,7 +103,7 @@ class Schema:
         except Misfit as misfit:
             field, reason = self._told(misfit, builtins)
             raise PayloadUndecodable(f"{field}: {reason}" if field else reason) from misfit.__cause__
-        return self._call(model)
+        return self._call(model, whole=len(builtins) == len(self._names))
 
     def dump_result(self, value: Any) -> Any:
         """Return what to store for a handler's result. Raises `PayloadInvalid` if it does not fit the annotation."""
@@ -157,9 +157,9 @@ class Schema:
     def _first_missing(self, given: Mapping[str, Any]) -> str:
         return next(name for name in self._names if name in self._required and name not in given)
 
-    def _call(self, model: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        values = msgspec.structs.astuple(model)
-        kwargs = {name: value for name, value in zip(self._names, values, strict=True) if value is not msgspec.UNSET}
+    def _call(self, model: Any, *, whole: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        pairs = zip(self._names, msgspec.structs.astuple(model), strict=True)
+        kwargs = dict(pairs) if whole else {name: value for name, value in pairs if value is not msgspec.UNSET}
         if not self._positional_only:
             return (), kwargs
         args: list[Any] = []

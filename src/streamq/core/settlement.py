@@ -55,15 +55,25 @@ def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float, left_s
     """Decide how the attempt ends. `u` is drawn from [0, 1) for the jitter of a retry; `left_s` is what is left of the
     task's total time, None where there is no limit: nothing is put off past it."""
 
+    if isinstance(outcome, Done):  # nearly always, once for each task that runs: by place
+        keep_s = KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s
+        return Settlement(
+            claim.id,
+            claim.queue,
+            claim.claim_id,
+            "succeed",
+            outcome.result,
+            keep_s=keep_s,
+            frees=claim.has_slot,
+            followed=claim.followed,
+        )
+
     def settle(move: SettleMove, **more: Any) -> Settlement:
         return Settlement(
             id=claim.id, queue=claim.queue, claim_id=claim.claim_id, move=move, frees=claim.has_slot, **more
         )
 
     match outcome:
-        case Done(result):
-            keep_s = KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s
-            return settle("succeed", result=result, keep_s=keep_s, followed=claim.followed)
         case Raised() if outcome.final or claim.is_last_attempt:
             return settle("fail", error=outcome)
         case Raised():
