@@ -49,6 +49,13 @@ def test_one_that_leaves_gives_its_tasks_to_all_and_moves_no_other() -> None:
         assert after == {me: place - (place > gone) for me, place in before.items() if me != "member:3"}
 
 
+def test_one_that_has_come_since_has_its_place_at_once() -> None:
+    late = seen_by("member:0", {})
+    late.add("member:1", [{"queue": "q"}])
+    both = {"member:1": [{"queue": "q"}]}
+    assert all(late.place(task) == seen_by("member:0", both).place(task) for task in tasks(50))
+
+
 def test_alone_it_is_first() -> None:
     assert Rendezvous().place(wake()) == 0
     assert seen_by("member:0", {"member:1": [{"queue": "other"}]}).place(wake()) == 0

@@ -62,6 +62,10 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
             Wake("ready", ID, "q", is_new=True, look_in_s=0.0),
         ),
         (inserted(kind="member", lease_s=7.0), Wake("member", lease_s=7.0)),
+        (
+            inserted(kind="member", lease_s=7.0, serves=[{"queue": "q"}]) | {"documentKey": {"_id": "member:m2"}},
+            Wake("member", lease_s=7.0, member="member:m2", serves=[{"queue": "q"}]),
+        ),
         (inserted(bell="b1"), Wake("bell")),
         (updated(bell="b1"), Wake("bell")),
         (updated(status="ready", ready_in="r"), Wake("ready", ID, "r")),

@@ -5,10 +5,10 @@ is highest comes first) and finds its own place in it. The first claims at once,
 while whether the task is still there, in tiers that double:
 
     place   0    1 2    3 … 6    7 … 14    15 … 30
-    after   0    5      15       30        50 ms
+    after   0    10     30       60        100 ms
 
-so a first that is dead, or busy, costs milliseconds and never a task. The list is the one of the last heartbeat: who
-has just come or gone is not known to all, and then two claim, or one tier looks for nothing.
+so a first that is dead, or busy, costs milliseconds and never a task. Who comes is told by the stream; who has gone is
+known at the next heartbeat, and until then the others look after its tasks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from bson import ObjectId
 
 from streamq.core.wake import Wake
 
-TIER_S: Final = 0.005
-"""The first tier's wait; the k-th tier waits k (k + 1) / 2 times as long. A claim by the first takes about 2 ms from
-the event on (docs/measurements.md); the later tiers wait longer so that one look serves several tasks."""
+TIER_S: Final = 0.01
+"""The first tier's wait; the k-th tier waits k (k + 1) / 2 times as long. A claim by the first takes 2 to 8 ms from the
+event on, with 16 processes on two cores (docs/measurements.md); the later tiers wait longer so that one look serves
+several tasks."""
 
 MASK: Final = 2**64 - 1
 
@@ -36,15 +37,25 @@ class Rendezvous:
 
     def __init__(self) -> None:
         self._me = 0
+        self._rows: dict[str, object] = {}
         self._others: Mapping[str, Order] = {}
 
     def join(self, me: str, others: Iterable[tuple[str, object]]) -> None:
         """Learn who else is there: rows' ids, each with what its row says that it serves."""
+        self._me = _number(me)
+        self._rows = dict(others)
+        self._work_out()
+
+    def add(self, id: str, serves: object) -> None:
+        """Learn of one who has come since."""
+        self._rows[id] = serves
+        self._work_out()
+
+    def _work_out(self) -> None:
         by_queue: dict[str, list[tuple[int, frozenset[str] | None]]] = {}
-        for id, serves in others:
+        for id, serves in self._rows.items():
             for queue, only in _read(serves).items():
                 by_queue.setdefault(queue, []).append((_number(id), only))
-        self._me = _number(me)
         self._others = {queue: tuple(order) for queue, order in by_queue.items()}
 
     def place(self, wake: Wake) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from bson import ObjectId
@@ -24,7 +24,8 @@ class Wake(msgspec.Struct, frozen=True):
     - `follow_up`: what waits for task `id`, or what it waits for itself, is to be looked at. A task's end may say this
       besides (`follow_up` is True then).
     - `pause`, `resume`: no task of `queue` is to begin, or may again.
-    - `member`: a worker came or uses another lease; `lease_s` is its shortest.
+    - `member`: a worker came (`member` is its row's id, `serves` what the row says that it serves) or uses another
+      lease; `lease_s` is its shortest.
     - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.
 
@@ -40,5 +41,7 @@ class Wake(msgspec.Struct, frozen=True):
     due_in_s: float = 0.0
     look_in_s: float | None = None
     lease_s: float = 0.0
+    member: str = ""
+    serves: Any = None
     freed_in: str = ""
     follow_up: bool = False

@@ -82,7 +82,7 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
     told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to", "paused"]
     told += ["settled_for", "follow_up", *ENDS]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up", "paused"]
-    stored += ENDS
+    stored += ["serves", *ENDS]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
     project |= {f"fullDocument.{name}": 1 for name in stored}
@@ -111,7 +111,11 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     if stored.get("bell") == interest.bell:
         return Wake("bell")
     if stored.get("kind") == MEMBER:
-        return _member(stored)
+        row_id = event["documentKey"]["_id"]
+        came = _member(stored)
+        return msgspec.structs.replace(
+            came, member=row_id if isinstance(row_id, str) else "", serves=stored.get("serves")
+        )
     id = event["documentKey"]["_id"]
     status, look_in_s = stored.get("status"), _look_in_s(stored, event.get("wallTime"))
     if status == DELAYED:

@@ -196,6 +196,8 @@ class Watcher:
             if wake.id is not None:
                 self._canceller.hear(wake.id)
         elif wake.kind != "follow_up":
+            if wake.member and wake.member != self._member.row_id:
+                self._rendezvous.add(wake.member, wake.serves)
             self._scheduler.hear(wake)
 
     def _pause(self, paused: frozenset[str]) -> None:

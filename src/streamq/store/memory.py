@@ -537,7 +537,8 @@ class MemoryStore:
         if before is None or before.lease_s != member.lease_s:
             for feed in self._feeds:
                 if feed.interest.timers:
-                    feed.tell(Wake("member", lease_s=member.lease_s))
+                    came, serves = ("", None) if before else (member.row_id, member.serves)
+                    feed.tell(Wake("member", lease_s=member.lease_s, member=came, serves=serves))
         self.members[member.row_id] = member
         now = whole_ms(self._clock())
         self.beats[member.row_id] = (self.beats.get(member.row_id, (now, now))[0], now)
