@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
+from bson import Timestamp
+from pymongo import MongoClient
 
 from streamq import StreamQ
 from tests.integration.conftest import MakeApp
@@ -46,6 +50,34 @@ async def test_one_task_at_a_time_wastes_few_claims(make_app: MakeApp) -> None:
         tried = sum(app.journal.counts["claim calls"] for app in apps) - before
         nursery.cancel_scope.cancel()
     assert tried - TASKS < TASKS  # without an order it is one in each of the others: three times as many
+
+
+async def test_task_with_an_id_of_another_producer_is_run_beside_other_workers(
+    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str
+) -> None:
+    apps = [make_app(safety_scan_s=None) for _ in range(2)]
+    put = apps[0].blocking.queue("q").put("first")
+    tasks = mongo[database]["tasks"]
+    stored = tasks.find_one({"_id": put.id}) or {}
+    with trio.fail_after(SOON_S):
+        async with apps[0], apps[1], trio.open_nursery() as nursery:
+            send, receive = trio.open_memory_channel[object](10)
+
+            async def serve(app: StreamQ) -> None:
+                async with app.queue("q").consume() as claimed:
+                    async for task in claimed:
+                        async with task:
+                            await send.send(task.info.id)
+
+            for app in apps:
+                nursery.start_soon(serve, app)
+            assert await receive.receive() == put.id
+            while not all(known(app) for app in apps):  # noqa: ASYNC110 - by the stream
+                await trio.sleep(0.05)
+            for id in ("by hand", 7, "once more"):
+                await trio.to_thread.run_sync(tasks.insert_one, stored | {"_id": id, "seq": Timestamp(0, 0)})
+                assert await receive.receive() == id
+            nursery.cancel_scope.cancel()
 
 
 def known(app: StreamQ) -> tuple[object, ...]:

@@ -14,9 +14,11 @@ from streamq import StreamQ
 from streamq.bridge import InlineBridge
 from streamq.core.member import BEAT_S, Member
 from streamq.core.rendezvous import stand_by_s
+from streamq.core.wake import Wake
 from streamq.errors import StoreUnavailable
 from streamq.store.memory import MemoryStore
 from streamq.testing import trio_time
+from tests.runtime.looking import WINDOW, LookingStore
 
 PROCESSES = 4
 
@@ -36,6 +38,12 @@ class Herd:
     def claims(self) -> int:
         return sum(app.journal.counts["claim calls"] for app in self.apps)
 
+    @property
+    def is_claiming(self) -> bool:
+        """Whether a claim that has obtained something is yet to be answered."""
+        taken = sum(one["attempt"] for one in self.store.documents.values())
+        return taken > len(self.ran)
+
     async def put(self, what: object) -> None:
         await self.note.put(what)
         await trio.sleep(1)
@@ -51,8 +59,8 @@ def declared(app: StreamQ, herd: Herd):  # type: ignore[no-untyped-def]
 
 
 @asynccontextmanager
-async def herd_of(count: int) -> AsyncIterator[Herd]:
-    herd = Herd(MemoryStore(trio_time))
+async def herd_of(count: int, store: MemoryStore | None = None) -> AsyncIterator[Herd]:
+    herd = Herd(store or MemoryStore(trio_time))
     async with herd.producer, trio.open_nursery() as nursery:
         for _ in range(count):
             app = StreamQ.on(herd.store, InlineBridge(), safety_scan_s=None)
@@ -146,3 +154,96 @@ async def test_released_and_retried_tasks_cost_one_look_each_too() -> None:
             await trio.sleep(1)
         assert len(herd.ran) == 10
         assert herd.claims - before <= 20  # such a wake makes a claim from the head, which may find it by itself
+
+
+def fill_with_dead(herd: Herd) -> None:
+    """Make it that others come first for nearly every task, and none of them lives."""
+    for number in range(20):
+        herd.store.beat(Member(f"dead{number}", "host", 1, ("q",), 1, 30.0, serves=({"queue": "q"},)))
+
+
+def slow_down(app: StreamQ, *, claim_s: float = 0.0, settle_s: float = 0.0) -> None:
+    """Let answers come later than what the stream tells of the same write."""
+    bridge = app.services().bridge
+    call = bridge.call
+    late_s = {app.store.claim: claim_s, app.store.settle: settle_s}
+
+    async def slow(function: Any, *args: Any) -> Any:
+        answer = await call(function, *args)
+        await trio.sleep(late_s.get(function, 0.0))
+        return answer
+
+    bridge.call = slow  # type: ignore[method-assign, assignment]
+
+
+async def test_task_given_back_is_heard_of_before_its_giving_back_is_answered() -> None:
+    async with herd_of(1) as herd:
+        fill_with_dead(herd)
+        app = herd.apps[0]
+        runs = 0
+        async with app.queue("bare").consume() as tasks:
+            for number in range(20):
+                herd.store.beat(Member(f"bare{number}", "host", 1, ("bare",), 1, 30.0, serves=({"queue": "bare"},)))
+            await trio.sleep(BEAT_S + 1)
+            slow_down(app, settle_s=0.001)
+            for number in range(5):
+                await herd.producer.queue("bare").put(number)
+                for _ in range(3):
+                    with trio.fail_after(1):
+                        task = await anext(tasks)
+                    runs += 1
+                    await task.release()
+                with trio.fail_after(1):
+                    await (await anext(tasks)).succeed()
+        assert runs == 15
+
+
+async def test_urgent_task_of_another_comes_first_where_slots_are_short() -> None:
+    async with herd_of(1) as herd:
+        fill_with_dead(herd)
+        await trio.sleep(BEAT_S + 1)
+        for _ in range(40):
+            herd.ran.clear()
+            await herd.note.options(priority=9).put("urgent", lasts_s=1.0)
+            await trio.sleep(0.001)
+            await herd.note.put("plain", lasts_s=1.0)
+            await trio.sleep(10)
+            assert list(herd.ran) == ["urgent", "plain"]
+
+
+async def test_urgent_task_heard_of_during_a_look_past_others_does_not_wait_for_its_end() -> None:
+    async with herd_of(1, LookingStore(trio_time)) as herd:
+        fill_with_dead(herd)
+        await trio.sleep(BEAT_S + 1)
+
+        @herd.producer.task(queue="q")
+        async def theirs() -> None: ...
+
+        await herd.producer.put_many([theirs.new() for _ in range(3 * WINDOW)])
+        slow_down(herd.apps[0], claim_s=0.01)
+        for number in range(5):
+            backlog = [herd.note.new((number, "backlog", place), lasts_s=0.2) for place in range(20)]
+            await herd.producer.put_many(backlog)
+            await trio.sleep(1)
+            while not herd.is_claiming:  # noqa: ASYNC110 - nothing tells of it
+                await trio.sleep(0.001)
+            await herd.note.options(priority=9).put((number, "urgent"), lasts_s=0.2)
+            put_at = trio.current_time()
+            await trio.sleep(20)
+            assert herd.ran[number, "urgent"] - put_at < 1.0
+
+
+async def test_thread_of_the_feed_claims_nothing_ahead_of_what_stands_by_where_slots_are_short() -> None:
+    async with herd_of(1) as herd:
+        fill_with_dead(herd)
+        await trio.sleep(BEAT_S + 1)
+        (intake,) = herd.apps[0].services().watcher._intakes
+        wakes = [Wake("ready", ObjectId(), "q", "note", is_new=True) for _ in range(400)]
+        first = next(one for one in wakes if intake.rendezvous.place(one) == 0)
+        later = next(one for one in wakes if intake.rendezvous.place(one) > 0)
+        intake.hint(later)
+        assert intake.claim_early(first) is None
+        await trio.sleep(1)  # the other has claimed it
+        early = intake.claim_early(first)
+        assert early is not None
+        intake.take_early(early)

@@ -15,7 +15,8 @@ from streamq.core.pressure import WINDOW_S
 from streamq.runtime import watcher
 from streamq.runtime.watcher import REST_LOOK_S
 from streamq.store.memory import MemoryStore
-from streamq.testing import memory_app
+from streamq.testing import memory_app, trio_time
+from tests.runtime.looking import WINDOW, LookingStore
 from tests.runtime.test_leases import memory
 
 BUSY_PER_S = 50.0  # a tenth of the real figure: fewer tasks to fill the time
@@ -73,8 +74,8 @@ class Busy:
 
 
 @asynccontextmanager
-async def busy(tasks: int = 800) -> AsyncIterator[Busy]:
-    app = memory_app(safety_scan_s=None)
+async def busy(tasks: int = 800, app: StreamQ | None = None) -> AsyncIterator[Busy]:
+    app = app or memory_app(safety_scan_s=None)
     work = Busy(app)
     async with app, work.other, trio.open_nursery() as nursery:
         await app.put_many([work.note.new(number) for number in range(tasks)])
@@ -213,3 +214,22 @@ async def test_member_beats_while_the_stream_rests(monkeypatch: pytest.MonkeyPat
         await trio.sleep(2.1)
         assert work.is_resting
         assert beats == 1
+
+
+async def test_urgent_task_put_during_a_look_past_others_does_not_wait_for_the_backlog() -> None:
+    app = StreamQ.on(LookingStore(trio_time), InlineBridge(), safety_scan_s=None)
+    producer = StreamQ.on(app.store, InlineBridge(), safety_scan_s=None)
+
+    @producer.task(queue="q")
+    async def theirs() -> None: ...
+
+    async with producer:
+        await producer.put_many([theirs.new() for _ in range(2 * WINDOW)])
+        async with busy(app=app) as work:
+            await trio.sleep(3 * WINDOW_S)
+            put_at = trio.current_time()
+            await work.note_of_other.options(priority=9).put("urgent")
+            await trio.sleep(REST_LOOK_S)
+            assert work.waiting("ready") > 100
+            assert "urgent" in work.ran
+            assert work.ran["urgent"] - put_at < 10 * TASK_S

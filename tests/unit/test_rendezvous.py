@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import cast
 
 from bson import ObjectId
 
@@ -106,3 +107,10 @@ def test_what_is_heard_twice_takes_one_place_and_past_the_bound_nothing_is_taken
     assert standing_by.hear(one, 1.0)
     assert standing_by.hear(one, 2.0)
     assert not standing_by.hear(wake(), 1.0)
+
+
+def test_ids_that_another_producer_made_have_their_order_too() -> None:
+    orders = [seen_by(me) for me in MEMBERS]
+    for id in ("by hand", 7, 7.5, b"bytes", -1, "a" * 1000):
+        task = Wake("ready", cast(ObjectId, id), "q")
+        assert sorted(order.place(task) for order in orders) == list(range(8))

@@ -63,7 +63,7 @@ class Rendezvous:
         others = self._others.get(wake.queue)
         if not others or wake.id is None:
             return 0
-        key = int.from_bytes(wake.id.binary[4:])
+        key = _key(wake.id)
         mine = _mixed(key ^ self._me)
         return sum(_mixed(key ^ number) > mine for number, only in others if _knows(only, wake))
 
@@ -77,6 +77,11 @@ def stand_by_s(place: int) -> float:
 def _knows(only: frozenset[str] | None, wake: Wake) -> bool:
     # The handler is known of new tasks only.
     return only is None or not wake.is_new or wake.task in only
+
+
+def _key(id: object) -> int:
+    # Another producer may store any id.
+    return int.from_bytes(id.binary[4:]) if isinstance(id, ObjectId) else _number(repr(id))
 
 
 def _number(id: str) -> int:
@@ -118,6 +123,9 @@ class StandBy:
             return False
         self._waiting[wake.id] = look_at, wake
         return True
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     @property
     def next_at(self) -> float:

@@ -175,13 +175,13 @@ class Intake:
             self._ahead.hear()
             return  # the next claim from the head finds it
         if not at_once and (place := self.rendezvous.place(wake)):
-            if wake.id is not None and self._holdings.has(wake.id):
-                return  # it was told before
+            if wake.is_new and wake.id is not None and self._holdings.has(wake.id):
+                return  # it was told before; one that is not new was given back, which its holder may hear of later
             if self._standing_by.hear(wake, clock.now() + stand_by_s(place)):
                 self._others_turn.unpark_all()
                 return
-        if self.wants.limits is not None:
-            self.scan()
+        if self.wants.limits is not None or 0 < len(self._standing_by) >= self.takers.idle:
+            self.scan()  # what stands by came first, and may be the more urgent: the slot is for the head of the queue
             return
         self.takers.offer.withdraw()  # what comes after it must not be claimed ahead of it
         if self._hints.hear(wake):
@@ -204,6 +204,7 @@ class Intake:
             or self._hints.was_heard(wake.id)
             or not self._knows(wake)
             or self.rendezvous.place(wake)
+            or 0 < len(self._standing_by) >= self.takers.offer.left
             or not self.takers.offer.take()
         ):
             return None
@@ -335,8 +336,9 @@ class Intake:
             self._only_startable = ask.slots <= 0
             self._behind = self._behind or self._only_startable
         if isinstance(action, demand.ClaimHead):
-            # An end that others wait for is told by the stream alone.
-            full = claimed.more and not any(claim.followed for claim in claimed.claims)
+            # By the stream alone are told: an end that others wait for, and what comes before the place where a look
+            # past others goes on.
+            full = claimed.more and not goes_on and not any(claim.followed for claim in claimed.claims)
             self._pressure.note(clock.now(), obtained, full=full)
             self.claimed_from_head()
 
@@ -391,6 +393,7 @@ class Intake:
                     await self._others_turn.park()
                 continue
             if self._behind or self._paused:
+                self._ahead.hear()  # where the next claim goes on, they may have been passed already
                 self._standing_by.clear()
                 continue
             asked = self._standing_by.ids

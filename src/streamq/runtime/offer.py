@@ -25,6 +25,11 @@ class Offer:
         """How many permits were taken and are not back: claims in flight in the feed's thread."""
         return self._given - len(self._permits)
 
+    @property
+    def left(self) -> int:
+        """How many slots are on offer. Any thread."""
+        return len(self._permits)
+
     def give(self, free: int) -> None:
         """Offer `free` slots in all, those that are out included."""
         while self._given < free:

@@ -135,6 +135,11 @@ class Takers:
 
     def free(self, source: Source) -> int:
         """Return how many takers wait with nothing to take (negative: more is ready) that `source` may claim for."""
+        return self.idle
+
+    @property
+    def idle(self) -> int:
+        """How many takers wait that nothing is promised to."""
         return self._untaken() - self.offer.out
 
     def _untaken(self) -> int:
@@ -174,13 +179,15 @@ class Pool(Takers):
         self._turns = first_turns(shared)
         self._asked: dict[Source, int] = {}
 
-    def _unpromised(self) -> int:
-        return self._untaken() - self.offer.out - sum(self._asked.values())
+    @property
+    def idle(self) -> int:
+        """See `Takers.idle`."""
+        return super().idle - sum(self._asked.values())
 
     def free(self, source: Source) -> int:
         """See `Takers.free`. While a claim is under way its queue is taken to want more: what it finds is not known."""
         wanting = [one.is_wanting or one in self._asked for one in self._sources]
-        given = shares(self._shared, self._turns, wanting, self._unpromised())
+        given = shares(self._shared, self._turns, wanting, self.idle)
         return given[self._sources.index(source)]
 
     def asking(self, source: Source, slots: int) -> None:
