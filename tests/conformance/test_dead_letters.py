@@ -10,14 +10,14 @@ import pytest
 from bson import ObjectId
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
 
 from streamq.core.limits import Limits
 from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
 from streamq.core.parents import OnParentFailure
 from streamq.core.search import Search
-from streamq.errors import StoreError, UsageError
+from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable, UsageError
 from streamq.store import dead_letters, settling
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
@@ -425,10 +425,9 @@ def test_a_task_requeued_while_it_is_moved_stays_among_the_tasks(
 ) -> None:
     id, other = fail(plain(real)), fail(plain(real))
     meanwhile(monkeypatch, "delete_many", lambda: real.store.requeue([id], how()))
-    assert dead_letters.bury(real.mongo._tasks, []) == 0
+    assert dead_letters.bury(real.mongo._tasks, []) == 1
     assert (where(real, id), real.stored(id)["status"]) == (["tasks"], "ready")
-    real.store.tick()
-    assert (where(real, id), where(real, other)) == (["tasks"], ["dead"])
+    assert where(real, other) == ["dead"]
 
 
 def test_a_failure_that_meets_another_transaction_is_written_again(
@@ -597,3 +596,116 @@ def test_what_others_wait_for_is_moved_once_they_know(real: MongoLab) -> None:
     assert where(real, claim.id) == ["tasks"]
     tick(real)
     assert where(real, claim.id) == ["dead"]
+
+
+def foreign_transaction(lab: MongoLab) -> contextlib.AbstractContextManager[ClientSession]:
+    """Open a transaction of somebody else's, which is aborted at the end."""
+    stack = contextlib.ExitStack()
+    session = stack.enter_context(lab.mongo.client.start_session())
+    session.start_transaction()
+    stack.callback(session.abort_transaction)
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[ClientSession]:
+        with stack:
+            yield session
+
+    return opened()
+
+
+def touched(lab: MongoLab, id: ObjectId, session: ClientSession) -> None:
+    lab.mongo._tasks.durable.update_one({"_id": id}, {"$set": {"theirs": 1}}, session=session)
+
+
+def impatient(lab: MongoLab, timeout_s: float) -> MongoStore:
+    return MongoStore(lab.mongo.client, lab.mongo._database.name, timeout_s=timeout_s, dead_letters="dead")
+
+
+def test_a_failure_that_somebody_writes_holds_up_no_other_of_its_batch(real: MongoLab) -> None:
+    claims = [real.claimed() for _ in range(7)]
+    batch = [real.settlement(one, "fail", error=BOOM) for one in claims]
+    with foreign_transaction(real) as session:
+        touched(real, claims[2].id, session)
+        with pytest.raises(OutcomeUnknown, match="1 settlement"):
+            impatient(real, 0.5).settle(batch)
+        assert [where(real, one.id) for one in claims if one is not claims[2]] == [["dead"]] * 6
+    assert real.store.settle(batch) == ["settled"] * 7
+    assert where(real, claims[2].id) == ["dead"]
+
+
+def test_a_last_lease_that_ends_while_somebody_writes_its_task_holds_up_no_other(real: MongoLab) -> None:
+    claims = [real.claimed(max_attempts=1) for _ in range(5)]
+    real.pass_time(60)
+    with foreign_transaction(real) as session:
+        touched(real, claims[2].id, session)
+        done = real.store.tick()
+        assert (done.failed, done.refused) == (4, ())
+    assert real.store.tick().failed == 1
+    assert [where(real, one.id) for one in claims] == [["dead"]] * 5
+
+
+def test_a_move_of_what_failed_before_is_held_up_by_no_other(real: MongoLab) -> None:
+    ids = [fail(plain(real)) for _ in range(5)]
+    with foreign_transaction(real) as session:
+        touched(real, ids[0], session)
+        assert real.store.tick().refused == ()
+        assert [where(real, id) for id in ids] == [["tasks"]] + [["dead"]] * 4
+    real.store.tick()
+    assert where(real, ids[0]) == ["dead"]
+
+
+def test_a_letter_whose_key_somebody_is_about_to_put_is_a_conflict_for_that_letter_alone(real: MongoLab) -> None:
+    free, met = fail(real), fail(real, options={"unique": "u"})
+    with foreign_transaction(real) as session:
+        real.store.put([real.new(options={"unique": "u"})], session)
+        report = impatient(real, 0.5).dead_letters().requeue([free, met, free], how())
+    assert [(one.id, one.verdict) for one in report] == [(free, "requeued"), (met, "conflict"), (free, "gone")]
+    assert (where(real, free), where(real, met)) == (["tasks"], ["dead"])
+    assert dead_of(real).requeue([met], how())[0].verdict == "requeued"
+
+
+def test_many_that_fail_at_once_take_five_trips_a_hundred(real: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real.store.put([real.new() for _ in range(1_000)])
+    batch = [real.settlement(one, "fail", error=BOOM) for one in real.claim(1_000)]
+    sizes: list[int] = []
+    end = dead_letters.end
+
+    def counted(tasks: Any, statements: Any, ids: Any) -> int:
+        sizes.append(len(ids))
+        return end(tasks, statements, ids)
+
+    monkeypatch.setattr(dead_letters, "end", counted)
+    assert real.store.settle(batch) == ["settled"] * 1_000
+    assert sizes == [100] * 10
+    assert real.mongo._database["dead"].count_documents({"status": "failed"}) == 1_000
+
+
+def test_a_requeue_that_stops_half_way_does_not_say_that_nothing_has_changed(
+    real: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = fail(real), fail(real)
+    find_one = Collection.find_one
+
+    def away(self: Any, *given: Any, **more: Any) -> Any:
+        if given[0]["_id"] == second:
+            raise ServerSelectionTimeoutError("no server")
+        return find_one(self, *given, **more)
+
+    monkeypatch.setattr(Collection, "find_one", away)
+    with pytest.raises(StoreUnavailable):
+        dead_of(real).requeue([second], how())
+    with pytest.raises(OutcomeUnknown, match="some have been requeued"):
+        dead_of(real).requeue([first, second], how())
+    monkeypatch.undo()
+    assert (where(real, first), where(real, second)) == (["tasks"], ["dead"])
+
+
+def test_an_id_that_is_put_again_after_its_task_became_a_letter_is_a_new_task(lab: Lab) -> None:
+    id = fail(lab, payload={"a": 1})
+    again = lab.put(id=id, payload={"a": 2})
+    assert again == id
+    assert dead_of(lab).requeue([id], how())[0].verdict == "not terminal"
+    (claim,) = lab.claim()
+    lab.settle(claim, "fail", error=BOOM)
+    assert where(lab, id) == ["dead"]
+    assert (lab.store.get(id) or {})["payload"] == {"a": 2}

@@ -16,6 +16,7 @@ option was given, or in a process without it: what is to be moved is whatever is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -33,7 +34,7 @@ from streamq.core.moves import requeue as move_back
 from streamq.core.moves.put import whole_ms
 from streamq.core.moves.requeue import Requeue
 from streamq.core.requeued import Requeued
-from streamq.errors import OptionInvalid, OutcomeUnknown, PayloadUndecodable
+from streamq.errors import OptionInvalid, OutcomeUnknown, PayloadUndecodable, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused
 from streamq.store.faults import DRIVER_ERRORS, MAYBE_APPLIED, DriverError, is_unknown, reading, short, writing
@@ -46,6 +47,8 @@ MOST_CHUNKS: Final = 10
 """How much one look moves, so that a thousand old failures hold up no scheduler."""
 
 MOST_TRIES: Final = 5
+PAUSE_S: Final = 0.01
+"""Between two tries to requeue a letter, doubled each time: 0.15 s in all, in which most transactions end."""
 
 TRANSIENT: Final = "TransientTransactionError"
 UNKNOWN_COMMIT: Final = "UnknownTransactionCommitResult"
@@ -97,6 +100,12 @@ def is_undone(error: DriverError) -> bool:
     return isinstance(error, PyMongoError) and error.has_error_label(TRANSIENT)
 
 
+def is_crossed(error: DriverError) -> bool:
+    """Say whether it was undone because somebody else writes one of its tasks, or because it is too much for the
+    server's memory: a smaller one, without that task, may be taken at once."""
+    return is_undone(error) and isinstance(error, OperationFailure) and error.code not in MAYBE_APPLIED
+
+
 def is_of_the_tasks(error: DriverError) -> bool:
     """Say whether it was an answer to what was written: others, or without moving them, may be taken."""
     return isinstance(error, OperationFailure | BSONError | DocumentTooLarge)
@@ -119,10 +128,10 @@ def _fail(
     try:
         return end(tasks, [UpdateMany(guard | {"_id": {"$in": ids}}, update)], ids)
     except DRIVER_ERRORS as error:
-        if passes(error):
+        if passes(error) and not (len(ids) > 1 and is_crossed(error)):
             refused.append(Refused(ids[0], IN_THE_WAY))
             return 0
-        if not is_of_the_tasks(error):
+        if not passes(error) and not is_of_the_tasks(error):
             raise
     if len(ids) == 1:
         return move(tasks, guard, update, ids, refused)  # and `bury` tells why it stays
@@ -154,9 +163,9 @@ def _bury(tasks: Tasks, ids: list[ObjectId], refused: list[Refused]) -> int:
     try:
         return end(tasks, (), ids)
     except DRIVER_ERRORS as error:
-        if passes(error):
+        if passes(error) and not (len(ids) > 1 and is_crossed(error)):
             return 0
-        if not is_of_the_tasks(error):
+        if not passes(error) and not is_of_the_tasks(error):
             raise
         if len(ids) == 1:
             refused.append(Refused(ids[0], f"it has failed and is not moved to the dead letters: {short(error)}"))
@@ -179,7 +188,18 @@ def requeue(living: Tasks, ids: Sequence[ObjectId], how: Requeue, now: datetime)
     the server's own removal may be a minute behind. Trips: 4 for each: one that meets a twin must not undo the
     others."""
     assert living.dead is not None
-    return [_requeue(living, living.dead, id, how, whole_ms(now)) for id in ids]
+    report: list[Requeued] = []
+    for id in ids:
+        try:
+            report.append(_requeue(living, living.dead, id, how, whole_ms(now)))
+        except OutcomeUnknown:
+            raise
+        except StoreError as error:
+            if not any(one.verdict == "requeued" for one in report):
+                raise
+            # "Nothing has changed" would be false.
+            raise OutcomeUnknown(f"requeue dead letters: some have been requeued, not all: {error}") from error
+    return report
 
 
 def _requeue(tasks: Tasks, dead: Tasks, id: ObjectId, how: Requeue, now: datetime) -> Requeued:
@@ -208,8 +228,11 @@ def _requeue(tasks: Tasks, dead: Tasks, id: ObjectId, how: Requeue, now: datetim
             except PyMongoError as error:
                 if error.has_error_label(UNKNOWN_COMMIT):
                     raise OutcomeUnknown(f"requeue a dead letter: {short(error)}") from error
+                if not left and is_crossed(error):
+                    return Requeued(id, "conflict", f"somebody writes the same, or its unique key: {short(error)}")
                 if not error.has_error_label(TRANSIENT) or not left:
                     raise
+                time.sleep(PAUSE_S * 2 ** (MOST_TRIES - 1 - left))
     raise AssertionError  # the last try returns or raises
 
 

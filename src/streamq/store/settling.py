@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import msgspec
 from bson import ObjectId
@@ -121,6 +121,9 @@ class Written(msgspec.Struct, frozen=True):
     apart: frozenset[Key] = frozenset()
 
 
+Write = Callable[[Tasks, Sequence[Settlement], Set[Key]], Written]
+
+
 def _write(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]) -> Written:
     if tasks.dead is None:
         return _write_here(tasks, settlements, alone)
@@ -148,11 +151,14 @@ def _chunks(failed: Sequence[Settlement], alone: Set[Key]) -> list[list[Settleme
 
 
 def _write_failures(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]) -> Written:
-    """Fail tasks and move them to the dead letters. One alone that cannot be moved fails where it is."""
+    """Fail tasks and move them to the dead letters. One alone that cannot be moved fails where it is; one that somebody
+    else writes holds up no other."""
     statements = [UpdateOne(fence(one.queue, one.claim_id, [one.id]), move.update(one)) for one in settlements]
     try:
         return Written(dead_letters.end(tasks, statements, [one.id for one in settlements]), 0)
     except DRIVER_ERRORS as error:
+        if dead_letters.is_crossed(error) and len(settlements) > 1:
+            return _in_halves(tasks, settlements, alone, _write_failures)
         if dead_letters.is_undone(error):
             return Written(0, 0)
         if dead_letters.passes(error):
@@ -199,10 +205,14 @@ def _write_halves(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Ke
     if len(settlements) == 1:
         code = min(TOO_LARGE) if isinstance(error, DocumentTooLarge) else getattr(error, "code", None)
         return Written(0, 0, {_key(settlements[0]): Refusal(code or 0, short(error))})
+    return _in_halves(tasks, settlements, alone, _write_here)
+
+
+def _in_halves(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key], write: Write) -> Written:
     middle = len(settlements) // 2
-    first = _write_here(tasks, settlements[:middle], alone)
+    first = write(tasks, settlements[:middle], alone)
     try:
-        second = _write_here(tasks, settlements[middle:], alone)
+        second = write(tasks, settlements[middle:], alone)
     except StoreUnavailable:
         second = Written(None, None)  # with the first half written, "nothing has changed" would be false
     return _both(first, second)
