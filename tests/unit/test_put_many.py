@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import Options
@@ -162,3 +163,16 @@ def test_in_a_transaction_errors_come_through_as_they_are(error: StreamQError) -
     with pytest.raises(type(error)) as caught:
         fail(many, error)
     assert caught.value is error
+
+
+def test_error_of_the_driver_while_drawing_comes_through_in_a_transaction() -> None:
+    """Whoever draws the tasks may read them in the transaction: the label tells `with_transaction` to run again."""
+
+    def drawn() -> Iterator[NewTask]:
+        yield from tasks(1_999)
+        raise OperationFailure("write conflict", 112, {"errorLabels": ["TransientTransactionError"]})
+
+    many = PutMany(drawn(), in_transaction=True)
+    store(many)
+    with pytest.raises(OperationFailure, match="write conflict"):
+        next(many)

@@ -65,8 +65,8 @@ class PutMany:
         try:
             self._chunk = self._draw() if ahead is None else ahead
         except Exception as error:  # of whoever makes the tasks: the caller's own code
-            if not self.replies:
-                raise
+            if not self.replies or (self._in_transaction and hasattr(error, "has_error_label")):
+                raise  # what is drawn may be read in the transaction: the driver's label tells to run it again
             raise PutStopped(self.replies, error) from error
         if not self._chunk:
             raise StopIteration
