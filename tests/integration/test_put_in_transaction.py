@@ -203,3 +203,21 @@ def test_options_with_a_session_build_no_task_for_another_put(uri: str, database
             app.blocking.handler(send).options(session=session).new(1)
     assert app.blocking.handler(send).options(priority=1).new(1).priority == 1
     app.close()
+
+
+@pytest.mark.parametrize("kind", ["no session", "no transaction", "ended transaction"])
+def test_put_refuses_by_name_what_is_no_session_in_a_transaction(uri: str, database: str, kind: str) -> None:
+    """It would be stored at once, and stay if the caller's own writes do not."""
+    app = StreamQ(uri, database=database)
+    mail = app.blocking.queue("mail")
+    with app.client.start_session() as session:
+        if kind == "ended transaction":
+            session.start_transaction()
+            app.client[database]["orders"].insert_one({}, session=session)
+            session.commit_transaction()
+        given: Any = object() if kind == "no session" else session
+        for put in (lambda: mail.put("x", session=given), lambda: mail.put_many(["x"], session=given)):
+            with pytest.raises(OptionInvalid, match="session"):
+                put()
+    assert app.blocking.counts() == {}
+    app.close()

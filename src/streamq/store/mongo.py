@@ -116,8 +116,10 @@ class MongoStore:
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
-        if session is not None and session.client is not self.client:
+        if session is not None and getattr(session, "client", None) is not self.client:
             raise OptionInvalid("session", session, "a session of this app's own client (app.client.start_session())")
+        if session is not None and not session.in_transaction:
+            raise OptionInvalid("session", session, "a session in a transaction (session.start_transaction())")
         return putting.put(self._tasks, tasks, self.now(), session)
 
     def claim(self, ask: Ask) -> Claimed:
