@@ -198,6 +198,22 @@ async def test_task_given_back_is_heard_of_before_its_giving_back_is_answered() 
         assert runs == 15
 
 
+@pytest.mark.parametrize("dead", [True, False])
+async def test_task_put_again_under_its_id_before_its_deletion_is_answered_is_heard_of(dead: bool) -> None:
+    async with herd_of(1) as herd:
+        if dead:
+            fill_with_dead(herd)
+        await trio.sleep(BEAT_S + 1)
+        slow_down(herd.apps[0], settle_s=0.01)
+        id = ObjectId()
+        await herd.note.options(id=id, keep_s=0).put("first")
+        while herd.store.documents:  # noqa: ASYNC110 - nothing tells of it
+            await trio.sleep(0.001)
+        await herd.note.options(id=id, keep_s=0).put("again")
+        await trio.sleep(1)
+        assert list(herd.ran) == ["first", "again"]
+
+
 async def test_urgent_task_of_another_comes_first_where_slots_are_short() -> None:
     async with herd_of(1) as herd:
         fill_with_dead(herd)

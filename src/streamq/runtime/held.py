@@ -135,6 +135,11 @@ class Holdings:
         """Say whether task `id` is held."""
         return id in self._held
 
+    def keeps(self, id: ObjectId) -> bool:
+        """Say whether task `id` is held and its end is not on its way: once it is, the id may be that of a new task."""
+        held = self._held.get(id)
+        return held is not None and not held.ending
+
     def of(self, owner: object) -> list[Held]:
         """Return what `owner` holds."""
         return [held for held in self._held.values() if held.owner is owner]

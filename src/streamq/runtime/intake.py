@@ -103,7 +103,7 @@ class Intake:
         self._claimer = trio.lowlevel.ParkingLot()
         self._behind = True
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
-        self._hints = Hints(holdings.has)
+        self._hints = Hints(holdings.keeps)
         self._ahead = Ahead()
         self._pausing = False  # after an error
         self._pace = Pace()
@@ -175,7 +175,7 @@ class Intake:
             self._ahead.hear()
             return  # the next claim from the head finds it
         if not at_once and (place := self.rendezvous.place(wake)):
-            if wake.is_new and wake.id is not None and self._holdings.has(wake.id):
+            if wake.is_new and wake.id is not None and self._holdings.keeps(wake.id):
                 return  # it was told before; one that is not new was given back, which its holder may hear of later
             if self._standing_by.hear(wake, clock.now() + stand_by_s(place)):
                 self._others_turn.unpark_all()
