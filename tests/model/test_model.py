@@ -144,9 +144,27 @@ class Model(RuleBasedStateMachine):
     ) -> None:
         if lifetime_s is not None:
             lifetime_s += delay_s or 0
-        options = Options(delay_s=delay_s, rate_key=rate_key, lifetime_s=lifetime_s)
-        new = [NewTask(ObjectId(), queue, payload={"n": n}, options=options, **more) for n in range(count)]
-        assert self.real.put(new) == self.memory.put(new)
+        ids = [ObjectId() for _ in range(count)]
+        expires_in_s = more.pop("expires_in_s", None)
+        begin = self.real.now()
+
+        def new(now: datetime) -> list[NewTask]:
+            """Odd puts name their times as instants."""
+            given: dict[str, Any] = {"rate_key": rate_key, "lifetime_s": lifetime_s}
+            if count % 2:
+                given["at"] = None if delay_s is None else now + timedelta(seconds=delay_s)
+                given["expires_at"] = None if expires_in_s is None else now + timedelta(seconds=expires_in_s)
+                if given["at"] and given["expires_at"] and given["expires_at"] <= given["at"]:
+                    given["at"] = None
+                of = Options(**given)
+            else:
+                of = Options(delay_s=delay_s, **given)
+            span = None if count % 2 else expires_in_s
+            return [
+                NewTask(id, queue, payload={"n": n}, options=of, expires_in_s=span, **more) for n, id in enumerate(ids)
+            ]
+
+        assert self.real.put(new(begin)) == self.memory.put(new(begin + self.offset))
 
     @rule(
         queue=queues,
