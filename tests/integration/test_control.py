@@ -37,6 +37,38 @@ async def test_running_handler_is_cancelled_from_another_process_within_millisec
         nursery.cancel_scope.cancel()
 
 
+async def test_clean_up_that_a_handler_shields_ends_before_its_task_is_cancelled(make_app: MakeApp) -> None:
+    app = make_app(safety_scan_s=None)
+    began, cleaning, go = trio.Event(), trio.Event(), trio.Event()
+    cleaned: list[bool] = []
+
+    @app.task
+    async def long() -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                cleaning.set()
+                await go.wait()
+                await trio.lowlevel.checkpoint()
+                cleaned.append(True)
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        handle = await long.put()
+        with trio.fail_after(10):
+            await began.wait()
+            assert await handle.cancel() == "asked"
+            await cleaning.wait()
+            assert await handle.status() == "running"
+            go.set()
+            with pytest.raises(TaskFailed, match="cancelled"):
+                await handle.result()
+        assert cleaned == [True]
+        nursery.cancel_scope.cancel()
+
+
 async def test_handler_in_a_thread_is_given_up_and_its_late_result_refused(make_app: MakeApp) -> None:
     app = make_app()
     began, go = threading.Event(), threading.Event()

@@ -318,3 +318,35 @@ async def test_the_workers_list_says_how_many_slots_a_process_has(make_app: Make
 
 
 async def _nothing() -> None: ...
+
+
+def test_fields_that_this_version_does_not_know_are_kept_whatever_people_do(make_app: MakeApp, database: str) -> None:
+    app = make_app(dead_letter_collection="letters")
+    tasks, letters = app.client[database].tasks, app.client[database].letters
+    theirs = {"newer": {"a": ["$payload", 1]}, "v": 99}
+    id = app.blocking.queue("q").put(1, unique="k", delay_s=60).id
+    tasks.update_one({"_id": id}, {"$set": theirs})
+
+    def kept(status: str, collection: Any = tasks) -> None:
+        document = collection.find_one({"_id": id})
+        assert document.items() >= (theirs | {"status": status}).items()
+
+    app.blocking.queue("q").put(2, unique="k", on_conflict="replace")
+    kept("ready")
+    assert app.blocking.cancel(id) == "cancelled"
+    kept("cancelled")
+    app.blocking.desk.requeue([id])
+    kept("ready")
+    task = app.blocking.queue("q").claim()
+    assert task is not None
+    task.progress(1)
+    kept("running")
+    task.fail("no", retry=False)
+    kept("failed", letters)
+    app.blocking.dead_letters.requeue([id])
+    kept("ready")
+    again = app.blocking.queue("q").claim()
+    assert again is not None
+    with again.transaction() as session:
+        app.client[database].others.insert_one({}, session=session)
+    kept("succeeded")
