@@ -66,7 +66,7 @@ class Address:
         if not uri:
             raise UsageError(
                 "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "
-                "or use StreamQ.embedded() for a mongod of its own"
+                "or use StreamQ.embedded() for a mongod of its own (`streamq dev` runs one for several programs)"
             )
         return MongoStore.connect(
             uri, self._database, self._collection, timeout_s=self._timeout_s, dead_letters=dead_letters

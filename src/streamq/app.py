@@ -574,6 +574,6 @@ def require_trio() -> None:
     except RuntimeError:
         raise UsageError(
             "the async side of streamq runs in trio (trio.run(main)), and this is not it. From a program without trio "
-            "put with app.blocking.put(handler.new(...)), in asyncio by await asyncio.to_thread(app.blocking.put, "
+            "put with app.blocking.put(handler.new(...)), in asyncio by await streamq.asyncio.Door(app).put("
             "handler.new(...)); run handlers with `streamq worker MODULE:APP`"
         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -56,6 +56,9 @@ def put_of_payloads(
     would take what a put of many must not.
     """
     _require_iterable("payloads", payloads)
+    if isinstance(payloads, str | bytes | bytearray | Mapping):
+        # Each has items, which nobody means: characters, numbers, keys.
+        raise OptionInvalid("payloads", payloads, "an iterable of payloads; one payload is put by put")
     all_there = isinstance(payloads, Collection)
     drawn = (task_of_payload(queue, payload, options, settings, reply_to) for payload in payloads)
     many = PutMany(drawn, all_there=all_there, in_transaction=session is not None)

@@ -11,7 +11,7 @@ What a handler raises to say how its attempt ends (`Snooze`) lives in `core/sign
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 
 class StreamQError(Exception):
@@ -25,11 +25,20 @@ class UsageError(StreamQError):
     """A call was wrong; nothing was stored or changed. The message names the parameter and what it takes."""
 
 
+SHOWN: Final = 200
+"""Characters of a refused value in its error. Chosen freely: what is wrong stands behind it, and is to be seen."""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
 class OptionInvalid(UsageError):
     """An option (priority, delay, queue name, …) has a value it cannot take."""
 
     def __init__(self, option: str, value: object, expected: str) -> None:
-        super().__init__(f"{option}={value!r} is refused: expected {expected}")
+        super().__init__(f"{option}={_shown(value)} is refused: expected {expected}")
         self.option = option
         self.value = value
         self.expected = expected

@@ -17,6 +17,7 @@ from bson.errors import InvalidBSON, InvalidDocument
 from pymongo import DeleteMany, MongoClient
 from pymongo.errors import AutoReconnect, BulkWriteError, ServerSelectionTimeoutError
 
+from streamq.core import put_many
 from streamq.core.outcome import Raised
 from streamq.embedded.ports import free_port
 from streamq.errors import (
@@ -732,7 +733,8 @@ def test_a_put_whose_second_part_fails_is_unknown_and_names_what_is_missing(
     mongo: MongoLab, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Saying that nothing is stored would invite to put again, with new ids."""
-    monkeypatch.setattr(putting, "MOST_AN_INSERT", 2)
+    for module in (putting, put_many):
+        monkeypatch.setattr(module, "MOST_A_CHUNK", 2)
     new = [mongo.new() for _ in range(5)]
     calls: list[None] = []
 

@@ -273,6 +273,7 @@ def test_put_with_app_finds_the_only_handler_of_the_queue(shell: Shell) -> None:
         (("images", '{"pat": "a"}', "--app", "shop:app"), "did you mean path?"),
         (("images", '{"path": 5}', "--app", "shop:app"), "path: expected str, got int"),
         (("images", "{}", "--app", "shop:app", "--task", "send"), "no handler 'send' in queue 'images'"),
+        (("image", "{}", "--app", "shop:app"), "queue 'image' has no handler in this app (queues with handlers: "),
         (("ticks",), "PAYLOAD"),
     ],
 )

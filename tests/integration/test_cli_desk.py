@@ -259,7 +259,11 @@ def test_a_check_tells_repairs_and_fails_when_there_is_something_wrong(
     checkup = json.loads(out)
     assert (code, checkup["valid"], checkup["findings"][0]["count"]) == (1, False, 1)
     code, out, err = run("check")
-    assert (code, "error: a running task has a claim" in out, "see above" in err) == (1, True, True)
+    assert (code, "error: expected: a running task has a claim and a lease; found: " in out, "see above" in err) == (
+        1,
+        True,
+        True,
+    )
     code, out, _ = run("check", "--repair")
     assert (code, "repaired: ended the leases of 1" in out) == (0, True)
     assert run("check")[0] == 0

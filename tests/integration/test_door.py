@@ -25,7 +25,7 @@ def test_entering_from_asyncio_says_how_to_put_from_there(app: StreamQ) -> None:
         async with app:
             pass
 
-    with pytest.raises(UsageError, match=r"asyncio\.to_thread\(app\.blocking\.put"):
+    with pytest.raises(UsageError, match=r"streamq\.asyncio\.Door\(app\)\.put"):
         asyncio.run(enter())
 
 
@@ -33,7 +33,7 @@ def test_put_from_asyncio_says_how_to_put_from_there(app: StreamQ) -> None:
     @app.task
     async def job() -> None: ...
 
-    with pytest.raises(UsageError, match=r"asyncio\.to_thread\(app\.blocking\.put"):
+    with pytest.raises(UsageError, match=r"streamq\.asyncio\.Door\(app\)\.put"):
         asyncio.run(_of(job.put()))
 
 

@@ -135,6 +135,27 @@ async def test_what_is_not_an_iterable_is_refused(wrong: Any) -> None:
             await app.queue("q").put_many(wrong)
 
 
+@pytest.mark.parametrize("wrong", ["abc", b"abc", bytearray(b"abc"), {"price": 101.5}])
+async def test_one_payload_in_place_of_many_is_refused(wrong: Any) -> None:
+    """A text has characters and a dict has keys: nobody means a task for each."""
+    app = memory_app()
+    async with app:
+        with pytest.raises(OptionInvalid, match=r"payloads=.*one payload is put by put"):
+            await app.queue("q").put_many(wrong)
+        with pytest.raises(OptionInvalid, match=r"payloads=.*one payload is put by put"):
+            app.blocking.queue("q").put_many(wrong)
+        assert await app.counts() == {}
+
+
+async def test_what_is_refused_is_shown_in_short() -> None:
+    app = memory_app()
+    async with app:
+        with pytest.raises(OptionInvalid) as caught:
+            await app.queue("q").put_many("a" * 5_000)
+    assert len(str(caught.value)) < 300
+    assert caught.value.value == "a" * 5_000
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 BAD = object()

@@ -327,7 +327,7 @@ def test_what_is_no_function_is_refused_at_declaration(thing: Any) -> None:
         ((), {}, "path: missing, resize expects str"),
         (("a",), {"widht": 1}, "widht: resize has no such argument, did you mean width?"),
         (("a",), {"zzz": 1}, "zzz: resize has no such argument"),
-        (("a", 1), {}, "resize takes 1 arguments by position, got 2"),
+        (("a", 1), {}, "resize takes 1 argument by position (path), got 2; by name: width"),
         (("a",), {"path": "b"}, "path: given twice, by position and by name"),
         (("a",), {"width": "1"}, "width: expected int, got str"),
         (("a",), {"width": True}, "width: expected int, got bool"),

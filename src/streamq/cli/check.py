@@ -57,7 +57,7 @@ def _print(checkup: Checkup) -> None:
 
 
 def _print_finding(finding: Finding) -> None:
-    say(plain(f"{finding.severity}: {finding.what}: {finding.said}"))
+    say(plain(f"{finding.severity}: expected: {finding.what}; found: {finding.said}"))
     if finding.ids:
         more = ", …" if finding.count > len(finding.ids) else ""
         say(plain(f"    {', '.join(map(str, finding.ids))}{more}"))

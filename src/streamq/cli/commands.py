@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         _app(arguments)(list(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
-        return _told(f"{redacted(str(error)).rstrip('.')} (see {_help_of(arguments)})", MISUSED)
+        return _told(f"{redacted(_all_named(str(error))).rstrip('.')} (see {_help_of(arguments)})", MISUSED)
     except UsageError as error:
         return _told(redacted(str(error)), MISUSED)
     except StreamQError as error:
@@ -103,8 +103,17 @@ def _version() -> str:
 
 def _help_of(arguments: Sequence[str]) -> str:
     named = next((one for one in arguments if not one.startswith("-")), "")
-    known = {command.__name__ for command in COMMANDS} | {bench.NAME}
-    return f"streamq {named} --help" if named in known else "streamq --help"
+    return f"streamq {named} --help" if named in _names() else "streamq --help"
+
+
+def _all_named(said: str) -> str:
+    """Put all commands where cyclopts names the first ones."""
+    head, listed, _ = said.partition("Available commands: ")
+    return head + listed + ", ".join(_names()) if listed else said
+
+
+def _names() -> list[str]:
+    return [*(command.__name__ for command in COMMANDS), bench.NAME]
 
 
 def _told(message: str, code: int) -> int:

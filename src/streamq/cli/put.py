@@ -66,9 +66,12 @@ def _task_of_app(app: StreamQ, queue: str, task: str | None, value: Any, options
     mine = sorted(name for name, handling in app.handlers.items() if handling.queue == queue)
     if task is None and len(mine) == 1:
         task = mine[0]
+    if not mine:
+        queues = ", ".join(sorted({handling.queue for handling in app.handlers.values()})) or "none"
+        raise UsageError(f"queue {queue!r} has no handler in this app (queues with handlers: {queues})")
     if task not in mine:
         what = "give --task" if task is None else f"no handler {task!r} in queue {queue!r} of this app"
-        raise UsageError(f"{what} (handlers of {queue}: {', '.join(mine) or 'none'})")
+        raise UsageError(f"{what} (handlers of {queue}: {', '.join(mine)})")
     return task_of_handler(app.handlers[task], (), _arguments(task, value), options, None)
 
 

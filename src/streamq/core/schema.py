@@ -133,9 +133,7 @@ class Schema:
 
     def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):
-            raise PayloadInvalid(
-                "", f"{self.name} takes {len(self._positional)} arguments by position, got {len(args)}"
-            )
+            raise PayloadInvalid("", self._too_many(len(args)))
         given = dict(zip(self._positional, args, strict=False))
         for name, value in kwargs.items():
             if name in given or name not in self._by_name or name in self._positional_only:
@@ -153,6 +151,15 @@ class Schema:
             return "given twice, by position and by name"
         near = difflib.get_close_matches(name, self._names, n=1)
         return f"{self.name} has no such argument" + (f", did you mean {near[0]}?" if near else "")
+
+    def _too_many(self, given: int) -> str:
+        takes = self._positional
+        named = f" ({', '.join(takes)})" if takes else ""
+        rest = ", ".join(name for name in self._names if name not in takes)
+        by_name = f"; by name: {rest}" if rest else ""
+        return (
+            f"{self.name} takes {len(takes)} argument{'s'[: len(takes) != 1]} by position{named}, got {given}{by_name}"
+        )
 
     def _first_missing(self, given: Mapping[str, Any]) -> str:
         return next(name for name in self._names if name in self._required and name not in given)

@@ -7,6 +7,7 @@ first try's own error when the selection for a retry fails). An answer that cann
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -61,18 +62,25 @@ server's state. It may pass; other codes tell of the document."""
 VALIDATION_FAILED: Final = 121
 DUPLICATE_KEY: Final = 11000
 
-STANDALONE_HINT: Final = (
-    "the server is a standalone, which has no change streams. Make a one-node replica set of it: stop mongod, "
-    "start it with --replSet rs0, run once in mongosh: rs.initiate(), and connect with ?replicaSet=rs0"
+MAKE_A_SET: Final = (
+    "Make a one-node replica set of it: stop mongod, start it with --replSet rs0, run once in mongosh: rs.initiate(), "
+    "and connect with ?replicaSet=rs0 (or, to try things out, `streamq dev` runs one)"
 )
+
+STANDALONE_HINT: Final = f"the server is a standalone, which has no change streams. {MAKE_A_SET}"
 
 SHOWN: Final = 300
 """Characters of a driver's message that are shown: its topology descriptions run to thousands."""
 
 
+TIMEOUTS_OF_DRIVER: Final = re.compile(r" \(configured timeouts: [^)]*\)")
+"""Said behind each host's failure; they name parts of the driver, not the limit that ran out."""
+
+
 def short(error: BaseException) -> str:
-    """Return the driver's message without the topology description that follows it."""
+    """Return the driver's message without its own timeouts and the topology description that follows it."""
     text = str(error).split(", Timeout:")[0].split(", full error:")[0]
+    text = TIMEOUTS_OF_DRIVER.sub("", text)
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
@@ -106,7 +114,9 @@ def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | 
     if isinstance(error, OperationFailure) and error.code in ACCESS:
         return AccessRefused(f"the server refused to {what}: {said} (check user, password, authSource and roles)")
     if "No replica set members available for replica set name" in said:
-        return NotAReplicaSet(f"cannot {what}: {said}. A set of another name, or no set at all: if {STANDALONE_HINT}")
+        return NotAReplicaSet(
+            f"cannot {what}: {said}. The set has another name, or the server is a standalone. {MAKE_A_SET}"
+        )
     if "belongs to a set named 'None'" in said:
         return NotAReplicaSet(f"cannot {what}: {STANDALONE_HINT}")
     if isinstance(error, ServerSelectionTimeoutError):
