@@ -379,6 +379,19 @@ class Model(RuleBasedStateMachine):
         claim = self._one_of(self.claims, pick)
         self._settle([self._settlement(claim, "succeed", result=result, keep_s=keep_s)])
 
+    @precondition(lambda self: any(self._is_held(one.id, one.claim_id) for one in self.claims))
+    @rule(pick=picks, keep_s=st.sampled_from([0.0, 2_500.0]), commits=st.booleans())
+    def succeed_in_a_transaction(self, pick: int, keep_s: float, commits: bool) -> None:
+        """Its success is stored with its holder's own writes, or not at all."""
+        claim = self._one_of([one for one in self.claims if self._is_held(one.id, one.claim_id)], pick)
+        success = self._settlement(claim, "succeed", result="$payload", keep_s=keep_s)
+        session = self.real.begin()
+        if not commits:
+            assert self.real.abort(session, ValueError()) is None
+            return
+        assert [self.real.commit(session, success)] == self.memory.settle([success])
+        self.answered.add((claim.id, claim.claim_id))
+
     @precondition(lambda self: self.claims)
     @rule(pick=picks, move=moves)
     def settle(self, pick: int, move: SettleMove) -> None:
