@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,6 +13,7 @@ import pytest
 import trio
 
 from streamq import CancelTask, OptionInvalid, Rate, Retry, RetryAfter, StreamQ, TaskFailed, current_task
+from streamq.asyncio import Door
 from tests.integration.conftest import MakeApp
 
 
@@ -65,6 +68,58 @@ async def test_handlers_signals_and_its_rule_decide_what_becomes_of_the_attempt(
         with pytest.raises(TaskFailed) as failed:
             await (await lost.put()).result()
         assert failed.value.error_type == "KeyError"
+
+
+async def test_what_a_rule_does_not_name_is_final_at_once(make_app: MakeApp) -> None:
+    app = make_app(retry=Retry.constant(0, max_attempts=3, only=ConnectionError))
+
+    @app.task
+    async def broken(kind: str) -> None:
+        raise ConnectionResetError if kind == "line" else ValueError
+
+    async with working(app):
+        tried, final = await broken.put("line"), await broken.put("bug")
+        await tried.wait()
+        await final.wait()
+    assert app.blocking.desk.show(tried.id).attempt == 3
+    assert app.blocking.desk.show(final.id).attempt == 1
+
+
+def test_without_trio_what_a_rule_does_not_name_is_final_at_once(make_app: MakeApp) -> None:
+    app = make_app(retry=Retry.constant(0, max_attempts=3, only=ConnectionError))
+    queue = app.blocking.queue("q")
+    queue.put_many(["bug", "line"])
+    attempts: list[tuple[str, int]] = []
+    for task in queue.consume(wait_s=0):
+        with task:
+            attempts.append((task.payload, task.info.attempt))
+            raise ConnectionResetError if task.payload == "line" else ValueError
+    assert attempts == [("bug", 1), ("line", 1), ("line", 2), ("line", 3)]
+    assert app.store.counts() == {"q": {"failed": 2}}
+
+
+async def test_late_result_of_a_thread_past_its_timeout_is_refused(make_app: MakeApp) -> None:
+    app = make_app(retry=Retry.constant(0, max_attempts=2))
+    go, late = threading.Event(), threading.Event()
+
+    @app.task(timeout_s=0.2)
+    def slow() -> str:
+        if current_task().attempt == 2:
+            return "second"
+        go.wait(timeout=30)
+        late.set()
+        return "first"
+
+    try:
+        async with working(app):
+            handle = await slow.put()
+            assert await handle.result() == "second"
+            go.set()
+            await trio.to_thread.run_sync(late.wait, 10)
+            assert app.journal.counts["thread left behind"] == 1
+        assert app.blocking.result(handle.id) == "second"
+    finally:
+        go.set()
 
 
 async def test_each_attempts_error_is_kept_with_its_worker_and_time(make_app: MakeApp) -> None:
@@ -128,6 +183,21 @@ def test_blocking_claim_keeps_to_the_limits_and_an_empty_one_costs_no_token(make
     assert app.store.counts()["rated"] == {"running": 2, "ready": 2}
 
 
+def test_blocking_claim_keeps_to_the_limit_of_each_key(make_app: MakeApp) -> None:
+    app = make_app()
+    app.limit("q", key_running=1)
+    queue = app.blocking.queue("q")
+    for payload, key in enumerate(["a", "a", "b"]):
+        queue.put(payload, rate_key=key)
+    held = queue.claim_many(3)
+    assert [task.payload for task in held] == [0, 2]
+    assert queue.claim() is None
+    held[0].succeed()
+    freed = queue.claim()
+    assert freed is not None
+    assert freed.payload == 1
+
+
 NAIVE = datetime(2030, 1, 1)
 
 
@@ -152,15 +222,18 @@ async def test_bad_priority_or_time_is_refused_at_every_put_and_nothing_stored(
 
     queue, blocking = app.queue("q"), app.blocking.queue("q")
     async with app:
-        for put in (
+        puts: tuple[Callable[[], object], ...] = (
             lambda: job.options(**given),
             lambda: queue.new(1, **given),
             lambda: blocking.put(1, **given),
             lambda: blocking.put_many([1, 2], **given),
             lambda: app.blocking.handler(job).options(**given),
-        ):
+            lambda: asyncio.run(Door(app).queue("q").put(1, **given)),
+            lambda: asyncio.run(Door(app).queue("q").put_many([1, 2], **given)),
+        )
+        for put in puts:
             with pytest.raises(OptionInvalid, match=option):
-                put()
+                await trio.to_thread.run_sync(put)
         with pytest.raises(OptionInvalid, match=option):
             await queue.put(1, **given)
         with pytest.raises(OptionInvalid, match=option):

@@ -245,6 +245,29 @@ async def test_queue_is_paused_and_resumed_from_another_process(make_app: MakeAp
         nursery.cancel_scope.cancel()
 
 
+async def test_task_that_runs_when_its_queue_is_paused_finishes(make_app: MakeApp) -> None:
+    worker, other = make_app(safety_scan_s=None), make_app()
+    began, go = trio.Event(), trio.Event()
+
+    @worker.task(queue="q")
+    async def long() -> str:
+        began.set()
+        await go.wait()
+        return "done"
+
+    async with worker, other, trio.open_nursery() as nursery:
+        await nursery.start(worker.work)
+        handle = await long.put()
+        with trio.fail_after(5):
+            await began.wait()
+            await other.queue("q").pause()
+            while not worker.services().watcher._paused:
+                await trio.lowlevel.checkpoint()
+            go.set()
+            assert await handle.result() == "done"
+        nursery.cancel_scope.cancel()
+
+
 def test_blocking_claim_respects_a_pause_and_is_woken_when_it_ends(make_app: MakeApp) -> None:
     app = make_app()
     queue = app.blocking.queue("q")

@@ -494,6 +494,19 @@ def test_blocking_conflict_puts_the_task_back_uncounted(
     assert (stored["status"], stored["attempt"]) == ("delayed", 0)
 
 
+def test_blocking_commit_whose_answers_are_lost_is_sent_again_and_the_body_is_not(
+    app: StreamQ, orders: Collection[dict[str, Any]], database: str
+) -> None:
+    bodies = 0
+    task = blocking_claimed(app)
+    with failing(app, ["commitTransaction"], 3, errorCode=50), task, task.transaction() as session:
+        bodies += 1
+        orders.insert_one({"_id": 1}, session=session)
+    assert bodies == 1
+    assert tasks(app, database)[0]["status"] == "succeeded"
+    assert orders.count_documents({}) == 1
+
+
 def test_blocking_run_in_transaction_runs_again_after_a_conflict(
     app: StreamQ, orders: Collection[dict[str, Any]], mongo: MongoClient[dict[str, Any]], database: str
 ) -> None:
