@@ -253,7 +253,7 @@ def test_transaction_commits_the_tasks_success_with_its_writes_or_neither(make_a
 
     async def main() -> None:
         queue = Door(app).queue("q")
-        replies = await queue.put_many("abc")
+        replies = await queue.put_many(list("abc"))
         for fails in (False, True):
             task = await queue.claim(lease_s=1)
             assert task is not None
