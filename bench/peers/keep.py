@@ -28,6 +28,7 @@ def main() -> None:
     libc = ctypes.CDLL(None)
 
     def die_with_keeper() -> None:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell starts what runs in its background with it ignored
         # After the change of user, which would undo it.
         libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGQUIT), 0, 0, 0)
 
