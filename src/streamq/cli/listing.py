@@ -28,13 +28,23 @@ NAME: Final = 12
 STYLES: Final = {"running": "cyan", "succeeded": "green", "failed": "red", "delayed": "yellow", "ready": "blue"}
 
 
-def print_lines(found: Sequence[TaskDocument]) -> None:
+def print_tasks(found: Sequence[TaskDocument], now: datetime, *, json: bool, none: str) -> None:
+    """Print tasks as lines of JSON, or as a table with ages counted from `now`; where there are none, say `none`."""
+    if json:
+        _print_lines(found)
+    elif found:
+        _print_table(found, now)
+    else:
+        say(none)
+
+
+def _print_lines(found: Sequence[TaskDocument]) -> None:
     """Print one JSON object a task and line."""
     for document in found:
         say(json.dumps(record(document), allow_nan=False))
 
 
-def print_table(found: Sequence[TaskDocument], now: datetime) -> None:
+def _print_table(found: Sequence[TaskDocument], now: datetime) -> None:
     """Print a table, ages counted from `now`."""
     if console().width >= WIDE:
         columns: tuple[str, ...] = ("id", "queue", "task", "status", "tries", "age", "payload", "note")

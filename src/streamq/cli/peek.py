@@ -6,9 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from streamq.cli.listing import print_lines, print_table
+from streamq.cli.listing import print_tasks
 from streamq.cli.place import HERE, Place, opened
-from streamq.cli.screen import say
 from streamq.core.options import require_count, require_queue
 
 
@@ -27,9 +26,4 @@ def peek(
     with opened(place) as app:
         found = app.store.peek(queue, limit=limit, tail=tail)
         now = app.store.now()
-    if json:
-        print_lines(found)
-    elif found:
-        print_table(found, now)
-    else:
-        say(f"no ready tasks in {queue}")
+    print_tasks(found, now, json=json, none=f"no ready tasks in {queue}")

@@ -6,9 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from streamq.cli.listing import print_lines, print_table
+from streamq.cli.listing import print_tasks
 from streamq.cli.place import HERE, Place, opened
-from streamq.cli.screen import say
 from streamq.cli.sought import ANY, Which, id_of
 from streamq.core.options import require_count
 from streamq.core.search import search_of
@@ -29,9 +28,4 @@ def tasks(
     with opened(place) as app:
         found = app.store.find(search, limit=limit, after=begin)
         now = app.store.now()
-    if json:
-        print_lines(found)
-    elif found:
-        print_table(found, now)
-    else:
-        say("no tasks")
+    print_tasks(found, now, json=json, none="no tasks")
