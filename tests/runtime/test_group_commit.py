@@ -67,6 +67,29 @@ async def test_first_put_goes_alone_and_those_that_come_meanwhile_go_together() 
     assert sorted(document["payload"] for document in documents(app).values()) == list(range(64))
 
 
+async def test_tasks_that_put_again_and_again_are_always_stored_together() -> None:
+    """The first that is answered does not go alone, with the others waiting for its round trip."""
+    sizes: list[int] = []
+
+    class SlowBridge(InlineBridge):
+        async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            if getattr(function, "__name__", "") == "put":
+                sizes.append(len(cast(Any, args)[0]))
+                await trio.sleep(1)
+            return await super().call(function, *args)
+
+    app = StreamQ.on(MemoryStore(trio_time), SlowBridge())
+
+    async def put() -> None:
+        for number in range(5):
+            await app.queue("q").put(number)
+
+    async with app, trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(put)
+    assert sizes == [1, 8, 8, 8, 8, 7]
+
+
 async def test_settlements_of_tasks_that_end_together_are_few_writes() -> None:
     app, bridge = gated_app()
     bridge.gate.set()

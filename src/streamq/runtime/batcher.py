@@ -5,7 +5,9 @@
     put ──┘                 busy: what gathers meanwhile goes together.
 
 No timer, so nothing waits that could go; under load the batch grows by itself to what the server takes in one
-round trip.
+round trip. Those whose answers came together put again together: the next batch lets each of them run once (two turns
+of trio's loop, some 20 us) before it goes. Without that the first of them would go alone, and the others wait for a
+round trip that one item has for itself: half of all round trips.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ R = TypeVar("R")
 
 
 class Entry(Generic[T, R]):
-    """One item on its way; `answer` or `error` is there when `done` is set."""
+    """One item on its way; `answer` or `error` is there when its submitter is woken."""
 
-    __slots__ = ("answer", "done", "error", "item", "sent")
+    __slots__ = ("answer", "error", "item", "sent", "submitter")
 
     def __init__(self, item: T) -> None:
         self.item = item
         self.sent = False
-        self.done: trio.Event | None = None  # only for somebody who waits
+        self.submitter: trio.lowlevel.Task | None = None  # only one that waits
         self.answer: R | None = None
         self.error: Exception | None = None
 
@@ -41,14 +43,17 @@ Write = Callable[[Sequence[T]], Awaitable[Sequence["R | Exception"]]]
 class Batcher(Generic[T, R]):
     """Runs as one task (`run`); any number of tasks submit.
 
-    `write` gets up to `most` items and answers for each, in order, with a result or an exception.
+    `write` gets up to `most` items and answers for each, in order, with a result or an exception. `lead` does the same
+    for one item in its submitter's own task, who may be cancelled: it raises `Cancelled` only if nothing was sent.
     """
 
-    def __init__(self, write: Write[T, R], most: int) -> None:
+    def __init__(self, write: Write[T, R], lead: Write[T, R], most: int) -> None:
         self._write = write
+        self._lead = lead
         self._most = most
         self._waiting: deque[Entry[T, R]] = deque()
         self._in_flight: list[Entry[T, R]] = []
+        self._gathering = False
         self._ended = False
         self._idle = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
@@ -62,7 +67,7 @@ class Batcher(Generic[T, R]):
         """Add an item without waiting for its answer. After the end of `run` it never comes."""
         entry: Entry[T, R] = Entry(item)
         self._waiting.append(entry)
-        if self._idle:
+        if not self._in_flight:  # else whoever writes goes on, or wakes who does
             self._idle.unpark()
         return entry
 
@@ -75,29 +80,30 @@ class Batcher(Generic[T, R]):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._ended:
             raise _left()
-        if not self._waiting and not self._in_flight:
-            return await self._lead(item)
+        if not (self._waiting or self._in_flight or self._gathering):
+            return await self._go_first(item)
         entry = self.push(item)
-        done = entry.done = trio.Event()
-        try:
-            await done.wait()
-        except trio.Cancelled:
-            if not entry.sent:
-                self._waiting.remove(entry)
-                raise
-            with trio.CancelScope(shield=True):
-                await done.wait()
+        entry.submitter = trio.lowlevel.current_task()
+
+        def withdraw(_: object) -> trio.lowlevel.Abort:
+            if entry.sent:
+                return trio.lowlevel.Abort.FAILED
+            self._waiting.remove(entry)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        # An Event would do the same in thrice the time.
+        await trio.lowlevel.wait_task_rescheduled(withdraw)
         return _outcome(entry)
 
-    async def _lead(self, item: T) -> R:
+    async def _go_first(self, item: T) -> R:
         """Write the first item in its submitter's own task: at idle that spares a switch of tasks each way."""
         entry: Entry[T, R] = Entry(item)
         entry.sent = True
         try:
-            with trio.CancelScope(shield=True):
-                await self._write_batch([entry])
+            await self._send([entry], self._lead)
         finally:
-            self._idle.unpark()
+            if self._waiting:
+                self._idle.unpark()
         return _outcome(entry)
 
     async def has_room(self, limit: int) -> None:
@@ -117,14 +123,24 @@ class Batcher(Generic[T, R]):
                 batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
                 for entry in batch:
                     entry.sent = True
-                await self._write_batch(batch)
+                await self._send(batch, self._write)
+                if len(batch) > 1 and any(entry.submitter is not None for entry in batch):
+                    await self._gather()
         finally:
             self._end()
 
-    async def _write_batch(self, batch: list[Entry[T, R]]) -> None:
+    async def _gather(self) -> None:
+        """Let those run that were just answered: on the first turn they may come after this task, on the second each
+        has run."""
+        self._gathering = True
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        self._gathering = False
+
+    async def _send(self, batch: list[Entry[T, R]], write: Write[T, R]) -> None:
         self._in_flight = batch
         try:
-            answers = await self._write([entry.item for entry in batch])
+            answers = await write([entry.item for entry in batch])
         except BaseException:
             for entry in batch:
                 _answer(entry, OutcomeUnknown("the app was left before the server answered"))
@@ -151,8 +167,8 @@ def _answer(entry: Entry[T, R], answer: R | Exception) -> None:
         entry.error = answer
     else:
         entry.answer = answer
-    if entry.done is not None:
-        entry.done.set()
+    if entry.submitter is not None:
+        trio.lowlevel.reschedule(entry.submitter)
 
 
 def _outcome(entry: Entry[T, R]) -> R:

@@ -22,7 +22,7 @@ class Putter:
         self._store = store
         self._bridge = bridge
         self._stored = stored
-        self.batcher: Batcher[NewTask, PutReply] = Batcher(self._write, MOST_A_CHUNK)
+        self.batcher: Batcher[NewTask, PutReply] = Batcher(self._write_surely, self._write, MOST_A_CHUNK)
 
     async def put(self, new: NewTask, session: Any = None) -> PutReply:
         """Store one task, with `session` as part of the caller's transaction. Raises `UniqueConflict`. Cancellation:
@@ -34,7 +34,7 @@ class Putter:
             return require_accepted(new, await self.batcher.submit(new))
         await trio.lowlevel.checkpoint_if_cancelled()
         # It takes a transaction of its own, which the puts of others do not wait for.
-        (answer,) = await self._write([new])
+        (answer,) = await self._write_surely([new])
         if isinstance(answer, Exception):
             raise answer
         return require_accepted(new, answer)
@@ -48,11 +48,15 @@ class Putter:
             if session is None:
                 self._tell(chunk, replies)
 
+    async def _write_surely(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
+        # Shielded: what was taken up is sent and answered, also while the app is being left; the store bounds it.
+        with trio.CancelScope(shield=True):
+            answers = await self._write(tasks)
+        return answers
+
     async def _write(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
         try:
-            # Shielded: what was taken up is sent and answered, also while the app is being left; the store bounds it.
-            with trio.CancelScope(shield=True):
-                replies = await self._bridge.call(self._store.put, tasks)
+            replies = await self._bridge.call(self._store.put, tasks)
         except PutUnknown as error:
             return [_unknown(one, error) for one in tasks]
         except (StoreUnavailable, AccessRefused) as error:

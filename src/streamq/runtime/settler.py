@@ -82,7 +82,7 @@ class Settler:
         self._bridge = bridge
         self._holdings = holdings
         self._journal = journal
-        self.batcher: Batcher[Ending, Verdict] = Batcher(self._write, MOST_A_BATCH)
+        self.batcher: Batcher[Ending, Verdict] = Batcher(self._write, self._write_first, MOST_A_BATCH)
 
     def push(self, held: Held, settlement: Settlement) -> Entry[Ending, Verdict] | None:
         """Settle without waiting; what became of it is noted on `held`. Nothing is sent for a lost claim."""
@@ -157,6 +157,12 @@ class Settler:
                 self._note(ending, answer)
             break
         return [verdicts[ending.held] for ending in endings]
+
+    async def _write_first(self, endings: Sequence[Ending]) -> Sequence[Verdict | StoreError]:
+        """Write for a holder in its own task: it hears what became of its claim, also when it is cancelled."""
+        with trio.CancelScope(shield=True):
+            verdicts = await self._write(endings)
+        return verdicts
 
     def _let_go(self, ending: Ending, error: StoreError, verdicts: dict[Held, Verdict | StoreError]) -> None:
         """Trying again cannot help: the task is left to its lease's end, and whoever waits is told why."""
