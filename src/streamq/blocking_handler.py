@@ -7,8 +7,8 @@ from typing import Any, Generic, ParamSpec, Unpack
 
 from streamq.core.handling import Handling
 from streamq.core.new_task import NewTask, PutReply
-from streamq.core.options import HandlerOptions, Options
-from streamq.drafting import NO_OPTIONS, chosen_for_handler, require_no_session, task_of_handler
+from streamq.core.options import NO_OPTIONS, HandlerOptions, Options
+from streamq.drafting import HandlerDraft, chosen_for_handler, require_no_session
 
 P = ParamSpec("P")
 
@@ -24,6 +24,7 @@ class BlockingHandler(Generic[P]):
         self._store = store
         self._options = options
         self._session = session
+        self._draft: HandlerDraft | None = None
 
     def __repr__(self) -> str:
         return f"<BlockingHandler {self._handling.name!r} of queue {self._handling.queue!r}>"
@@ -48,4 +49,6 @@ class BlockingHandler(Generic[P]):
         return self._new(args, kwargs)
 
     def _new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewTask:
-        return task_of_handler(self._handling, args, kwargs, self._options, None)
+        if self._draft is None:
+            self._draft = HandlerDraft(self._handling, self._options)
+        return self._draft.task(args, kwargs, None)

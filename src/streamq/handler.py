@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
-from streamq.core.document import TaskDocument
 from streamq.core.handling import Handling
 from streamq.core.limits import Limits
 from streamq.core.new_task import NewTask, PutReply
-from streamq.core.options import HandlerOptions, Options
-from streamq.drafting import NO_OPTIONS, chosen_for_handler, require_no_session, task_now, task_of_handler
+from streamq.core.options import NO_OPTIONS, HandlerOptions, Options
+from streamq.drafting import HandlerDraft, chosen_for_handler, require_no_session, task_now
 from streamq.handle import Handle
 from streamq.runtime.services import Services
 
@@ -43,6 +42,7 @@ class Handler(Generic[P, R, C]):
         self.function = function
         self.handling = handling
         self._door = door
+        self._draft = HandlerDraft(handling, NO_OPTIONS)
         self.__name__ = handling.name
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -61,7 +61,8 @@ class Handler(Generic[P, R, C]):
         majority answered in time; `StoreUnavailable` when nothing was sent. Trips: 1, shared with other puts that
         wait. Cancellation: withdrawn before it is sent, else stored and returned.
         """
-        reply = await self._door.services().putter.put(self.new(*args, **kwargs))
+        putter = self._door.services().putter
+        reply = await putter.put(self._draft.task(args, kwargs, self._door.reply_to))
         return handle_of(self._door, self.handling, reply)
 
     async def run_now(self) -> Handle[R]:
@@ -74,7 +75,7 @@ class Handler(Generic[P, R, C]):
 
     def new(self, *args: P.args, **kwargs: P.kwargs) -> NewTask:
         """Build a task without putting it: for `put_many`, or for a put from a program without trio."""
-        return task_of_handler(self.handling, args, kwargs, NO_OPTIONS, self._door.reply_to)
+        return self._draft.task(args, kwargs, self._door.reply_to)
 
     def options(self, **options: Unpack[HandlerOptions]) -> Putting[P, R]:
         """Choose options for a put: `await handler.options(delay_s=5, priority=9).put(...)`.
@@ -95,11 +96,12 @@ class Putting(Generic[P, R]):
         self._options = options
         self._door = door
         self._session = session
+        self._draft: HandlerDraft | None = None
 
     async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Put a task with these options; as `Handler.put`. Raises `UniqueConflict`, if `on_conflict="raise"` was asked
         for and another task has its unique key."""
-        new = task_of_handler(self._handling, args, kwargs, self._options, self._door.reply_to)
+        new = self._new(args, kwargs)
         reply = await self._door.services().putter.put(new, self._session)
         return handle_of(self._door, self._handling, reply, self._options.keep_s)
 
@@ -107,15 +109,15 @@ class Putting(Generic[P, R]):
         """Build a task with these options without putting it. A session is not one of them: give it to the put. Raises
         `OptionInvalid`."""
         require_no_session(self._session)
-        return task_of_handler(self._handling, args, kwargs, self._options, self._door.reply_to)
+        return self._new(args, kwargs)
+
+    def _new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewTask:
+        if self._draft is None:
+            self._draft = HandlerDraft(self._handling, self._options)
+        return self._draft.task(args, kwargs, self._door.reply_to)
 
 
 def handle_of(door: Door, handling: Handling, reply: PutReply, keep_s: float | None = None) -> Handle[R]:
     """Build the handle of a task that was put for a handler."""
     keep_s = handling.keep_s if keep_s is None else keep_s
-
-    def load(document: TaskDocument) -> R:
-        result: R = handling.schema.load_result(document.get("result"))
-        return result
-
-    return Handle(reply.id, door.services, load, outcome=reply.outcome, keeps=keep_s != 0)
+    return Handle(reply.id, door.services, handling.result_of, outcome=reply.outcome, keeps=keep_s != 0)

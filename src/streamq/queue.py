@@ -11,9 +11,9 @@ from streamq.core.document import TaskDocument
 from streamq.core.handling import BareSettings
 from streamq.core.limits import Limits
 from streamq.core.new_task import NewTask
-from streamq.core.options import PutOptions, options_of, require_count, require_lease_s, require_wait_s
+from streamq.core.options import NO_OPTIONS, PutOptions, options_of, require_count, require_lease_s, require_wait_s
 from streamq.core.put_many import PutMany
-from streamq.drafting import NO_OPTIONS, put_of_payloads, task_of_payload
+from streamq.drafting import put_of_payloads, task_of_payload
 from streamq.handle import Handle, Handles
 from streamq.handler import Door
 from streamq.runtime.consumer import Task, Tasks, consuming, picked, popped

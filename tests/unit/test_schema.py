@@ -21,6 +21,7 @@ from bson.codec_options import CodecOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamq.core.codec import size_bytes
 from streamq.core.schema import Schema
 from streamq.errors import PayloadInvalid, PayloadUndecodable, UsageError
 
@@ -34,13 +35,19 @@ def bson_trip(stored: Any) -> Any:
 def call_after_trip(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Put a call, take it through BSON, and make it as a worker would."""
     schema = Schema.of(function)
-    loaded_args, loaded_kwargs = schema.load(bson_trip(schema.bind(args, kwargs)))
+    stored = schema.bind(args, kwargs)
+    # The short way says the same, or nothing.
+    plain = schema.bind_plain(args, kwargs)
+    assert plain is None or (bson.encode(plain[0]), plain[1]) == (bson.encode(stored), size_bytes(stored))
+    loaded_args, loaded_kwargs = schema.load(bson_trip(stored))
     return function(*loaded_args, **loaded_kwargs)
 
 
 def refusal(function: Callable[..., Any], *args: Any, **kwargs: Any) -> PayloadInvalid:
+    schema = Schema.of(function)
     with pytest.raises(PayloadInvalid) as caught:
-        Schema.of(function).bind(args, kwargs)
+        schema.bind(args, kwargs)
+    assert schema.bind_plain(args, kwargs) is None
     return caught.value
 
 

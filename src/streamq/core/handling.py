@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from streamq.core.document import TaskDocument
 from streamq.core.recurrence import Recurrence
 from streamq.core.retry import Retry
 from streamq.core.schema import Schema
@@ -47,6 +48,10 @@ class Handling(msgspec.Struct, frozen=True):
     total_timeout_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
     recurrence: Recurrence | None = None
+
+    def result_of(self, document: TaskDocument) -> Any:
+        """Read the result of a task, as the function's annotation says. Raises `PayloadUndecodable`."""
+        return self.schema.load_result(document.get("result"))
 
 
 def leases_of(handlings: Iterable[Handling], lease_s: float) -> Mapping[str, float]:

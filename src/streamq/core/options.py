@@ -220,6 +220,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cast("tuple[ObjectId, ...]", self.after_any or ())
 
 
+NO_OPTIONS: Final = Options()
+"""Of a task that was put without any, as most are: to be known by its identity, so that nothing else is asked."""
+
+
 def require_queue(value: object) -> str:
     """Return `value` if it can name a queue, else raise `OptionInvalid`."""
     if not isinstance(value, str) or not QUEUE_NAME.fullmatch(value):

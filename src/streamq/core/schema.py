@@ -25,6 +25,7 @@ import msgspec
 from streamq.core.codec import from_stored, loaded, to_stored
 from streamq.core.kept import WHOLE, require_kept
 from streamq.core.misfit import Misfit
+from streamq.core.plain import plain_kinds, scalars_bytes
 from streamq.core.signature import Signature, shown, signature_of
 from streamq.errors import PayloadInvalid, PayloadUndecodable
 
@@ -45,7 +46,17 @@ _NATIVE: Final = (
 class Schema:
     """What one handler takes and returns. Immutable; one per handler, made when it is declared."""
 
-    __slots__ = ("_by_name", "_model", "_names", "_positional", "_positional_only", "_required", "_result", "name")
+    __slots__ = (
+        "_by_name",
+        "_kinds",
+        "_model",
+        "_names",
+        "_positional",
+        "_positional_only",
+        "_required",
+        "_result",
+        "name",
+    )
 
     def __init__(self, signature: Signature) -> None:
         parameters = signature.parameters
@@ -55,6 +66,7 @@ class Schema:
         self._positional: Final = tuple(one.name for one in parameters if one.takes_position)
         self._positional_only: Final = tuple(one.name for one in parameters if not one.takes_keyword)
         self._required: Final = frozenset(one.name for one in parameters if one.is_required)
+        self._kinds: Final = {one.name: plain_kinds(one.annotation) for one in parameters}
         self._model: Final = _model_of(signature)
         self._result: Final = signature.result
 
@@ -74,6 +86,23 @@ class Schema:
     def required(self) -> tuple[str, ...]:
         """The parameters without a default, in order."""
         return tuple(name for name in self._names if name in self._required)
+
+    def bind_plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
+        """Return what `bind` does, and its size in bytes, for arguments that are plain scalars of the types that the
+        signature names; None for any other, and for a call that `bind` may refuse."""
+        given = dict(zip(self._positional, args, strict=False))
+        if kwargs:
+            given.update(kwargs)
+        if len(given) < len(args) + len(kwargs) or not self._required <= given.keys():
+            return None
+        kinds = self._kinds
+        for name, value in given.items():
+            if type(value) not in kinds.get(name, ()):
+                return None
+        if kwargs and self._positional_only:
+            return None
+        size_bytes = scalars_bytes(given)
+        return None if size_bytes is None else (given, size_bytes)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the payload to store for a call with these arguments: one field per argument that was given.

@@ -67,7 +67,7 @@ class Batcher(Generic[T, R]):
         """Add an item without waiting for its answer. After the end of `run` it never comes."""
         entry: Entry[T, R] = Entry(item)
         self._waiting.append(entry)
-        if not self._in_flight:  # else whoever writes goes on, or wakes who does
+        if not (self._in_flight or self._gathering):  # else whoever writes goes on, or wakes who does
             self._idle.unpark()
         return entry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import trio
@@ -18,7 +18,7 @@ from streamq.store.contract import Store
 class Putter:
     """Stores tasks through one batcher, and tells this process's own consumers without waiting for the stream."""
 
-    def __init__(self, store: Store, bridge: Bridge, stored: Callable[[Sequence[NewTask]], None]) -> None:
+    def __init__(self, store: Store, bridge: Bridge, stored: Callable[[Iterable[NewTask]], None]) -> None:
         self._store = store
         self._bridge = bridge
         self._stored = stored
@@ -50,8 +50,9 @@ class Putter:
 
     async def _write_surely(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
         # Shielded: what was taken up is sent and answered, also while the app is being left; the store bounds it.
+        answers: list[PutReply | Exception] = []
         with trio.CancelScope(shield=True):
-            answers = await self._write(tasks)
+            answers += await self._write(tasks)
         return answers
 
     async def _write(self, tasks: Sequence[NewTask]) -> Sequence[PutReply | Exception]:
@@ -72,7 +73,7 @@ class Putter:
 
     def _tell(self, tasks: Sequence[NewTask], replies: Sequence[PutReply]) -> None:
         # Not of those that met a task with their unique key: nothing is stored under their ids.
-        self._stored([one for one, reply in zip(tasks, replies, strict=True) if reply.id == one.id])
+        self._stored(one for one, reply in zip(tasks, replies, strict=True) if reply.id == one.id)
 
 
 def _unknown(new: NewTask, error: PutUnknown) -> PutUnknown:

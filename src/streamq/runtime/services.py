@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -152,8 +152,10 @@ class Services:
         await self._stop.wait()
         raise _left()
 
-    def _stored(self, tasks: Sequence[NewTask]) -> None:
+    def _stored(self, tasks: Iterable[NewTask]) -> None:
         """Wake this process's own consumers for what it put, without waiting for the stream."""
+        if not self.watcher.serves:
+            return
         self.watcher.put_here(
             [
                 Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)

@@ -160,8 +160,9 @@ class Settler:
 
     async def _write_first(self, endings: Sequence[Ending]) -> Sequence[Verdict | StoreError]:
         """Write for a holder in its own task: it hears what became of its claim, also when it is cancelled."""
+        verdicts: list[Verdict | StoreError] = []
         with trio.CancelScope(shield=True):
-            verdicts = await self._write(endings)
+            verdicts += await self._write(endings)
         return verdicts
 
     def _let_go(self, ending: Ending, error: StoreError, verdicts: dict[Held, Verdict | StoreError]) -> None:

@@ -168,6 +168,11 @@ class Watcher:
             elif isinstance(item, Wake):
                 self._tell(item)
 
+    @property
+    def serves(self) -> bool:
+        """Say whether anybody in this process takes tasks."""
+        return bool(self._intakes)
+
     def put_here(self, wakes: Sequence[Wake]) -> None:
         """Hand over wakes of this process's own puts, ahead of the stream: nobody else has heard of them yet."""
         for wake in wakes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import msgspec
@@ -41,11 +40,9 @@ class Tasks(msgspec.Struct, frozen=True):
     timeout_s: float
     dead: Tasks | None = None
 
-    @contextmanager
-    def deadline(self) -> Iterator[None]:
+    def deadline(self) -> AbstractContextManager[None]:
         """Bound the calls inside by the driver's own deadline: it travels to the server as maxTimeMS."""
-        with pymongo.timeout(self.timeout_s):
-            yield
+        return pymongo.timeout(self.timeout_s)
 
 
 def tasks_of(database: Database[Document], name: str, timeout_s: float, dead: str | None = None) -> Tasks:

@@ -10,6 +10,7 @@ from bson import ObjectId
 from streamq.core import queries
 from streamq.core.document import SUCCEEDED, TERMINAL
 from streamq.core.new_task import NewTask
+from streamq.core.options import NO_OPTIONS
 from streamq.core.parents import EXPECTED, KEYED, NO_FAMILY, Family
 from streamq.errors import OptionInvalid
 from streamq.store.collections import Document, Tasks
@@ -26,7 +27,7 @@ def family_of(tasks: Tasks, new: Sequence[NewTask], session: Any) -> Family:
     nothing has been stored then. Trips: 0 without parents, 1 when all are marked already or have ended, else 3; 2 more
     when some may be among the dead letters.
     """
-    if not any(one.options.has_parents for one in new):
+    if not any(one.options is not NO_OPTIONS and one.options.has_parents for one in new):
         return NO_FAMILY
     wanted, inside = _sorted_out(new)
     with reading("look up parents"), tasks.deadline():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import pymongo
@@ -12,7 +12,7 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTimeoutError
 
 from streamq.core.codec import size_bytes
-from streamq.core.moves.put import document_of
+from streamq.core.moves.put import documents_of
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.parents import Family
 from streamq.core.put_many import MOST_A_CHUNK, PutMany
@@ -54,7 +54,7 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> Se
 
 
 def _put_chunk(tasks: Tasks, new: Sequence[NewTask], now: datetime, family: Family, session: Any) -> list[PutReply]:
-    documents: list[Document] = [dict(document_of(one, now, family)) for one in new]
+    documents = cast("list[Document]", documents_of(new, now, family))
     if session is not None:
         return put_within(session, tasks, new, documents)
     try:
