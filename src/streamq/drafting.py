@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -59,23 +59,14 @@ def put_of_payloads(
         # Each has items, which nobody means: characters, numbers, keys.
         raise OptionInvalid("payloads", payloads, "an iterable of payloads; one payload is put by put")
     all_there = isinstance(payloads, Collection)
-    drawn = _tasks_of(queue, payloads, options, settings, reply_to)
+    draft = BareDraft(queue, options, settings)
+    drawn = (draft.task(payload, reply_to) for payload in payloads)
     many = PutMany(drawn, all_there=all_there, in_transaction=session is not None)
     count = many.draw_ahead()
     if all_there:
         for payload in islice(payloads, count, None):
             _encoded(payload, settings)
     return many
-
-
-def _tasks_of(
-    queue: str, payloads: Iterable[Any], options: Options, settings: BareSettings, reply_to: str | None
-) -> Iterator[NewTask]:
-    draft: Draft | None = None
-    for payload in payloads:
-        stored, size_bytes = _encoded(payload, settings)
-        draft = draft or Draft(queue, None, options, settings)
-        yield draft.task(stored, size_bytes, reply_to)
 
 
 def _require_iterable(name: str, value: object) -> None:
@@ -155,12 +146,27 @@ def task_of_handler(
     return HandlerDraft(handling, options).task(args, kwargs, reply_to)
 
 
+class BareDraft:
+    """Makes tasks with bare payloads."""
+
+    __slots__ = ("_draft", "_settings")
+
+    def __init__(self, queue: str, options: Options, settings: BareSettings) -> None:
+        """Raises `OptionInvalid`."""
+        self._settings = settings
+        self._draft = Draft(queue, None, options, settings)
+
+    def task(self, payload: Any, reply_to: str | None) -> NewTask:
+        """Build a task. Raises `PayloadInvalid`, `PayloadTooLarge`."""
+        stored, size_bytes = _encoded(payload, self._settings)
+        return self._draft.task(stored, size_bytes, reply_to)
+
+
 def task_of_payload(
     queue: str, payload: Any, options: Options, settings: BareSettings, reply_to: str | None
 ) -> NewTask:
     """Build a task with a bare payload. Raises `PayloadInvalid`, `PayloadTooLarge`, `OptionInvalid`."""
-    stored, size_bytes = _encoded(payload, settings)
-    return Draft(queue, None, options, settings).task(stored, size_bytes, reply_to)
+    return BareDraft(queue, options, settings).task(payload, reply_to)
 
 
 def _encoded(payload: Any, settings: BareSettings) -> tuple[Any, int]:

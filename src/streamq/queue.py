@@ -13,7 +13,7 @@ from streamq.core.limits import Limits
 from streamq.core.new_task import NewTask
 from streamq.core.options import NO_OPTIONS, PutOptions, options_of, require_count, require_lease_s, require_wait_s
 from streamq.core.put_many import PutMany
-from streamq.drafting import put_of_payloads, task_of_payload
+from streamq.drafting import BareDraft, put_of_payloads, task_of_payload
 from streamq.handle import Handle, Handles
 from streamq.handler import Door
 from streamq.runtime.consumer import Task, Tasks, consuming, picked, popped
@@ -30,6 +30,7 @@ class Queue:
         self.name = name
         self.settings = settings
         self._door = door
+        self._draft: BareDraft | None = None
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
@@ -48,8 +49,11 @@ class Queue:
 
     def new(self, payload: Any, **options: Unpack[PutOptions]) -> NewTask:
         """Build a task without putting it. Raises `PayloadInvalid`, `PayloadTooLarge`, `OptionInvalid`."""
-        chosen = options_of(options) if options else NO_OPTIONS
-        return task_of_payload(self.name, payload, chosen, self.settings, self._door.reply_to)
+        if options:
+            return task_of_payload(self.name, payload, options_of(options), self.settings, self._door.reply_to)
+        if self._draft is None:
+            self._draft = BareDraft(self.name, NO_OPTIONS, self.settings)
+        return self._draft.task(payload, self._door.reply_to)
 
     async def put(self, payload: Any, *, session: Any = None, **options: Unpack[PutOptions]) -> Handle[Any]:
         """Put one task with a payload of plain values; return once it is stored with majority.

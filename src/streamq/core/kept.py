@@ -25,6 +25,34 @@ WHOLE: Final = frozenset(
 """What has no parts, and so nothing to lose: most of what is ever put."""
 
 
+_SCALARS: Final = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.NoneType,
+    msgspec.inspect.StrType,
+)
+_SEQUENCES: Final = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)
+
+
+def keeps_all(annotation: Any) -> bool:
+    """Say whether nothing can be lost on the way through an annotation, whatever is given: it names no record, and no
+    keys but text (two large integers may load as one float). Then there is nothing to compare."""
+    return _keeps_all(msgspec.inspect.type_info(annotation))
+
+
+def _keeps_all(info: msgspec.inspect.Type) -> bool:
+    if isinstance(info, _SEQUENCES):
+        return _keeps_all(info.item_type)
+    if isinstance(info, msgspec.inspect.DictType):
+        return isinstance(info.key_type, msgspec.inspect.StrType) and _keeps_all(info.value_type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return all(_keeps_all(one) for one in info.types)
+    return isinstance(info, _SCALARS)
+
+
 def require_kept(given: Any, loaded: Any) -> None:
     """Raise `Misfit` where `loaded` has lost a field or the class of `given`.
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from streamq.core.codec import from_stored, loaded, to_stored
-from streamq.core.kept import WHOLE, require_kept
+from streamq.core.kept import WHOLE, keeps_all, require_kept
 from streamq.core.misfit import Misfit
 from streamq.core.plain import plain_kinds, scalars_bytes
 from streamq.core.signature import Signature, shown, signature_of
@@ -48,6 +48,7 @@ class Schema:
 
     __slots__ = (
         "_by_name",
+        "_keeping",
         "_kinds",
         "_model",
         "_names",
@@ -66,6 +67,7 @@ class Schema:
         self._positional: Final = tuple(one.name for one in parameters if one.takes_position)
         self._positional_only: Final = tuple(one.name for one in parameters if not one.takes_keyword)
         self._required: Final = frozenset(one.name for one in parameters if one.is_required)
+        self._keeping: Final = frozenset(one.name for one in parameters if keeps_all(one.annotation))
         self._kinds: Final = {one.name: plain_kinds(one.annotation) for one in parameters}
         self._model: Final = _model_of(signature)
         self._result: Final = signature.result
@@ -212,7 +214,7 @@ class Schema:
 
     def _require_kept(self, given: dict[str, Any], model: Any) -> None:
         for name, value in given.items():
-            if type(value) not in WHOLE:
+            if type(value) not in WHOLE and name not in self._keeping:
                 try:
                     require_kept(value, getattr(model, _field_name(self._names.index(name))))
                 except Misfit as misfit:

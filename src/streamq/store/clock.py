@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 FRESH_S: Final = 30.0
@@ -29,6 +29,6 @@ class ServerClock:
         with self._lock:
             if self._heard is None or time.monotonic() - self._heard[1] > FRESH_S:
                 sent = time.monotonic()
-                self._heard = (self._ask().astimezone(UTC), sent)
+                self._heard = (self._ask(), sent)
             said, at = self._heard
         return said + timedelta(seconds=time.monotonic() - at)
