@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 import pytest
 from bson import ObjectId, Timestamp
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -379,11 +379,11 @@ class Model(RuleBasedStateMachine):
         claim = self._one_of(self.claims, pick)
         self._settle([self._settlement(claim, "succeed", result=result, keep_s=keep_s)])
 
-    @precondition(lambda self: any(self._is_held(one.id, one.claim_id) for one in self.claims))
+    @precondition(lambda self: any(self._holds(one) for one in self.claims))
     @rule(pick=picks, keep_s=st.sampled_from([0.0, 2_500.0]), commits=st.booleans())
     def succeed_in_a_transaction(self, pick: int, keep_s: float, commits: bool) -> None:
         """Its success is stored with its holder's own writes, or not at all."""
-        claim = self._one_of([one for one in self.claims if self._is_held(one.id, one.claim_id)], pick)
+        claim = self._one_of([one for one in self.claims if self._holds(one)], pick)
         success = self._settlement(claim, "succeed", result="$payload", keep_s=keep_s)
         session = self.real.begin()
         if not commits:
@@ -570,6 +570,10 @@ class Model(RuleBasedStateMachine):
         found = self.real._tasks.quick.find_one(wanted)
         return found or (None if dead is None else dead.quick.find_one(wanted))
 
+    def _holds(self, claim: Claim) -> bool:
+        """As memory has it, which is as the server has it: both are compared after every step."""
+        return self.memory.documents.get(claim.id, {}).get("claim_id") == claim.claim_id
+
     def _is_held(self, id: ObjectId, claim_id: bytes) -> bool:
         document = self._real(id)
         return document is not None and document["status"] == RUNNING and document["claim_id"] == claim_id
@@ -682,10 +686,11 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking_ahead, "MOST_WINDOWS", 1_000)
 
 
-def run(real: MongoStore, *, examples: int, phases: tuple[Phase, ...]) -> None:
+def run(real: MongoStore, *, examples: int, phases: tuple[Phase, ...], begin: int | None = None) -> None:
+    """`begin`: the seed of the search, the same at every run without it too."""
     machine = type("Machine", (Model,), {"real": real})
     run_state_machine_as_test(
-        machine,
+        machine if begin is None else seed(begin)(machine),
         settings=settings(
             max_examples=examples,
             stateful_step_count=STEPS,
@@ -776,40 +781,49 @@ real_fence = fence.fence
 real_update = settle_move.update
 real_take_back = take_back.update
 
-PLANTED: dict[str, list[tuple[Any, str, Any]]] = {
-    "fence without claim": [(claiming, "fence", fence_without_claim), (settling, "fence", fence_without_claim)],
-    "release is counted": [(settle_move, "update", counted_release)],
-    "requeue whatever the status": [(requeue_move, "guard", requeued_whatever_the_status)],
-    "end left at requeue": [(requeue_move, "update", end_left_at_requeue)],
-    "claim left at take-back": [(take_back, "update", claim_left_at_take_back)],
-    "single attempts wait": [(claiming, "_startable", waits_for_single_attempts)],
-    "goes back although it was to be cancelled": [(cancel_move, "if_asked", asked_for_nothing)],
-    "children are forgotten": [(fence, "is_followed", lambda document: False)],
-    "any is all": [(unblock, "_take_off", any_is_all)],
-    "replaced although it runs": [(replace_move, "NOT_STARTED", {})],
-    "a key left at the end": [(fence, "LOCKS", ("held_up_by",))],
-    "windows that overlap": [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))],
-    "snooze without delay": [(settle_move, "after_ms", later_is_now)],
+Bug = tuple[int, list[tuple[Any, str, Any]]]
+"""The seed to search from, and what is broken. Any seed is good: this one was found to lead to the bug within some five
+examples of as many as are allowed below (on that number the search depends too). After a change of the rules another
+may; until it stands here the search only takes longer."""
+
+PLANTED: dict[str, Bug] = {
+    "fence without claim": (6, [(claiming, "fence", fence_without_claim), (settling, "fence", fence_without_claim)]),
+    "release is counted": (1, [(settle_move, "update", counted_release)]),
+    "requeue whatever the status": (0, [(requeue_move, "guard", requeued_whatever_the_status)]),
+    "end left at requeue": (1, [(requeue_move, "update", end_left_at_requeue)]),
+    "claim left at take-back": (1, [(take_back, "update", claim_left_at_take_back)]),
+    "single attempts wait": (6, [(claiming, "_startable", waits_for_single_attempts)]),
+    "goes back although it was to be cancelled": (16, [(cancel_move, "if_asked", asked_for_nothing)]),
+    "children are forgotten": (0, [(fence, "is_followed", lambda document: False)]),
+    "any is all": (15, [(unblock, "_take_off", any_is_all)]),
+    "replaced although it runs": (23, [(replace_move, "NOT_STARTED", {})]),
+    "a key left at the end": (1, [(fence, "LOCKS", ("held_up_by",))]),
+    "windows that overlap": (28, [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))]),
+    "snooze without delay": (4, [(settle_move, "after_ms", later_is_now)]),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_model_sees_a_planted_bug(real: MongoStore, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for module, attribute, broken in PLANTED[name]:
+    begin, parts = PLANTED[name]
+    for module, attribute, broken in parts:
         monkeypatch.setattr(module, attribute, broken)
     with pytest.raises(AssertionError):
-        run(real, examples=4 * EXAMPLES, phases=(Phase.generate,))
+        run(real, examples=4 * EXAMPLES, phases=(Phase.generate,), begin=begin)
 
 
 def where_it_is(tasks: Any, guard: Any, update: Any, ids: Any, refused: Any) -> int:
     return moving.move(tasks, guard, update, ids, refused)
 
 
-PLANTED_DEAD: dict[str, list[tuple[Any, str, Any]]] = {
-    "a lease that ends fails where it is": [(dead_letters, "fail", where_it_is), (dead_letters, "bury", lambda *_: 0)],
-    "followers of letters are forgotten": [(dead_letters, "marked", lambda *_: [])],
-    "the mark of a letter is left": [(following, "_retain_dead", lambda *_: 0)],
-    "followers of a removed task are not told": [(following, "mark_followers", lambda *_: None)],
+PLANTED_DEAD: dict[str, Bug] = {
+    "a lease that ends fails where it is": (
+        1,
+        [(dead_letters, "fail", where_it_is), (dead_letters, "bury", lambda *_: 0)],
+    ),
+    "followers of letters are forgotten": (17, [(dead_letters, "marked", lambda *_: [])]),
+    "the mark of a letter is left": (17, [(following, "_retain_dead", lambda *_: 0)]),
+    "followers of a removed task are not told": (0, [(following, "mark_followers", lambda *_: None)]),
 }
 
 
@@ -817,7 +831,8 @@ PLANTED_DEAD: dict[str, list[tuple[Any, str, Any]]] = {
 def test_the_model_sees_a_planted_bug_of_dead_letters(
     real_with_dead_letters: MongoStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    for module, attribute, broken in PLANTED_DEAD[name]:
+    begin, parts = PLANTED_DEAD[name]
+    for module, attribute, broken in parts:
         monkeypatch.setattr(module, attribute, broken)
     with pytest.raises(AssertionError):
-        run(real_with_dead_letters, examples=4 * EXAMPLES, phases=(Phase.generate,))
+        run(real_with_dead_letters, examples=4 * EXAMPLES, phases=(Phase.generate,), begin=begin)
