@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
 from streamq import embedded
+from tests.databases import drop_collections
 
 
 @pytest.fixture(scope="session")
@@ -30,5 +32,5 @@ def database(uri: str) -> Iterator[str]:
     """The name of a database of the test's own, dropped when the test ends."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    with MongoClient[dict[str, object]](uri) as client:
-        client.drop_database(name)
+    with MongoClient[dict[str, Any]](uri) as client:
+        drop_collections(client, name)

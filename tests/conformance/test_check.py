@@ -66,8 +66,8 @@ def test_an_oplog_that_has_dropped_nothing_yet_is_no_finding(mongo: MongoLab, mo
     assert whats(mongo.mongo.check()) == []
 
 
-def test_a_collection_that_is_not_there_yet_is_usable_and_is_not_made(uri: str, database: str) -> None:
-    store = MongoStore.connect(uri, database)
+def test_a_collection_that_is_not_there_yet_is_usable_and_is_not_made(uri: str, empty_database: str) -> None:
+    store = MongoStore.connect(uri, empty_database)
     checkup = store.check(repair=True)
     assert (checkup.valid, whats(checkup)) == (True, ["the collection is there"])
     assert store._database.list_collection_names() == []
@@ -246,8 +246,8 @@ def test_an_index_that_differs_is_found_and_left_to_a_person(mongo: MongoLab, ot
 @pytest.mark.parametrize(
     "options", [{"capped": True, "size": 100_000}, {"viewOn": "other"}, {"collation": {"locale": "de"}}]
 )
-def test_a_collection_of_another_kind_cannot_hold_tasks(uri: str, database: str, options: dict[str, Any]) -> None:
-    store = MongoStore.connect(uri, database)
+def test_a_collection_of_another_kind_cannot_hold_tasks(uri: str, empty_database: str, options: dict[str, Any]) -> None:
+    store = MongoStore.connect(uri, empty_database)
     store._database.create_collection("tasks", **options)
     checkup = store.check(repair=True)
     assert of(checkup, "the collection can hold tasks").severity == "error"
@@ -255,8 +255,8 @@ def test_a_collection_of_another_kind_cannot_hold_tasks(uri: str, database: str,
     store.close()
 
 
-def test_dead_letters_need_a_collection_that_holds_tasks_too(uri: str, database: str) -> None:
-    store = MongoStore.connect(uri, database, dead_letters="dead")
+def test_dead_letters_need_a_collection_that_holds_tasks_too(uri: str, empty_database: str) -> None:
+    store = MongoStore.connect(uri, empty_database, dead_letters="dead")
     store.prepare()
     assert whats(store.check()) == []
     store._database.drop_collection("dead")

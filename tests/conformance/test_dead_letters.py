@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from bson import ObjectId
+from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
@@ -17,20 +19,27 @@ from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
 from streamq.core.parents import OnParentFailure
 from streamq.core.search import Search
+from streamq.embedded import EmbeddedServer
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable, UsageError
 from streamq.store import dead_letters, settling
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
 from tests.conformance.conftest import Lab, MemoryLab, MongoLab
+from tests.databases import Databases
 
 BOOM = Raised("Boom", "it broke")
 FAULTS = [{"errorCode": 11601}, {"closeConnection": True}]
 
 
+@pytest.fixture(scope="module")
+def databases(server: EmbeddedServer) -> Iterator[Databases]:
+    with MongoClient[dict[str, Any]](server.uri) as client:
+        yield Databases(client, dead_letters="dead")
+
+
 @pytest.fixture
 def real(uri: str, database: str) -> Iterator[MongoLab]:
     store = MongoStore.connect(uri, database, dead_letters="dead")
-    store.prepare()
     yield MongoLab(store)
     store.close()
 
@@ -308,7 +317,7 @@ def test_a_lifetime_that_is_over_is_no_letters_to_begin_again(lab: Lab) -> None:
     id, young = fail(lab, options={"lifetime_s": 50}), fail(lab, options={"lifetime_s": 500})
     lab.pass_time(60)
     if isinstance(lab, MongoLab):
-        past = {"$set": {"lifetime_until": lab.mongo.now()}}
+        past = {"$set": {"lifetime_until": lab.mongo.now() - timedelta(seconds=1)}}
         lab.mongo._database["dead"].update_one({"_id": id}, past)
     report = dead_of(lab).requeue([id, young], how())
     assert [one.verdict for one in report] == ["gone", "requeued"]

@@ -578,9 +578,9 @@ def same_indexes(collection: Any, indexes: Sequence[Index]) -> None:
     ],
 )
 def test_an_index_that_differs_is_refused_with_what_to_do(
-    uri: str, database: str, keys: list[tuple[str, int]], more: dict[str, Any]
+    uri: str, empty_database: str, keys: list[tuple[str, int]], more: dict[str, Any]
 ) -> None:
-    store = MongoStore.connect(uri, database)
+    store = MongoStore.connect(uri, empty_database)
     store._tasks.durable.create_index(keys, name="streamq_due", **more)
     with pytest.raises(StoreError, match=r"(?s)streamq_due.*Drop the index"):
         store.prepare()
