@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 from collections.abc import Sequence
 from typing import Any, assert_type
@@ -54,19 +56,25 @@ WRONG = {
 }
 
 
-def check(program: str, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy found out about streamq and its dependencies, for the second program too."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def check(program: str, tmp_path: Path, cache: Path) -> str:
     file = tmp_path / "program.py"
     file.write_text(program)
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", f"--cache-dir={tmp_path}", str(file)]
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", f"--cache-dir={cache}", str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def test_a_program_that_uses_the_door_rightly_is_accepted(tmp_path: Path) -> None:
-    assert check(PROGRAM, tmp_path) == ""
+def test_a_program_that_uses_the_door_rightly_is_accepted(tmp_path: Path, cache: Path) -> None:
+    assert check(PROGRAM, tmp_path, cache) == ""
 
 
-def test_a_wrong_put_is_refused_by_mypy_with_the_name_of_the_argument(tmp_path: Path) -> None:
-    said = check(PROGRAM + "".join(f"    {line}\n" for line in WRONG), tmp_path)
+def test_a_wrong_put_is_refused_by_mypy_with_the_name_of_the_argument(tmp_path: Path, cache: Path) -> None:
+    said = check(PROGRAM + "".join(f"    {line}\n" for line in WRONG), tmp_path, cache)
     for line, complaint in WRONG.items():
         assert complaint in said, f"{line}: {said}"
     assert said.count("error:") == len(WRONG)
