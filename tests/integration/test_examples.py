@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
+from tests.databases import drop_collections
 from tests.integration.logged import without_failed_tasks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -19,8 +21,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(autouse=True)
 def _fresh(uri: str) -> None:
     """Each starts from an empty database: the examples share one."""
-    with MongoClient[dict[str, object]](uri) as client:
-        client.drop_database("examples")
+    with MongoClient[dict[str, Any]](uri) as client:
+        drop_collections(client, "examples")
 
 
 def run(name: str, uri: str | None) -> str:
