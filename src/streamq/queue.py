@@ -129,8 +129,8 @@ class Queue:
                     async with task:
                         handle_tick(task.payload)
 
-        `prefetch` tasks wait in the process beyond those in hand (0: claim only when asked; tasks with one attempt
-        never wait). Leases are extended while tasks are held. On leaving the block what was not settled is released,
+        Up to `prefetch` tasks wait in the process beyond those in hand, filled up when half of them are taken (0: claim
+        only when asked; tasks with one attempt never wait). Leases are extended while tasks are held. On leaving the block what was not settled is released,
         uncounted. Entering returns once no later put can be missed.
         """
         require_count(prefetch, "prefetch", least=0)

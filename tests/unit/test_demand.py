@@ -67,8 +67,9 @@ def test_what_is_claimed_beyond_the_free_slots_is_spare(demand: Demand) -> None:
 @given(demands)
 def test_it_sleeps_only_with_nothing_to_do_or_no_room(demand: Demand) -> None:
     if isinstance(next_action(demand), Sleep):
-        no_room = demand.free + demand.wanted_spare <= 0
-        assert no_room or (not demand.behind and not demand.hints)
+        room = demand.free + demand.wanted_spare
+        too_little = demand.free <= 0 and room < demand.wanted_spare / 2
+        assert room <= 0 or too_little or (not demand.behind and not demand.hints)
 
 
 def test_an_idle_lane_claims_what_a_wake_named() -> None:
@@ -84,8 +85,22 @@ def test_a_lane_that_is_behind_claims_from_the_head_whatever_was_named() -> None
 
 
 def test_tasks_that_wait_in_the_process_take_room() -> None:
-    assert next_action(Demand(-2, 3, behind=True)) == ClaimHead(limit=1, spare=1)
+    assert next_action(Demand(-2, 4, behind=True)) == ClaimHead(limit=2, spare=2)
     assert isinstance(next_action(Demand(-3, 3, behind=True)), Sleep)
+
+
+def test_what_waits_in_the_process_is_filled_up_when_it_is_half_empty() -> None:
+    assert next_action(Demand(-51, 100, behind=True)) == Sleep(left=50)
+    assert next_action(Demand(-50, 100, behind=True)) == ClaimHead(limit=50, spare=50)
+    assert next_action(Demand(0, 1, behind=True)) == ClaimHead(limit=1, spare=1)
+
+
+def test_an_idle_slot_waits_for_no_more_to_be_wanted() -> None:
+    assert next_action(Demand(1, 1_000, behind=True)) == ClaimHead(limit=500, spare=499)
+
+
+def test_a_claim_is_worth_its_trips_when_it_takes_as_many_as_one_can() -> None:
+    assert next_action(Demand(-1_500, 2_000, behind=True)) == ClaimHead(limit=500, spare=500)
 
 
 def test_spare_is_what_is_finished_during_the_claims_ahead() -> None:

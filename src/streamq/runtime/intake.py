@@ -54,7 +54,7 @@ class Wants(msgspec.Struct, frozen=True):
     limits: Limits | None = None
     only: tuple[str, ...] | None = None
     spare: int | None = None
-    most_spare: int = demand.MOST_A_CLAIM
+    most_spare: int = demand.MOST_SPARE
     leases: Mapping[str, float] = {}
     slots: int = 1
 
@@ -102,6 +102,7 @@ class Intake:
         self._journal = journal
         self._claimer = trio.lowlevel.ParkingLot()
         self._behind = True
+        self._refill_at: int | None = None  # asleep until no more than so many wait here
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
         self._hints = Hints(holdings.keeps)
         self._ahead = Ahead()
@@ -142,8 +143,8 @@ class Intake:
         return self.wants.limits is None and not self._paused and self._pressure.is_high(clock.now())
 
     def look(self) -> None:
-        """Decide anew whether to claim."""
-        if self._claimer:
+        """Decide anew whether to claim. Called at every take: cheap while too little is wanted for a claim."""
+        if self._claimer and (self._refill_at is None or len(self.takers.ready) <= self._refill_at):
             self._claimer.unpark()
 
     # --- for the watcher and the scheduler --------------------------------------------------------------------
@@ -228,6 +229,7 @@ class Intake:
             self.scan()
         else:
             self._broken = early.error
+            self._refill_at = None
         self.look()
 
     # --- the claimer ------------------------------------------------------------------------------------------
@@ -262,7 +264,9 @@ class Intake:
             action = demand.SLEEP if self._paused else demand.next_action(self._demand())
             if isinstance(action, demand.Sleep):
                 self.takers.put_on_offer(self)
+                self._refill_at = action.left
                 await self._sleep()
+                self._refill_at = None
                 self.takers.offer.withdraw()
                 continue
             try:
