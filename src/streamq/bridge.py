@@ -39,6 +39,10 @@ class Bridge(Protocol):
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a blocking store method. Cancellation: never abandoned, the result is returned."""
 
+    async def aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """`call` for what may wait: looks at what is stored, one after the other, however many want one. Besides
+        claims, settlements and the stream they would each have a thread, and threads of Python hold each other up."""
+
     async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
         """Hand over the wakes of `feed`, in batches, until cancelled; then stop it by `ring`.
 
@@ -54,12 +58,17 @@ class ThreadBridge:
 
     def __init__(self) -> None:
         self._calls = trio.CapacityLimiter(CALLS_AT_ONCE)
+        self._looks = trio.CapacityLimiter(1)
         # Of its own, so that neither handlers nor store calls can starve the stream.
         self._feeds = trio.CapacityLimiter(2)
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.call`."""
         return await trio.to_thread.run_sync(function, *args, limiter=self._calls)
+
+    async def aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.aside`."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._looks)
 
     async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
         """See `Bridge.follow`. The thread ends when it reads the bell that `ring` wrote; with the server away,
@@ -153,6 +162,10 @@ class InlineBridge:
         result = function(*args)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result
+
+    async def aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.aside`."""
+        return await self.call(function, *args)
 
     async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
         """See `Bridge.follow`. `feed` must be a `MemoryFeed` (it has `on_wake`)."""

@@ -130,8 +130,8 @@ class Queue:
                         handle_tick(task.payload)
 
         Up to `prefetch` tasks wait in the process beyond those in hand, filled up when half of them are taken (0: claim
-        only when asked; tasks with one attempt never wait). Leases are extended while tasks are held. On leaving the block what was not settled is released,
-        uncounted. Entering returns once no later put can be missed.
+        only when asked; tasks with one attempt never wait). Leases are extended while tasks are held. On leaving the
+        block what was not settled is released, uncounted. Entering returns once no later put can be missed.
         """
         require_count(prefetch, "prefetch", least=0)
         return consuming(self._door.services(), self._wants(lease_s, prefetch), self.settings)

@@ -215,6 +215,9 @@ class Found(list[dict[str, Any]]):
     def limit(self, _: int) -> Found:
         return self
 
+    def batch_size(self, _: int) -> Found:
+        return self
+
 
 @pytest.mark.parametrize("error", [AutoReconnect("closed"), ServerSelectionTimeoutError("nobody")])
 def test_when_a_part_of_a_claim_fails_the_part_before_goes_back_too(mongo: MongoLab, error: Exception) -> None:

@@ -166,7 +166,7 @@ def test_a_claim_is_guarded_by_the_attempt_it_read(mongo: MongoLab, monkeypatch:
     id, untouched = mongo.put(), mongo.put()
     take = claiming.take
 
-    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any, **how: Any) -> set[ObjectId]:
+    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any, **how: Any) -> list[ObjectId]:
         monkeypatch.undo()
         (claim,) = mongo.claim(ids=(id,))
         mongo.settle(claim, "retry", error=Raised(type="E", message="m"))

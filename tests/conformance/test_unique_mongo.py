@@ -114,7 +114,7 @@ def test_a_claim_that_read_a_task_before_it_was_replaced_does_not_run_the_old_pa
     id, plain = put(mongo, keyed(mongo, payload="old")).id, mongo.put()
     take = claiming.take
 
-    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any) -> set[ObjectId]:
+    def slowly(tasks: Any, ask: Ask, wanted: list[dict[str, Any]], refused: Any) -> list[ObjectId]:
         monkeypatch.undo()
         assert put(mongo, keyed(mongo, payload="new", on_conflict="replace")).replaced
         return take(tasks, ask, wanted, refused)

@@ -74,7 +74,7 @@ class Canceller:
             if not held:
                 continue
             try:
-                asked = await self._bridge.call(self._store.asked, [one.claim for one in held.values()])
+                asked = await self._bridge.aside(self._store.asked, [one.claim for one in held.values()])
             except StoreError as error:
                 self._journal.write("store error", doing="look for cancellations", error=error)
                 await trio.sleep(clock.jittered(PAUSE_S))

@@ -112,7 +112,7 @@ class Task:
             raise LeaseLost(claim.id, "extend")
         self._held.claim = claim
         self._held.trust(sent_at, claim)
-        self._services.holdings.changed()
+        self._services.holdings.changed(self._held)
 
     def transaction(self) -> Transaction:
         """Make a transaction in which the task succeeds:

@@ -87,7 +87,7 @@ class Holdings:
         self._held: dict[ObjectId, Held] = {}
         self._journal = journal
         self._dropped = trio.lowlevel.ParkingLot()
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[Held], None] = lambda held: None  # told of new claims, and of those with another lease
         self.report_by: ReportBy | None = None
         self.named: dict[ObjectId, None] = {}  # tasks that the stream has said somebody wants cancelled
         self.named_again: Callable[[], None] = lambda: None  # called when one of them is claimed
@@ -101,19 +101,21 @@ class Holdings:
     def add(self, held: Held) -> None:
         """Take a new claim in. A claim of the same task that is still here was lost without our hearing of it, unless
         it is about to hear that its settlement was written."""
-        before = self._held.get(held.claim.id)
-        if before is not None and not before.ending:
-            self.lose(before, "claimed again by this process")
-        self._held[held.claim.id] = held
+        before = self._held.setdefault(held.claim.id, held)
+        if before is not held:
+            if not before.ending:
+                self.lose(before, "claimed again by this process")
+            self._held[held.claim.id] = held
         held.report_by = self.report_by
-        self.changed()
+        self.changed(held)
         if self.named and held.claim.id in self.named:
             self.named_again()
 
     def drop(self, held: Held) -> None:
         """Let go of a claim that has been settled."""
-        if self._held.get(held.claim.id) is held:
-            del self._held[held.claim.id]
+        there = self._held.pop(held.claim.id, held)
+        if there is not held:
+            self._held[held.claim.id] = there  # claimed again meanwhile
         held.settled = True
         if self._dropped:
             self._dropped.unpark_all()

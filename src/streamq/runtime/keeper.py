@@ -35,13 +35,21 @@ class Keeper:
         self._bridge = bridge
         self._holdings = holdings
         self._journal = journal
-        self._lot = trio.lowlevel.ParkingLot()
+        self._beats = trio.lowlevel.ParkingLot()
+        self._beat_at = float("inf")  # when the next beat is due, as far as its task knows that sleeps on it
+        self._doubts = trio.lowlevel.ParkingLot()
+        self._doubt_at = float("inf")
         self._beating = 0  # extensions in flight
         self._beaten = trio.lowlevel.ParkingLot()
         holdings.changed = self._look_again
 
-    def _look_again(self) -> None:
-        self._lot.unpark_all()
+    def _look_again(self, held: Held) -> None:
+        """Note a claim, new or with another lease. Called once for each that is run, so nobody is woken for one that is
+        due later than what is slept on."""
+        if self._beats and _beat_at(held) < self._beat_at:
+            self._beats.unpark_all()
+        if self._doubts and held.trusted_until < self._doubt_at:
+            self._doubts.unpark_all()
 
     async def set_apart(self, held: Held) -> None:
         """Leave a claim out of the beats; return when no extension that includes it is in flight, one that its holder
@@ -53,14 +61,11 @@ class Keeper:
     async def extend(self) -> None:
         """Extend for ever. Cancellation: safe."""
         while True:
-            due_at = min((_beat_at(held) for held in self._kept()), default=None)
-            if due_at is None:
-                await self._lot.park()
-                continue
-            if due_at > clock.now():
+            self._beat_at = min((_beat_at(held) for held in self._kept()), default=float("inf"))
+            if self._beat_at > clock.now():
                 # A claim with a shorter lease may come meanwhile: it wakes this sleep.
-                with trio.move_on_at(due_at):
-                    await self._lot.park()
+                with trio.move_on_at(self._beat_at):
+                    await self._beats.park()
                 continue
             await self._beat()
 
@@ -97,8 +102,9 @@ class Keeper:
     async def watch(self) -> None:
         """Lose claims that cannot be trusted any more. Cancellation: safe."""
         while True:
-            with trio.move_on_at(self._holdings.next_doubt()):
-                await self._lot.park()
+            self._doubt_at = self._holdings.next_doubt()
+            with trio.move_on_at(self._doubt_at):
+                await self._doubts.park()
             self._holdings.doubt()
 
 

@@ -92,7 +92,7 @@ class Recurrer:
             if not schedules:
                 continue
             try:
-                firing = await self._bridge.call(self._store.fire, schedules, self._member_id)
+                firing = await self._bridge.aside(self._store.fire, schedules, self._member_id)
                 pause_s = PAUSE_S[0]
             except StoreError as error:
                 self._journal.write("store error", doing="fire schedules", error=error)

@@ -75,7 +75,7 @@ class Scheduler:
             await self._wait()
             self._look_at = float("inf")
             try:
-                tick = await self._bridge.call(self._store.tick)
+                tick = await self._bridge.aside(self._store.tick)
                 pause_s = PAUSE_S[0]
             except StoreError as error:
                 self._journal.write("store error", doing="schedule", error=error)
@@ -91,7 +91,7 @@ class Scheduler:
         while True:
             await trio.sleep(clock.jittered(pause_s))
             try:
-                tick = await self._bridge.call(self._store.sweep)
+                tick = await self._bridge.aside(self._store.sweep)
             except StoreError as error:
                 self._journal.write("store error", doing="sweep", error=error)
                 pause_s = SWEEP_S

@@ -128,6 +128,11 @@ class Settler:
         with trio.move_on_after(GIVE_BACK_S):
             await self._holdings.wait_empty(owner)
 
+    @property
+    def is_full(self) -> bool:
+        """Say whether so much is unsettled that no more should be begun."""
+        return self.batcher.backlog >= MOST_UNSETTLED
+
     async def has_room(self) -> None:
         """Wait until little enough is unsettled to go on. Cancellation: safe."""
         await self.batcher.has_room(MOST_UNSETTLED)
@@ -152,9 +157,16 @@ class Settler:
                 pending = self._still_trusted(pending, verdicts)
                 continue
             self._journal.debug("settled", tasks=len(pending), first=pending[0].settlement.id)
+            succeeded = 0
             for ending, answer in zip(pending, answers, strict=True):
                 verdicts[ending.held] = answer
-                self._note(ending, answer)
+                if answer == "settled" and ending.settlement.move == "succeed":  # nearly always
+                    self._holdings.drop(ending.held)
+                    succeeded += 1
+                else:
+                    self._note(ending, answer)
+            if succeeded:
+                self._journal.add("succeed", succeeded)
             break
         return [verdicts[ending.held] for ending in endings]
 

@@ -57,7 +57,8 @@ class Slot:
             if outcome is not None:
                 settlement = settlement_of(outcome, held.claim, handling.retry, clock.chance(), held.left_s)
                 self._settler.push(held, settlement)
-            await self._settler.has_room()
+            if self._settler.is_full:
+                await self._settler.has_room()
 
     async def _run_inside(self, scope: trio.CancelScope, held: Held, handling: Handling) -> Outcome | None:
         """Run with the slot's own scope as the handler's: whoever finds the lease lost cancels it."""

@@ -62,6 +62,20 @@ class Takers:
         Cancellation: safe, nothing is taken.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self.ready:
+            held = self.ready.popleft()
+            self.look()
+        else:
+            held = await self._wait()
+        self.taken += 1
+        if self.taken % TAKES_A_TURN == 0:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            if self.closed:  # meanwhile: what has not begun begins no more
+                self._release(held)
+                raise trio.EndOfChannel
+        return held
+
+    async def _wait(self) -> Held:
         self._waiting += 1
         self.look()
         try:
@@ -71,7 +85,7 @@ class Takers:
                 if self.closed:
                     raise trio.EndOfChannel
                 await self._lot.park()
-            held = self.ready.popleft()
+            return self.ready.popleft()
         except trio.Cancelled:
             self.offer.withdraw()  # this taker's slot is among what is on offer
             raise
@@ -79,13 +93,6 @@ class Takers:
             self._waiting -= 1
             self._spill()
             self.look()
-        self.taken += 1
-        if self.taken % TAKES_A_TURN == 0:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            if self.closed:  # meanwhile: what has not begun begins no more
-                self._release(held)
-                raise trio.EndOfChannel
-        return held
 
     def _spill(self) -> None:
         """Give back what was claimed for a taker that has left meanwhile, if it must not wait here."""

@@ -108,7 +108,7 @@ class Transaction:
             services.holdings.lose(held, "taken over")
             raise LeaseLost(claim.id, "begin a transaction")
         held.trust_for(sent_at, longest_s)
-        services.holdings.changed()
+        services.holdings.changed(held)
 
     async def _end(self, error: BaseException | None) -> None:
         held, services = self._held, self._services
@@ -151,7 +151,7 @@ class Transaction:
         if not held.settled:
             held.trusted_until = min(held.trusted_until, clock.now() + held.claim.lease_s)
             self._services.reporter.catch_up(held)
-            self._services.holdings.changed()
+            self._services.holdings.changed(held)
 
 
 def given_up(reason: str, open_s: float, life_s: float) -> TransactionAborted | StoreError:

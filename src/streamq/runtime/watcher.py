@@ -217,7 +217,7 @@ class Watcher:
         queues = sorted(told_of | {intake.wants.queue for intake in self._intakes})
         while queues:
             told = self._controls
-            paused = await self._bridge.call(self._store.paused, queues)
+            paused = await self._bridge.aside(self._store.paused, queues)
             if told == self._controls:
                 self._pause(frozenset(paused))
                 return
@@ -296,7 +296,7 @@ class Watcher:
             stale = {intake.wants.queue for intake in self._intakes if intake.last_scan_at <= before}
             try:
                 await self._read_paused()
-                behind = await self._bridge.call(self._store.queues_behind, sorted(stale)) if stale else []
+                behind = await self._bridge.aside(self._store.queues_behind, sorted(stale)) if stale else []
             except StoreError as error:
                 self._journal.write("store error", doing="safety scan", error=error)
                 continue

@@ -54,8 +54,8 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
         if mine or (len(refused) == before and (plain or expired)):
             break
         expired = not plain
-    obtained = begun(tasks, ask, [document for document in wanted if document["_id"] in mine])
-    claims = [_claim(document, ask) for document in obtained]
+    obtained = wanted if len(mine) == len(wanted) else _among(wanted, set(mine))
+    claims = [_claim(document, ask) for document in begun(tasks, ask, obtained)]
     full = ask.ids is None and (head.more or len(claims) < len(found))
     return Claimed(tuple(claims), more=full, refused=told(refused), past=head.past)
 
@@ -138,7 +138,11 @@ def _claim(document: Document, ask: Ask) -> Claim:
     return claim_of(document, claim_id=ask.claim_id, lease_s=lease_s, attempt=document["attempt"] + 1)
 
 
-def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> set[ObjectId]:
+def _among(wanted: list[Document], mine: set[ObjectId]) -> list[Document]:
+    return [document for document in wanted if document["_id"] in mine]
+
+
+def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> list[ObjectId]:
     """Claim what is still as it was read; return the ids obtained. What the server refuses is added to `refused`."""
     alike: dict[tuple[int, float | None, bool], list[ObjectId]] = defaultdict(list)
     keyed, plain = False, move.is_plain(wanted)
@@ -148,13 +152,13 @@ def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId,
             keyed, revision = True, document["revision"] if is_number(document["revision"]) else None
         durable = ask.durable or move.is_delicate(document)
         alike[document["attempt"], revision, durable].append(document["_id"])
-    mine: set[ObjectId] = set()
+    mine: list[ObjectId] = []
     for (attempt, revision, durable), ids in alike.items():
         guard = move.guard(ask, attempt, plain=plain)
         if keyed and revision is not None:
             guard |= move.revision_guard(revision)
         try:
-            mine.update(_Taking(tasks, ask, guard, refused, durable, plain).take(ids))
+            mine.extend(_Taking(tasks, ask, guard, refused, durable, plain).take(ids))
         except StoreError as error:
             if not mine and not isinstance(error, OutcomeUnknown):
                 raise

@@ -75,7 +75,8 @@ def _whole(tasks: Tasks, wanted: dict[str, Any], limit: int) -> Head:
 
 
 def _read(tasks: Tasks, wanted: dict[str, Any], limit: int) -> list[Document]:
-    return list(tasks.quick.find(wanted).sort(queries.CLAIM_ORDER).limit(limit))
+    # One trip: without a size of its own the first batch of a cursor ends at 101.
+    return list(tasks.quick.find(wanted).sort(queries.CLAIM_ORDER).limit(limit).batch_size(limit))
 
 
 def _end_of_window(tasks: Tasks, ask: Ask, past: Past) -> Past | None:

@@ -130,7 +130,7 @@ class MongoShelf:
     def take(self, chosen: Sequence[tuple[Found, Place]]) -> set[Any]:
         """See `Shelf.take`."""
         if not self._limits.of_running:
-            return claiming.take(self._tasks, self._ask, [dict(found) for found, _ in chosen], self.refused)
+            return set(claiming.take(self._tasks, self._ask, [dict(found) for found, _ in chosen], self.refused))
         ids = [found["_id"] for found, _ in chosen]
         statements = [
             UpdateOne(self._guard(found) | {"_id": found["_id"]}, move.update(self._ask, place))

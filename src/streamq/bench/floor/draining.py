@@ -48,9 +48,8 @@ def drain(stage: Stage, place: Place, count: int, sizes: Sizes) -> Worked:
 def claim(quick: Tasks, worked: Worked, sizes: Sizes) -> Batch | None:
     """Claim a batch from the head; "run" it; None when there was none, or others took it all."""
     began_at = time.monotonic_ns()
-    found: list[dict[str, Any]] = list(
-        quick.find(READY, None if sizes.whole else NEEDED).sort(CLAIM_ORDER).limit(sizes.claim)
-    )
+    ready = quick.find(READY, None if sizes.whole else NEEDED).sort(CLAIM_ORDER)
+    found: list[dict[str, Any]] = list(ready.limit(sizes.claim).batch_size(sizes.claim))
     ids = [one["_id"] for one in found]
     claim_id = new_claim_id()
     if ids and quick.update_many(guard(ids), claim_update(claim_id)).modified_count < len(ids):
