@@ -113,6 +113,10 @@ class StoreUnavailable(StoreError):
     """No primary could be reached in time. Nothing is known to have changed; trying again is safe."""
 
 
+class ReadStopped(StoreUnavailable):
+    """The server stopped a read, because its collection or an index went meanwhile. Reading again helps."""
+
+
 class OutcomeUnknown(StoreError):
     """A write was sent and its outcome is unknown: it may have been applied, or still be."""
 

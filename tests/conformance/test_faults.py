@@ -15,7 +15,7 @@ import pytest
 from bson import ObjectId
 from bson.errors import InvalidBSON, InvalidDocument
 from pymongo import DeleteMany, MongoClient
-from pymongo.errors import AutoReconnect, BulkWriteError, ServerSelectionTimeoutError
+from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, ServerSelectionTimeoutError
 
 from streamq.core import put_many
 from streamq.core.outcome import Raised
@@ -820,3 +820,22 @@ def test_a_lease_that_is_extended_while_it_is_being_taken_back_stays(mongo: Mong
     with replaced(mongo.mongo._tasks.durable, "update_many", 1, extended_first):
         mongo.store.tick()
     assert mongo.stored(claim.id)["claim_id"] == claim.claim_id
+
+
+STOPPED = OperationFailure("PlanExecutor error :: caused by :: collection dropped", 175)
+
+
+def test_a_claim_reads_anew_when_the_server_stops_its_read(mongo: MongoLab) -> None:
+    id = mongo.put()
+    with not_sent(mongo.mongo._tasks.quick, "find", times=2, error=STOPPED):
+        assert [claim.id for claim in mongo.claim()] == [id]
+
+
+def test_a_look_at_what_is_due_reads_anew_when_the_server_stops_its_read(mongo: MongoLab) -> None:
+    with not_sent(mongo.mongo._tasks.quick, "aggregate", times=2, error=STOPPED):
+        assert mongo.store.tick().released == ()
+
+
+def test_a_read_that_is_stopped_each_time_says_so(mongo: MongoLab) -> None:
+    with not_sent(mongo.mongo._tasks.quick, "find", times=3, error=STOPPED), pytest.raises(StoreUnavailable):
+        mongo.claim()

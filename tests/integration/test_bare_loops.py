@@ -38,7 +38,8 @@ async def test_loop_that_is_left_gives_back_all_that_was_not_settled(
                 if task.payload == 0:
                     async with task:
                         continue
-                while statuses(app).get("running") != 1 + prefetch:  # noqa: ASYNC110 - what the server has
+                # In hand, and more than half of what may wait besides.
+                while statuses(app).get("running", 0) < 1 + (prefetch + 1) // 2:  # noqa: ASYNC110 - what the server has
                     await trio.sleep(0.01)
                 if leave == "error":
                     raise ZeroDivisionError

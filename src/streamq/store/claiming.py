@@ -27,7 +27,17 @@ from streamq.errors import ClaimUnknown, OutcomeUnknown, StoreError
 from streamq.store import looking_ahead
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Claimed, Refused, Renewed
-from streamq.store.faults import DRIVER_ERRORS, DriverError, is_refusal, is_unknown, reading, short, translated, writing
+from streamq.store.faults import (
+    DRIVER_ERRORS,
+    DriverError,
+    is_refusal,
+    is_unknown,
+    reading,
+    rereading,
+    short,
+    translated,
+    writing,
+)
 from streamq.store.looking_ahead import Head
 
 MOST_LOOKS: Final = 10
@@ -60,6 +70,7 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
     return Claimed(tuple(claims), more=full, refused=told(refused), past=head.past)
 
 
+@rereading
 def _head(tasks: Tasks, ask: Ask, beside: dict[str, Any]) -> Head | None:
     """Read the first of the queue that `ask` may claim; None when it is paused and `ask` heeds that. Trips: 1, or as
     `looking_ahead.head`."""

@@ -7,10 +7,12 @@ first try's own error when the selection for a retry fails). An answer that cann
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from bson.errors import BSONError, InvalidBSON
 from pymongo.errors import (
@@ -32,10 +34,14 @@ from streamq.errors import (
     AccessRefused,
     NotAReplicaSet,
     OutcomeUnknown,
+    ReadStopped,
     StoreError,
     StoreUnavailable,
     UsageError,
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DriverError = PyMongoError | BSONError
 DRIVER_ERRORS: Final = (PyMongoError, BSONError)
@@ -58,6 +64,12 @@ PASSING: Final = frozenset(
 """InternalError, UnknownError, Unauthorized, busy locks, killed plans, stale shards and snapshots, no memory, no space
 left, writes blocked by an operator, too many requests: what a statement of a batch may fail with because of the
 server's state. It may pass; other codes tell of the document."""
+
+STOPPED_READS: Final = frozenset({43, 175, 237})
+"""CursorNotFound, QueryPlanKilled, CursorKilled."""
+
+MOST_READS: Final = 3
+"""How often one read is sent that the server stops. A collection is not dropped three times in a row."""
 
 VALIDATION_FAILED: Final = 121
 DUPLICATE_KEY: Final = 11000
@@ -123,6 +135,8 @@ def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | 
         return StoreUnavailable(f"cannot {what}: no server could be reached in time: {said}")
     if writing and is_unknown(error):
         return OutcomeUnknown(f"{what}: the outcome is unknown, it may have been applied: {said}")
+    if not writing and getattr(error, "code", None) in STOPPED_READS:
+        return ReadStopped(f"cannot {what}: {said}")
     if isinstance(error, ConnectionFailure) or getattr(error, "timeout", False) or is_unknown(error):
         return StoreUnavailable(f"cannot {what}: {said}")
     if isinstance(error, ConfigurationError | InvalidName):
@@ -156,3 +170,16 @@ def writing(what: str) -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         raise translated(error, what, writing=True) from error
+
+
+def rereading(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function that may be called again read anew when the server stops one of its reads."""
+
+    @functools.wraps(function)
+    def read(*args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(MOST_READS - 1):
+            with contextlib.suppress(ReadStopped):
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return read

@@ -11,7 +11,7 @@ from streamq.core.moves import expire, free, release_due, take_back
 from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
-from streamq.store.faults import reading
+from streamq.store.faults import reading, rereading
 from streamq.store.following import REMOVED, Followed, follow_up, mark_followers
 from streamq.store.moving import lasting, move, named
 
@@ -27,6 +27,7 @@ BUSY_S: Final = 0.1
 which died in it is ended by the server within a minute."""
 
 
+@rereading
 def tick(tasks: Tasks) -> Tick:
     """See `Store.tick`. Trips: 1 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more
     for tasks that others wait for.
