@@ -36,6 +36,20 @@ class GatedBridge(InlineBridge):
         return await super().call(function, *args)
 
 
+class SlowBridge(InlineBridge):
+    """A bridge on which a put takes a second, as in a thread: sent, not cancellable."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        if getattr(function, "__name__", "") == "put":
+            self.sizes.append(len(cast(Any, args)[0]))
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+        return await super().call(function, *args)
+
+
 def gated_app() -> tuple[StreamQ, GatedBridge]:
     bridge = GatedBridge()
     return StreamQ.on(MemoryStore(trio_time), bridge), bridge
@@ -69,16 +83,8 @@ async def test_first_put_goes_alone_and_those_that_come_meanwhile_go_together() 
 
 async def test_tasks_that_put_again_and_again_are_always_stored_together() -> None:
     """The first that is answered does not go alone, with the others waiting for its round trip."""
-    sizes: list[int] = []
-
-    class SlowBridge(InlineBridge):
-        async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-            if getattr(function, "__name__", "") == "put":
-                sizes.append(len(cast(Any, args)[0]))
-                await trio.sleep(1)
-            return await super().call(function, *args)
-
-    app = StreamQ.on(MemoryStore(trio_time), SlowBridge())
+    bridge = SlowBridge()
+    app = StreamQ.on(MemoryStore(trio_time), bridge)
 
     async def put() -> None:
         for number in range(5):
@@ -87,7 +93,7 @@ async def test_tasks_that_put_again_and_again_are_always_stored_together() -> No
     async with app, trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(put)
-    assert sizes == [1, 8, 8, 8, 8, 7]
+    assert bridge.sizes == [1, 8, 8, 8, 8, 7]
 
 
 async def test_settlements_of_tasks_that_end_together_are_few_writes() -> None:
@@ -137,6 +143,27 @@ async def test_put_cancelled_after_it_was_sent_is_stored_and_returned() -> None:
         assert not returned
         bridge.gate.set()
     assert [handle.id for handle in returned] == list(documents(app))
+
+
+async def test_put_cancelled_while_its_batch_is_on_its_way_is_stored_and_returned() -> None:
+    """So is one that waited first and was sent with others."""
+    bridge = SlowBridge()
+    app = StreamQ.on(MemoryStore(trio_time), bridge)
+    returned: list[Handle[Any]] = []
+
+    async def put(timeout_s: float) -> None:
+        with trio.move_on_after(timeout_s) as scope:
+            returned.append(await app.queue("q").put(timeout_s))
+            # The cancellation that came meanwhile is not lost: it is told at the next checkpoint.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        assert scope.cancelled_caught
+
+    async with app, trio.open_nursery() as nursery:
+        for timeout_s in (0.9, 0.8, 1.5, 1.6):  # one goes alone, one is withdrawn, two are sent at 1 s
+            nursery.start_soon(put, timeout_s)
+            await trio.testing.wait_all_tasks_blocked()
+    assert bridge.sizes == [1, 2]
+    assert {handle.id for handle in returned} == set(documents(app))
 
 
 async def test_cancelled_caller_sends_nothing() -> None:

@@ -28,9 +28,9 @@ class Replies(Sequence[PutReply]):
 
     def extend(self, replies: Iterable[PutReply]) -> None:
         """Add the replies of a further chunk."""
-        for one in replies:
-            self._ids += one.id.binary
-            self._outcomes.append(CODES[one.outcome])
+        chunk = list(replies)
+        self._ids += b"".join([one.id.binary for one in chunk])
+        self._outcomes += bytes([CODES[one.outcome] for one in chunk])
 
     def __len__(self) -> int:
         return len(self._outcomes)
