@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from streamq.core.notice import SUFFIX, WakeBy
 from streamq.core.options import require_collection
 from streamq.errors import UsageError
+from streamq.store.collections import META
 from streamq.store.mongo import MongoStore
 from streamq.store.transactions import Client
 
@@ -25,6 +27,7 @@ class Address:
         collection: str,
         dead_letters: str | None,
         timeout_s: float,
+        wake: WakeBy = "stream",
     ) -> None:
         self.server: EmbeddedServer | None = None
         self._uri = uri
@@ -33,6 +36,7 @@ class Address:
         self._collection = collection
         self._dead_letters = dead_letters
         self._timeout_s = timeout_s
+        self._wake: WakeBy = wake
         self._dead_letter_collection()
 
     def __str__(self) -> str:
@@ -60,7 +64,12 @@ class Address:
         dead_letters = self._dead_letter_collection()
         if self._client is not None:
             return MongoStore(
-                self._client, self._database, self._collection, timeout_s=self._timeout_s, dead_letters=dead_letters
+                self._client,
+                self._database,
+                self._collection,
+                timeout_s=self._timeout_s,
+                dead_letters=dead_letters,
+                wake=self._wake,
             )
         uri = self._uri or os.environ.get("STREAMQ_URI")
         if not uri:
@@ -69,13 +78,18 @@ class Address:
                 "or use StreamQ.embedded() for a mongod of its own (`streamq dev` runs one for several programs)"
             )
         return MongoStore.connect(
-            uri, self._database, self._collection, timeout_s=self._timeout_s, dead_letters=dead_letters
+            uri,
+            self._database,
+            self._collection,
+            timeout_s=self._timeout_s,
+            dead_letters=dead_letters,
+            wake=self._wake,
         )
 
     def _dead_letter_collection(self) -> str | None:
         if self._dead_letters is None:
             return None
-        taken = (self._collection, self._collection + ".meta")
+        taken = (self._collection, self._collection + META, self._collection + SUFFIX)
         return require_collection("dead_letter_collection", self._dead_letters, *taken)
 
     def stop(self) -> None:

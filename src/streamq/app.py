@@ -21,6 +21,7 @@ from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, Bare
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.new_task import NewTask
+from streamq.core.notice import WakeBy
 from streamq.core.options import (
     require_count,
     require_id,
@@ -30,6 +31,7 @@ from streamq.core.options import (
     require_queue,
     require_text,
     require_timeout_s,
+    require_wake,
 )
 from streamq.core.recurrence import Missed, recurrence_of
 from streamq.core.retry import Retry, require_retry
@@ -84,6 +86,9 @@ class StreamQ:
             a random name. Processes may share one; nothing but what people read depends on it.
         dead_letter_collection: where failed tasks are moved to, in the same database; default: they stay among the
             others. Give all apps of one tasks collection the same.
+        wake: by what puts of this app wake workers, and by what its workers are woken: "stream", the change stream, or
+            "tailable", a small capped collection (`<collection>.wakes`) besides, which does not wait for a majority:
+            sooner on several nodes, for a second write a put. Apps that say either work together.
 
     Putting, waiting and working need trio and `async with app`; `app.blocking` needs neither.
     """
@@ -105,6 +110,7 @@ class StreamQ:
         expires_in_s: float | None = None,
         worker_id: str | None = None,
         dead_letter_collection: str | None = None,
+        wake: WakeBy = "stream",
     ) -> None:
         if uri is not None and client is not None:
             raise UsageError("give uri or client, not both")
@@ -115,6 +121,7 @@ class StreamQ:
             collection,
             dead_letter_collection,
             require_timeout_s(timeout_s) or TIMEOUT_S,
+            require_wake(wake),
         )
         self._lease_s = require_lease_s(lease_s)
         self._safety_scan_s = require_timeout_s(safety_scan_s, "safety_scan_s")

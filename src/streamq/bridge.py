@@ -27,6 +27,9 @@ CALLS_AT_ONCE: Final = 16
 """Threads for store calls. Claims, settles, puts and beats are one in flight each, so few are ever used; more would
 only queue at the interpreter's lock."""
 
+FEEDS_AT_ONCE: Final = 4
+"""Threads that read feeds: the stream and the wake channel, of two apps that share a bridge."""
+
 SWIFT_IN_A_ROW: Final = 3
 """Wakes answered in the feed's thread while trio has not looked. One would leave the tasks that come after a stall of
 the server to a claim by way of trio, milliseconds later (p99.5 of the pickup 27 against 21 ms in one interleaved run);
@@ -60,7 +63,7 @@ class ThreadBridge:
         self._calls = trio.CapacityLimiter(CALLS_AT_ONCE)
         self._looks = trio.CapacityLimiter(1)
         # Of its own, so that neither handlers nor store calls can starve the stream.
-        self._feeds = trio.CapacityLimiter(2)
+        self._feeds = trio.CapacityLimiter(FEEDS_AT_ONCE)
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.call`."""

@@ -18,7 +18,7 @@ from streamq.core import queries
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.unique_key import lock_of
 from streamq.errors import PutUnknown, StoreError, UniqueConflict
-from streamq.store import claiming, putting, transacted, twins
+from streamq.store import claiming, inserting, putting, transacted, twins
 from streamq.store.mongo import MongoStore
 
 if TYPE_CHECKING:
@@ -296,13 +296,13 @@ def test_a_key_that_is_held_for_a_time_is_left_to_the_server_to_remove(mongo: Mo
 
 def test_tasks_with_keys_go_in_one_insert_with_the_others(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    insert = putting._insert
+    insert = inserting.insert
 
     def counted(tasks: Any, documents: list[dict[str, Any]]) -> Any:
         sizes.append(len(documents))
         return insert(tasks, documents)
 
-    monkeypatch.setattr(putting, "_insert", counted)
+    monkeypatch.setattr(putting, "insert", counted)
     mongo.store.put([mongo.new(), keyed(mongo, 1), keyed(mongo, 1), mongo.new(), keyed(mongo, 2)])
     assert sizes == [5]
 

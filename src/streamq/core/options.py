@@ -13,6 +13,7 @@ import msgspec
 from bson import ObjectId
 from msgspec.structs import force_setattr
 
+from streamq.core.notice import WakeBy
 from streamq.core.parents import MissingParent, OnParentFailure, Parent, require_parents
 from streamq.core.retry import MAX_DELAY_S, require_max_attempts
 from streamq.core.unique_key import UniqueKey, require_unique
@@ -354,6 +355,13 @@ def require_collection(name: str, value: object, *taken: str) -> str:
     if value in taken:
         raise OptionInvalid(name, value, "another collection than those of the tasks")
     return value
+
+
+def require_wake(value: object) -> WakeBy:
+    """Return `value` if it says by what puts wake workers, else raise `OptionInvalid`."""
+    if value not in get_args(WakeBy):
+        raise OptionInvalid("wake", value, f"one of {', '.join(get_args(WakeBy))}")
+    return cast("WakeBy", value)
 
 
 def require_headers(value: object) -> dict[str, str]:

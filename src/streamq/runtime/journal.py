@@ -30,6 +30,7 @@ LEVELS: Final = {
     "thread left behind": logging.WARNING,
     "stream lost, trying again": logging.WARNING,
     "stream open again": logging.INFO,
+    "wake channel lost, trying again": logging.WARNING,
     "store error": logging.WARNING,
     "lease expired": logging.WARNING,
     "tasks expired": logging.INFO,

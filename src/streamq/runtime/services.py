@@ -30,6 +30,7 @@ from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.reporter import Reporter
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import GIVE_BACK_S, Settler
+from streamq.runtime.tailer import Tailer
 from streamq.runtime.takers import Takers
 from streamq.runtime.waiter import Waiters
 from streamq.runtime.watcher import Watcher
@@ -64,6 +65,7 @@ class Services:
         self._abandoner = Abandoner(store, bridge, journal)
         self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
         self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
+        self._tailer = Tailer(store, bridge, journal) if store.has_tail else None
         self.watcher = Watcher(
             store,
             bridge,
@@ -75,6 +77,7 @@ class Services:
             self.member,
             holder=self.worker,
             safety_scan_s=safety_scan_s,
+            tailer=self._tailer,
         )
         self.picker = Picker(
             store,
@@ -156,13 +159,12 @@ class Services:
         """Wake this process's own consumers for what it put, without waiting for the stream."""
         if not self.watcher.serves:
             return
-        self.watcher.put_here(
-            [
-                Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)
-                for one in tasks
-                if one.options.at is None and not one.options.delay_s and not one.options.waits_for_others
-            ]
-        )
+        wakes = [
+            Wake("ready", one.id, one.queue, one.task, is_new=True, durable=one.max_attempts == 1)
+            for one in tasks
+            if one.options.at is None and not one.options.delay_s and not one.options.waits_for_others
+        ]
+        self.watcher.put_here(wakes if self._tailer is None else self._tailer.not_told(wakes))
 
     def _released(self, tick: Tick) -> None:
         self.watcher.told([Wake("ready", id, queue) for id, queue in tick.released])

@@ -42,6 +42,7 @@ from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
+from streamq.runtime.tailer import Tailer
 from streamq.runtime.waiter import Waiters
 from streamq.store.contract import Feed, Store
 
@@ -77,6 +78,7 @@ class Watcher:
         *,
         holder: str,
         safety_scan_s: float | None,
+        tailer: Tailer | None = None,
     ) -> None:
         self._store = store
         self._bridge = bridge
@@ -88,6 +90,7 @@ class Watcher:
         self._member = member
         self._holder = holder
         self._safety_scan_s = safety_scan_s
+        self._tailer = tailer
         self._intakes: list[Intake] = []
         self._open: Interest | None = None
         self._coming: Interest | None = None  # what the stream that is being opened will tell
@@ -352,7 +355,10 @@ class Watcher:
             self._store.ring(self._member, interest.bell)
 
         try:
-            await self._bridge.follow(feed, self.swift, self.told, ring)
+            if self._tailer is None:
+                await self._bridge.follow(feed, self.swift, self.told, ring)
+            else:
+                await self._tailer.follow(feed, interest.queues, self.swift, self.told, ring)
         finally:
             self._open = self._coming = None
 

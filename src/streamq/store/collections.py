@@ -13,7 +13,9 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from streamq.core.notice import WakeBy
 from streamq.store.setup import CODEC
+from streamq.store.wake_channel import WakeChannel
 
 Document = dict[str, Any]
 
@@ -29,7 +31,7 @@ class Tasks(msgspec.Struct, frozen=True):
     cannot be rolled back. All go to the primary. `meta` is the collection beside the tasks, for what is no task and no
     row of a member; it writes with majority too. `buckets` is the same with w:1, for tokens of rates, which are taken
     at each claim: of one that is rolled back some tokens are given twice. `dead` is the collection that failed tasks
-    are moved to, if there is one.
+    are moved to, if there is one; `wakes` the extra wake channel, if there is one.
     """
 
     durable: Collection[Document]
@@ -39,14 +41,17 @@ class Tasks(msgspec.Struct, frozen=True):
     buckets: Collection[Document]
     timeout_s: float
     dead: Tasks | None = None
+    wakes: WakeChannel | None = None
 
     def deadline(self) -> AbstractContextManager[None]:
         """Bound the calls inside by the driver's own deadline: it travels to the server as maxTimeMS."""
         return pymongo.timeout(self.timeout_s)
 
 
-def tasks_of(database: Database[Document], name: str, timeout_s: float, dead: str | None = None) -> Tasks:
-    """Open the handles; `dead` names the collection for dead letters."""
+def tasks_of(
+    database: Database[Document], name: str, timeout_s: float, dead: str | None = None, wake: WakeBy = "stream"
+) -> Tasks:
+    """Open the handles; `dead` names the collection for dead letters, `wake` says by what puts wake workers."""
 
     def handle(write: WriteConcern, read: ReadConcern, name: str = name) -> Collection[Document]:
         return database.get_collection(
@@ -62,4 +67,5 @@ def tasks_of(database: Database[Document], name: str, timeout_s: float, dead: st
         buckets=handle(WriteConcern(w=1), ReadConcern("local"), name + META),
         timeout_s=timeout_s,
         dead=None if dead is None else tasks_of(database, dead, timeout_s),
+        wakes=WakeChannel(database, name, timeout_s) if wake == "tailable" else None,
     )

@@ -248,6 +248,16 @@ class Store(Records, Protocol):
         """Open a stream, one read of which waits at most `await_s`. What is stored after this and a following `beat` is
         heard; what was stored before can be seen."""
 
+    @property
+    def has_tail(self) -> bool:
+        """Whether there is a wake channel beside the stream."""
+
+    def tail(self, queues: Sequence[str], bell: str, await_s: float | None = None) -> Feed:
+        """Open the wake channel beside the stream, which tells of new tasks of `queues` sooner, or not at all."""
+
+    def ring_tail(self, bell: str) -> None:
+        """Write what the wake channel named `bell` hears."""
+
     def queues_behind(self, queues: Sequence[str]) -> list[str]:
         """Return those of `queues` that have ready tasks: the safety scan."""
 

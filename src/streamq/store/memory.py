@@ -564,6 +564,18 @@ class MemoryStore:
         self._feeds.append(feed)
         return feed
 
+    @property
+    def has_tail(self) -> bool:
+        """See `Store.has_tail`. Its feeds tell at once: whatever an app says of its wakes, there is nothing sooner."""
+        return False
+
+    def tail(self, queues: Sequence[str], bell: str, await_s: float | None = None) -> MemoryFeed:
+        """See `Store.tail`: there is none."""
+        raise UsageError("the store in memory has no wake channel beside its feeds")
+
+    def ring_tail(self, bell: str) -> None:
+        """See `Store.ring_tail`: nobody hears it."""
+
     def queues_behind(self, queues: Sequence[str]) -> list[str]:
         """See `Store.queues_behind`."""
         ready = {document["queue"] for document in self.documents.values() if document["status"] == READY}

@@ -21,6 +21,7 @@ from streamq.core.member import ALIVE_S, FORGOTTEN_S, ROWS, Member, Roster, beat
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
+from streamq.core.notice import WakeBy
 from streamq.core.report import Reported
 from streamq.core.requeued import Requeued
 from streamq.core.schedule import Schedule, ScheduleInfo
@@ -54,6 +55,7 @@ from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Pu
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
+from streamq.store.wake_channel import TailFeed
 
 TIMEOUT_S: Final = 10.0
 """How long one call may take, retries of the driver included: an election (about 12 s by default) is mostly survived
@@ -75,12 +77,13 @@ class MongoStore:
         owns_client: bool = False,
         timeout_s: float = TIMEOUT_S,
         dead_letters: str | None = None,
+        wake: WakeBy = "stream",
     ) -> None:
         self.client = client
         self._owns_client = owns_client
         with reading(f"use database {database!r} and collection {collection!r}"):  # names are checked here
             self._database = client[database]
-            self._tasks = tasks_of(self._database, collection, timeout_s, dead_letters)
+            self._tasks = tasks_of(self._database, collection, timeout_s, dead_letters, wake)
             self._dead = self._tasks.dead
         self._clock = ServerClock(self._ask_time)
         self._swept_to: following.Place | None = None
@@ -95,17 +98,26 @@ class MongoStore:
         *,
         timeout_s: float = TIMEOUT_S,
         dead_letters: str | None = None,
+        wake: WakeBy = "stream",
     ) -> MongoStore:
         """Make a store with a client of its own, configured as streamq wants it. Nothing is sent yet."""
         client = connect(uri)
         try:
-            return cls(client, database, collection, owns_client=True, timeout_s=timeout_s, dead_letters=dead_letters)
+            return cls(
+                client,
+                database,
+                collection,
+                owns_client=True,
+                timeout_s=timeout_s,
+                dead_letters=dead_letters,
+                wake=wake,
+            )
         except StreamQError:
             client.close()
             raise
 
     def prepare(self) -> None:
-        """See `Store.prepare`. Trips: 3, or 4 with a collection for dead letters."""
+        """See `Store.prepare`. Trips: 3, 1 more with a collection for dead letters, 2 more with a wake channel."""
         with self._tasks.deadline():
             check_server(self._database)
             until = time.monotonic() + self._tasks.timeout_s
@@ -113,6 +125,8 @@ class MongoStore:
             make_indexes(self._tasks.meta, META_INDEXES, until)
             if self._dead is not None:
                 make_indexes(self._dead.durable, LETTER_INDEXES, until)
+            if self._tasks.wakes is not None:
+                self._tasks.wakes.prepare()
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
@@ -249,6 +263,21 @@ class MongoStore:
     def feed(self, interest: Interest, await_s: float | None = None) -> MongoFeed:
         """See `Store.feed`. Trips: 1."""
         return MongoFeed(self._tasks.committed, interest, await_s)
+
+    @property
+    def has_tail(self) -> bool:
+        """See `Store.has_tail`."""
+        return self._tasks.wakes is not None
+
+    def tail(self, queues: Sequence[str], bell: str, await_s: float | None = None) -> TailFeed:
+        """See `Store.tail`. Trips: 3."""
+        assert self._tasks.wakes is not None  # `has_tail`
+        return self._tasks.wakes.feed(queues, bell, await_s)
+
+    def ring_tail(self, bell: str) -> None:
+        """See `Store.ring_tail`. Trips: 1."""
+        if self._tasks.wakes is not None:
+            self._tasks.wakes.ring(bell)
 
     def queues_behind(self, queues: Sequence[str]) -> list[str]:
         """See `Store.queues_behind`. Trips: 1; one index probe a queue."""

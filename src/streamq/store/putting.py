@@ -4,38 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
-import msgspec
-import pymongo
-from bson import ObjectId
-from pymongo.errors import BulkWriteError, DuplicateKeyError, ServerSelectionTimeoutError
+from pymongo.errors import ServerSelectionTimeoutError
 
-from streamq.core.codec import size_bytes
 from streamq.core.moves.put import documents_of
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.parents import Family
 from streamq.core.put_many import MOST_A_CHUNK, PutMany
-from streamq.errors import PayloadTooLarge, PutUnknown, StoreError
+from streamq.errors import PutUnknown, StoreError
 from streamq.store import twins
 from streamq.store.collections import Document, Tasks
-from streamq.store.faults import DRIVER_ERRORS, DUPLICATE_KEY, MAYBE_APPLIED, is_unknown, short, translated
+from streamq.store.covering import insert_and_tell
+from streamq.store.faults import DRIVER_ERRORS, is_unknown, short, translated
+from streamq.store.inserting import ALL, insert, too_large
 from streamq.store.parents import family_of
 from streamq.store.transacted import HELD_APART, put_apart, put_within
-
-LARGEST_BYTES: Final = 16 * 1024 * 1024
-"""What the server takes as one document."""
-
-
-class Inserted(msgspec.Struct, frozen=True):
-    """What an unordered insert turned away, by places (not ids: one put may name an id twice): those that were stored
-    before, and those whose unique key another task has."""
-
-    before: frozenset[int] = frozenset()
-    met: frozenset[int] = frozenset()
-
-
-ALL: Final = Inserted()
 
 
 def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> Sequence[PutReply]:
@@ -62,7 +46,7 @@ def _put_chunk(tasks: Tasks, new: Sequence[NewTask], now: datetime, family: Fami
     except DRIVER_ERRORS as error:
         if is_unknown(error):
             raise PutUnknown([one.id for one in new], short(error)) from error
-        raise _too_large(documents) or translated(error, "put tasks", writing=True) from error
+        raise too_large(documents) or translated(error, "put tasks", writing=True) from error
     except PutUnknown as error:
         raise PutUnknown([one.id for one in new], error.reason) from error.__cause__
 
@@ -89,7 +73,7 @@ def _put(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> lis
 
 
 def _store(tasks: Tasks, new: Sequence[NewTask], documents: list[Document]) -> list[PutReply]:
-    stored = _insert(tasks, documents)
+    stored = insert(tasks, documents) if tasks.wakes is None else insert_and_tell(tasks, tasks.wakes, new, documents)
     if stored is ALL:
         return [PutReply(one.id) for one in new]
     replies = [PutReply(one.id, "existing" if place in stored.before else "created") for place, one in enumerate(new)]
@@ -122,59 +106,7 @@ def _meet(
             replies[place] = reply
     if not again:
         return []
-    stored = _insert(tasks, [documents[place] for place in again])
+    stored = insert(tasks, [documents[place] for place in again])
     for index, place in enumerate(again):
         replies[place] = PutReply(new[place].id, "existing" if index in stored.before else "created")
     return [again[index] for index in sorted(stored.met)]
-
-
-def _insert(tasks: Tasks, documents: list[Document]) -> Inserted:
-    try:
-        with tasks.deadline():
-            if len(documents) == 1 and _insert_one(tasks, documents[0]):
-                return ALL
-            tasks.durable.insert_many(documents, ordered=False)
-    except BulkWriteError as error:
-        return _turned_away(error, documents)
-    except pymongo.errors.DocumentTooLarge as error:
-        raise _too_large(documents) or StoreError(str(error)) from error
-    return ALL
-
-
-def _insert_one(tasks: Tasks, document: Document) -> bool:
-    """Insert by a shorter way through the driver than a bulk of one; False when there is a duplicate.
-
-    Of a duplicate this way does not tell whether the majority has what was stored before; a bulk's answer does.
-    """
-    try:
-        tasks.durable.insert_one(document)
-    except DuplicateKeyError:
-        return False
-    return True
-
-
-def _too_large(documents: list[Document]) -> PayloadTooLarge | None:
-    """Say whether a put was refused for its size: the server has several codes for it, one of them for much else."""
-    largest_bytes = max(map(size_bytes, documents))
-    return PayloadTooLarge("a task", largest_bytes, LARGEST_BYTES) if largest_bytes > LARGEST_BYTES else None
-
-
-def _turned_away(error: BulkWriteError, documents: list[Document]) -> Inserted:
-    """Return what was turned away because something is stored already, or raise what else went wrong."""
-    details = error.details or {}
-    ids: list[ObjectId] = [document["_id"] for document in documents]
-    before: set[int] = set()
-    met: set[int] = set()
-    for one in details.get("writeErrors", ()):
-        if one.get("code") == DUPLICATE_KEY and set(one.get("keyPattern", {})) == {"_id"}:
-            before.add(one["index"])
-        elif one.get("code") == DUPLICATE_KEY and twins.LOCK in one.get("keyPattern", {}):
-            met.add(one["index"])
-        elif one.get("code") in MAYBE_APPLIED:
-            raise PutUnknown(ids, str(one.get("errmsg"))[:200]) from error
-        else:
-            said = f"cannot put task {ids[one['index']]}: {one.get('errmsg')}"
-            raise _too_large(documents) or StoreError(said) from error
-    if details.get("writeConcernErrors"):
-        raise PutUnknown(ids, str(details["writeConcernErrors"][0].get("errmsg"))[:200]) from error
-    return Inserted(frozenset(before), frozenset(met))
