@@ -10,8 +10,8 @@ node may have been elected, whose majority knows nothing of what only the old on
     1. the notice is acknowledged in the election of the insert: done;
     2. the notice was not taken (the collection is gone, a right is missing, the line broke): a delete that finds
        nothing waits for the majority just as well. Acknowledged in that election: done;
-    3. anything else: the tasks are sent again with majority. One that is stored is turned away by its id, which waits
-       for the majority as well.
+    3. anything else (a router, which does not say which election it is, too): the tasks are sent again with majority.
+       One that is stored is turned away by its id, which waits for the majority as well.
 
 What ends without any of the three raises `PutUnknown`: no task is called stored that a majority has not journaled. The
 third is not the second's equal: a task that was run and deleted meanwhile is stored again, and runs twice.
@@ -19,6 +19,7 @@ third is not the second's equal: a task that was run and deleted meanwhile is st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -65,6 +66,8 @@ def insert_and_tell(tasks: Tasks, channel: WakeChannel, new: Sequence[NewTask], 
 def _is_covered(tasks: Tasks, channel: WakeChannel, stored: list[Document], election: ObjectId | None) -> bool:
     """Say whether the majority has what the primary of `election` has stored; see above."""
     if election is None:
+        with contextlib.suppress(*DRIVER_ERRORS):
+            channel.tell(stored, {"w": 1})
         return False
     writes: tuple[Callable[[], ObjectId | None], ...] = (
         lambda: channel.tell(stored, MAJORITY),
