@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from bson import ObjectId
 from bson.codec_options import CodecOptions
+from bson.int64 import Int64
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -445,6 +446,29 @@ def test_a_record_that_refuses_itself_is_refused_whatever_it_raises(x: int, told
 
 
 # --- a stored payload that does not fit fails with its reason ------------------------------------------------------
+
+
+def scalars(a: int, b: float, c: str | None, d: Any, /, *, e: bool = True) -> None: ...
+def named(a: int, b: float, c: str | None, d: Any, e: bool = True) -> None: ...
+
+
+@pytest.mark.parametrize("function", [named, scalars])
+@pytest.mark.parametrize(
+    "more", [{}, {"b": 3}, {"a": Int64(3)}, {"a": "3"}, {"c": 1}, {"e": None}, {"d": [1]}, {"d": {"x": 1}}, {"z": 1}]
+)
+def test_a_payload_of_scalars_loads_by_the_short_way_as_by_the_long_one(
+    monkeypatch: pytest.MonkeyPatch, function: Any, more: dict[str, Any]
+) -> None:
+    def answer() -> Any:
+        try:
+            args, kwargs = Schema.of(function).load({"a": 1, "b": 1.5, "c": "x", "d": b"y"} | more)
+            return args, {name: (type(value), value) for name, value in kwargs.items()}
+        except PayloadUndecodable as error:
+            return str(error)
+
+    short = answer()
+    monkeypatch.setattr(Schema, "_is_plain", lambda self, stored: False)
+    assert short == answer()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,8 @@ def _whole(value: Any, default: int) -> int:
 
 
 def _keep_s(value: Any) -> float | None:
+    if type(value) is float and 0 <= value <= MAX_DELAY_S:
+        return value
     return float(value) if is_number(value) and 0 <= value <= MAX_DELAY_S else None
 
 

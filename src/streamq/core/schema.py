@@ -25,7 +25,7 @@ import msgspec
 from streamq.core.codec import from_stored, loaded, to_stored
 from streamq.core.kept import WHOLE, keeps_all, require_kept
 from streamq.core.misfit import Misfit
-from streamq.core.plain import plain_kinds, scalars_bytes
+from streamq.core.plain import NONE, plain_kinds, scalars_bytes
 from streamq.core.signature import Signature, shown, signature_of
 from streamq.errors import PayloadInvalid, PayloadUndecodable
 
@@ -126,6 +126,8 @@ class Schema:
 
         Raises `PayloadUndecodable` naming the field, whatever is wrong with the payload. Repeating cannot help.
         """
+        if self._is_plain(stored):
+            return (), stored
         builtins = from_stored(stored, where="")
         if type(builtins) is not dict:
             raise PayloadUndecodable(f"payload: expected the arguments of {self.name}, got {type(builtins).__name__}")
@@ -135,6 +137,21 @@ class Schema:
             field, reason = self._told(misfit, builtins)
             raise PayloadUndecodable(f"{field}: {reason}" if field else reason) from misfit.__cause__
         return self._call(model, whole=len(builtins) == len(self._names))
+
+    def _is_plain(self, stored: Any) -> bool:
+        """Say whether a payload is the call's named arguments as it stands: scalars of the very types named."""
+        if type(stored) is not dict or self._positional_only or not self._required <= stored.keys():
+            return False
+        kinds = self._kinds
+        for name, value in stored.items():  # noqa: SIM110 - a generator costs as much as all the rest of it
+            if type(value) not in kinds.get(name, NONE):
+                return False
+        return True
+
+    @property
+    def returns_none(self) -> bool:
+        """Say whether None is a result that fits, and is stored as none."""
+        return self._result is Any
 
     def dump_result(self, value: Any) -> Any:
         """Return what to store for a handler's result. Raises `PayloadInvalid` if it does not fit the annotation."""

@@ -60,8 +60,7 @@ class Held:
         self.reported: Report | None = None  # what of that is written
         self.reported_at = -float("inf")
         self.report_by: ReportBy | None = None
-        self.trusted_until = sent_at
-        self.trust(sent_at, claim)
+        self.trusted_until = sent_at + claim.lease_s * (1 - MARGIN)
 
     def trust_for(self, sent_at: float, lease_s: float) -> None:
         """Count on a lease other than the claim's own, once."""

@@ -19,6 +19,8 @@ from streamq.runtime.current import RUNNING
 from streamq.runtime.held import Held
 from streamq.runtime.journal import Journal
 
+NOTHING: Final = Done()
+
 STOPS: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
 
 
@@ -105,6 +107,8 @@ def encoded(result: object, handling: Handling) -> Done:
 
 
 def _returned(result: object, handling: Handling) -> Done | Raised:
+    if result is None and handling.schema.returns_none:
+        return NOTHING
     try:
         return encoded(result, handling)
     except (PayloadInvalid, PayloadTooLarge) as error:
