@@ -91,6 +91,12 @@ limits = st.sampled_from(
 moves = st.sampled_from([move for move in get_args(SettleMove) if move != "succeed"])
 
 
+def assert_same_time(real_s: float | None, memory_s: float | None) -> None:
+    assert (real_s is None) == (memory_s is None)
+    if real_s is not None and memory_s is not None:
+        assert abs(real_s - memory_s) < TOLERANCE_S
+
+
 class Model(RuleBasedStateMachine):
     """Every rule does the same to both stores and compares what they answer."""
 
@@ -504,9 +510,20 @@ class Model(RuleBasedStateMachine):
         assert sorted(real.released) == sorted(memory.released)
         assert (real.failed, real.followed) == (memory.failed, memory.followed)
         assert (real.expired, real.removed) == (memory.expired, memory.removed)
-        assert (real.next_s is None) == (memory.next_s is None)
-        if real.next_s is not None and memory.next_s is not None:
-            assert abs(real.next_s - memory.next_s) < TOLERANCE_S
+        assert_same_time(real.next_s, memory.next_s)
+
+    @rule()
+    def release_due(self) -> None:
+        real, memory = self.real.release_due(), self.memory.release_due()
+        assert {one.id: one for one in real.wakes} == {one.id: one for one in memory.wakes}
+        assert_same_time(real.next_s, memory.next_s)
+
+    @rule()
+    def tick_without_releases(self) -> None:
+        real, memory = self.real.tick(False), self.memory.tick(False)
+        assert sorted(real.released) == sorted(memory.released)
+        assert_same_time(real.next_s, memory.next_s)
+        assert_same_time(real.due_s, memory.due_s)
 
     @rule(queue=queues, expires_in_s=durations)
     def nobody_starts_in_time(self, queue: str, expires_in_s: float) -> None:

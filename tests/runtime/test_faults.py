@@ -41,7 +41,10 @@ def unknown(method: str, args: tuple[Any, ...], result: Any) -> StoreError:
 class FaultyStore(MemoryStore):
     """A store of which one method fails at its `at`-th call, `times` times, before or after it took effect."""
 
-    METHODS: Final = ("put", "claim", "abandon", "extend", "settle", "tick", "beat", "leave", "feed", "get", "wait_for")
+    METHODS: Final = (
+        *("put", "claim", "abandon", "extend", "settle", "tick", "release_due", "flush", "beat", "leave", "feed"),
+        *("get", "wait_for"),
+    )
 
     def __init__(self, method: str, at: int, make: MakeError, *, after: bool, times: int = 1) -> None:
         super().__init__(trio_time)
@@ -55,13 +58,13 @@ class FaultyStore(MemoryStore):
             setattr(self, name, self._watched(name, getattr(self, name)))
 
     def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
             self.calls[name] += 1
             failing = name == self._fault and self.calls[name] in self._at
             self.failures += failing
             if failing and not self._after:
                 raise self._make(name, args, None)
-            result = method(*args)
+            result = method(*args, **more)
             if failing:
                 if name == "feed":  # the server's cursor: nobody here knows it
                     cast(MemoryFeed, result).close()
@@ -182,7 +185,7 @@ async def run_with(store: FaultyStore) -> FaultyStore:
     return store
 
 
-READS_AND_ROWS = ("beat", "leave", "feed", "get", "wait_for", "tick", "extend")
+READS_AND_ROWS = ("beat", "leave", "feed", "get", "wait_for", "tick", "release_due", "flush", "extend")
 """Their callers repeat them whatever happened, so `StoreUnavailable` is all they say."""
 
 CASES = [
@@ -222,7 +225,7 @@ async def test_each_call_may_fail_at_any_place(method: str, after: bool, make: M
     assert places or method in ("abandon", "get")  # called only after an unknown claim, or not by this script
 
 
-@pytest.mark.parametrize("method", ["claim", "settle", "beat", "feed", "tick", "extend"])
+@pytest.mark.parametrize("method", ["claim", "settle", "beat", "feed", "tick", "release_due", "extend"])
 async def test_calls_may_fail_many_times_in_a_row(method: str) -> None:
     store = await run_with(FaultyStore(method, 2, unavailable, after=False, times=6))
     assert store.failures == 6

@@ -35,7 +35,7 @@ INDEXES: Final = (
         name="streamq_due",
         keys=(("due_at", 1),),
         partial={"status": DELAYED},
-        serves="queries.due, queries.next_due: the scheduler",
+        serves="queries.due, queries.next_due, queries.due_and_next: the scheduler and the releaser",
     ),
     Index(
         name="streamq_lease",

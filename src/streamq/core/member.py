@@ -27,6 +27,11 @@ FORGOTTEN_S: Final = 86_400.0
 """After a day the row of a member that never said good-bye is removed."""
 
 
+STAND_BY_S: Final = 0.05
+MOST_STAND_BY_S: Final = 1.0
+"""How long the second in rank leaves to the first what both see to, and how long the last leaves it to the others."""
+
+
 class Member(msgspec.Struct, frozen=True):
     """One process. `queues` is empty for a process that only waits for results."""
 
@@ -56,6 +61,11 @@ class Roster(msgspec.Struct, frozen=True):
     lease_s: float
     others: tuple[tuple[str, Any], ...] = ()
     """The row ids of the other live members, each with what its row says that it serves."""
+
+    @property
+    def stand_by_s(self) -> float:
+        """How long this member leaves to those before it what any of them would do."""
+        return min(self.rank * STAND_BY_S, MOST_STAND_BY_S)
 
 
 ROWS: Final[dict[str, Any]] = {"_id": {"$gte": PREFIX, "$lt": "member;"}}

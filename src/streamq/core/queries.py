@@ -11,6 +11,7 @@ from bson import ObjectId
 from streamq.core.claim import INT32, Ask, Past
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL, WAITING
 from streamq.core.schedule import PREFIX
+from streamq.core.wakes import CLAIMED_BY
 
 CLAIM_ORDER: Final = [("priority", -1), ("seq", 1)]
 """Higher priority first, then the order of storing. Served by the index `streamq_claim`."""
@@ -290,6 +291,19 @@ def next_instant(field: str, among: dict[str, Any]) -> list[dict[str, Any]]:
 def next_due() -> list[dict[str, Any]]:
     """In how many ms the earliest delayed task is due."""
     return next_instant("due_at", {"status": DELAYED})
+
+
+def due_and_next(limit: int, collection: str) -> list[dict[str, Any]]:
+    """Read the first `limit` that are due, and behind them in how many ms the first comes that is not (`in_ms`, at most
+    one row). `$$NOW` is one instant for both, so none falls between them."""
+    ahead = {"$expr": {"$gt": ["$due_at", "$$NOW"]}}
+    return [
+        {"$match": due()},
+        {"$sort": {"due_at": 1}},
+        {"$limit": limit},
+        {"$project": {"queue": 1} | dict.fromkeys(CLAIMED_BY, 1)},
+        {"$unionWith": {"coll": collection, "pipeline": next_instant("due_at", {"status": DELAYED} | ahead)}},
+    ]
 
 
 def next_lease_end() -> list[dict[str, Any]]:

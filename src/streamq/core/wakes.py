@@ -24,6 +24,9 @@ from streamq.core.wake import Wake, WakeKind
 ENDS = ("expires_at", "lifetime_until")
 """Instants of a new task at which the scheduler has to see to it. Ordinary tasks have none."""
 
+CLAIMED_BY = ("task", "max_attempts", "group_lock")
+"""What tells who may claim a task, and how."""
+
 END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 
 
@@ -134,6 +137,14 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
         durable=stored.get("max_attempts", 1) == 1,
         look_in_s=look_in_s,
     )
+
+
+def wake_of_due(document: Mapping[str, Any]) -> Wake:
+    """Say of a delayed task that was released what a stream says of a new one; `_id`, `queue` and `CLAIMED_BY` tell."""
+    task, most = document.get("task"), document.get("max_attempts", 1)
+    durable = not (is_number(most) and most > 1) or "group_lock" in document
+    name = task if isinstance(task, str) else None
+    return Wake("ready", document["_id"], document["queue"], name, is_new=True, durable=durable)
 
 
 def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:

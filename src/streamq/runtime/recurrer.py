@@ -22,7 +22,7 @@ from streamq.core.schedule import Schedule
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.runtime import clock
 from streamq.runtime.journal import Journal
-from streamq.runtime.scheduler import MOST_STAND_BY_S, PAUSE_S, STAND_BY_S
+from streamq.runtime.releaser import PAUSE_S
 from streamq.store.contract import Firing, Store
 
 BACKSTOP_S: Final = 30.0
@@ -44,14 +44,14 @@ class Recurrer:
         self._fired = fired
         self._journal = journal
         self._member_id = member_id
-        self._rank = 0
+        self._stand_by_s = 0.0
         self._served: list[Sequence[Schedule]] = []
         self._sleep: trio.CancelScope | None = None
         self._look_at = -float("inf")
 
     def join(self, roster: Roster) -> None:
         """Learn this worker's rank."""
-        self._rank = roster.rank
+        self._stand_by_s = roster.stand_by_s
 
     def look(self) -> None:
         """Look soon: what is stored may have changed."""
@@ -107,7 +107,7 @@ class Recurrer:
 
     def _note(self, firing: Firing) -> None:
         next_s = BACKSTOP_S if firing.next_s is None else min(firing.next_s, BACKSTOP_S)
-        self._sooner(clock.now() + next_s + min(self._rank * STAND_BY_S, MOST_STAND_BY_S))
+        self._sooner(clock.now() + next_s + self._stand_by_s)
         for refused in firing.refused:
             self._journal.write_once("schedule cannot be fired", refused.id, error=refused.said)
         for name, slot in firing.skipped:

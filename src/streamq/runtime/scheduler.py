@@ -3,9 +3,10 @@
 Every worker has one. Its moves are idempotent, so no leader is elected: the worker of rank 0 acts at once, the
 k-th stands by k times 50 ms behind and then finds nothing to do. A dead first costs milliseconds, never a task.
 
-It learns of the next instant from three sides: the store's answer to the last look, the stream (a task was
-delayed), and the shortest lease in use: claims are not on the stream, but none made after a look can end sooner
-than one shortest lease after it.
+It learns of the next instant from three sides: the store's answer to the last look, the stream (a task came that
+expires, or one ended that others wait for), and the shortest lease in use: claims are not on the stream, but none made
+after a look can end sooner than one shortest lease after it. What it learns of delayed tasks it tells the releaser,
+which sees to those.
 """
 
 from __future__ import annotations
@@ -21,11 +22,8 @@ from streamq.core.wake import Wake
 from streamq.errors import StoreError
 from streamq.runtime import clock
 from streamq.runtime.journal import Journal
+from streamq.runtime.releaser import PAUSE_S, Releaser
 from streamq.store.contract import Store, Tick
-
-STAND_BY_S: Final = 0.05
-MOST_STAND_BY_S: Final = 1.0
-PAUSE_S: Final = (0.1, 5.0)
 
 SWEEP_S: Final = 30.0
 """Between two sweeps of the blocked tasks. Chosen freely, like the safety scan: a backstop, nothing waits for it but
@@ -36,31 +34,39 @@ class Scheduler:
     """Runs as one task; `hear` may be called at any time."""
 
     def __init__(
-        self, store: Store, bridge: Bridge, released: Callable[[Tick], None], journal: Journal, lease_s: float
+        self,
+        store: Store,
+        bridge: Bridge,
+        releaser: Releaser,
+        released: Callable[[Tick], None],
+        journal: Journal,
+        lease_s: float,
     ) -> None:
         self._store = store
         self._bridge = bridge
+        self._releaser = releaser
         self._released = released
         self._journal = journal
-        self._rank = 0
+        self._stand_by_s = 0.0
         self._lease_s = lease_s
         self._sleep: trio.CancelScope | None = None
         self._look_at = -float("inf")  # nothing is known yet: look at once
 
     def join(self, roster: Roster) -> None:
         """Learn this worker's rank and the shortest lease in use."""
-        self._rank = roster.rank
+        self._stand_by_s = roster.stand_by_s
+        self._releaser.join(roster)
         self._hear_lease(roster.lease_s)
         self._lease_s = roster.lease_s  # only the whole list can tell that the shortest has left
 
     def hear(self, wake: Wake) -> None:
         """Learn from the stream that a task was delayed, that one has an end of its own, or that a member came."""
         if wake.look_in_s is not None:
-            self._sooner(clock.now() + wake.look_in_s + self._stand_by_s())
+            self._sooner(clock.now() + wake.look_in_s + self._stand_by_s)
         if wake.kind == "delayed":
-            self._sooner(clock.now() + wake.due_in_s + self._stand_by_s())
+            self._releaser.hear(wake.due_in_s)
         elif wake.follow_up:
-            self._sooner(clock.now() + self._stand_by_s())
+            self._sooner(clock.now() + self._stand_by_s)
         elif wake.kind == "member" and wake.lease_s > 0:
             self._hear_lease(wake.lease_s)
 
@@ -75,7 +81,7 @@ class Scheduler:
             await self._wait()
             self._look_at = float("inf")
             try:
-                tick = await self._bridge.aside(self._store.tick)
+                tick = await self._bridge.aside(self._store.tick, False)
                 pause_s = PAUSE_S[0]
             except StoreError as error:
                 self._journal.write("store error", doing="schedule", error=error)
@@ -105,11 +111,13 @@ class Scheduler:
 
     def _note(self, tick: Tick) -> None:
         now = clock.now()
-        self._sooner(now + self._lease_s + self._stand_by_s())
+        self._sooner(now + self._lease_s + self._stand_by_s)
+        if tick.due_s is not None:
+            self._releaser.hear(tick.due_s)
         if tick.next_s is not None:
             # What is due already was moved by this look; more may follow at once.
             moved = bool(tick.released or tick.failed or tick.followed or tick.expired or tick.removed)
-            self._sooner(now if moved else now + tick.next_s + self._stand_by_s())
+            self._sooner(now if moved else now + tick.next_s + self._stand_by_s)
         self._tell(tick)
         if tick.failed:
             self._journal.write("lease expired", failed=tick.failed)
@@ -131,9 +139,6 @@ class Scheduler:
         if lease_s < self._lease_s:
             self._sooner(clock.now() + lease_s)
             self._lease_s = lease_s
-
-    def _stand_by_s(self) -> float:
-        return min(self._rank * STAND_BY_S, MOST_STAND_BY_S)
 
     def _sooner(self, at: float) -> None:
         self._look_at = min(self._look_at, at)

@@ -27,6 +27,7 @@ from streamq.runtime.keeper import Keeper
 from streamq.runtime.picker import Picker
 from streamq.runtime.putter import Putter
 from streamq.runtime.recurrer import Recurrer
+from streamq.runtime.releaser import Releaser
 from streamq.runtime.reporter import Reporter
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import GIVE_BACK_S, Settler
@@ -63,7 +64,8 @@ class Services:
         self.reporter = Reporter(store, bridge, self.holdings, journal)
         self.keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
-        self._scheduler = Scheduler(store, bridge, self._released, journal, lease_s)
+        self._releaser = Releaser(store, bridge, self._claim_released, self._released_due, journal)
+        self._scheduler = Scheduler(store, bridge, self._releaser, self._released, journal, lease_s)
         self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
         self._tailer = Tailer(store, bridge, journal) if store.has_tail else None
         self.watcher = Watcher(
@@ -98,6 +100,8 @@ class Services:
         """Make an intake, with takers of its own unless it is to share some; the first one starts the scheduler."""
         if not self._scheduling:
             self._scheduling = True
+            self.start(self._releaser.run)
+            self.start(self._releaser.flush)
             self.start(self._scheduler.run)
             self.start(self.recurrer.run)
             self.start(self._scheduler.sweep)
@@ -168,6 +172,22 @@ class Services:
 
     def _released(self, tick: Tick) -> None:
         self.watcher.told([Wake("ready", id, queue) for id, queue in tick.released])
+
+    def _claim_released(self, wakes: Sequence[Wake]) -> Sequence[object]:
+        return self.watcher.swift_released(wakes)
+
+    def _released_due(self, items: Sequence[object]) -> None:
+        # Of a task that is still held here (its giving back is not answered yet) a wake as of a new one would be taken
+        # for an echo.
+        self.watcher.told([_as_given_back(one) if self._is_held(one) else one for one in items])
+
+    def _is_held(self, item: object) -> bool:
+        return isinstance(item, Wake) and item.id is not None and self.holdings.keeps(item.id)
+
+
+def _as_given_back(wake: object) -> Wake:
+    assert isinstance(wake, Wake)
+    return Wake("ready", wake.id, wake.queue)
 
 
 def _left() -> UsageError:

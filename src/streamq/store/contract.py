@@ -64,7 +64,8 @@ class Tick(msgspec.Struct, frozen=True):
     `expired` those that nobody started in time, `removed` those whose lifetime was over.
     `next_s` is the time until the earliest known instant, 0.0 when more is due already, None when nothing is ahead.
     `refused` names the tasks that the server let nobody move, with its words: they stay as they are and are tried again
-    at each look.
+    at each look. `due_s` is the time until the next delayed task is due, 0.0 when one is already, where a look leaves
+    those to `release_due`.
     """
 
     released: tuple[tuple[ObjectId, str], ...]
@@ -74,6 +75,19 @@ class Tick(msgspec.Struct, frozen=True):
     followed: int = 0
     expired: int = 0
     removed: int = 0
+    due_s: float | None = None
+
+
+class Released(msgspec.Struct, frozen=True):
+    """What one release of due tasks did and when the next is due.
+
+    `wakes` tell of the tasks made ready, as of new ones: all is known that a claim by id needs. `next_s` and `refused`
+    are as of a `Tick`.
+    """
+
+    wakes: tuple[Wake, ...]
+    next_s: float | None
+    refused: tuple[Refused, ...] = ()
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -210,9 +224,19 @@ class Store(Records, Protocol):
     def abort(self, session: Any, error: BaseException | None) -> str | None:
         """Abort a transaction that `error` came out of, end its session; return the reason if it is one that passes."""
 
-    def tick(self) -> Tick:
+    def tick(self, releases: bool = True) -> Tick:
         """Release what is due, take back what has ended, end what has expired, remove what has outlived its time, and
-        say when to look again."""
+        say when to look again. Without `releases` what is due stays: somebody calls `release_due`."""
+
+    def release_due(self) -> Released:
+        """Release some of what is due and say when the next is; nobody waits for a majority here.
+
+        Until one has it the streams tell nothing of it, and a failover may undo it: the task is delayed again then,
+        and due. `flush` hastens that.
+        """
+
+    def flush(self) -> None:
+        """Wait until a majority has all that was written before: then the streams tell it."""
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """Make the stored schedules say what `schedules` say, which member `by` declares. Idempotent.

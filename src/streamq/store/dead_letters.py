@@ -117,7 +117,7 @@ def fail(
     """As `moving.move`, for a move by which tasks fail: those that do are moved to the dead letters with it, if there
     is a collection for them."""
     if tasks.dead is None:
-        return move(tasks, guard, update, ids, refused)
+        return move(tasks.durable, guard, update, ids, refused)
     chunks = (ids[start : start + MOST_AT_ONCE] for start in range(0, len(ids), MOST_AT_ONCE))
     return sum(_fail(tasks, guard, update, chunk, refused) for chunk in chunks)
 
@@ -134,7 +134,7 @@ def _fail(
         if not passes(error) and not is_of_the_tasks(error):
             raise
     if len(ids) == 1:
-        return move(tasks, guard, update, ids, refused)  # and `bury` tells why it stays
+        return move(tasks.durable, guard, update, ids, refused)  # and `bury` tells why it stays
     middle = len(ids) // 2
     return sum(_fail(tasks, guard, update, half, refused) for half in (ids[:middle], ids[middle:]))
 

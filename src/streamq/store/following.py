@@ -188,9 +188,10 @@ def _unblock(
     # Those that may fail by it are moved with it, where there is a collection for dead letters.
     fail = [one["_id"] for one in children if one.get("on_parent_failure") == "fail"] if told(ends) else []
     others = [id for id in ids if id not in fail] if fail else ids
-    for mover, some in ((move, others), (dead_letters.fail, fail)):
-        if some:
-            mover(tasks, queries.children(ends), unblock.update(ends), some, refused)
+    if others:
+        move(tasks.durable, queries.children(ends), unblock.update(ends), others, refused)
+    if fail:
+        dead_letters.fail(tasks, queries.children(ends), unblock.update(ends), fail, refused)
     ready = list(tasks.quick.find({"_id": {"$in": ids}, "status": READY}, {"queue": 1}))
     return named(ready, refused)
 
@@ -201,7 +202,9 @@ def _retain_dead(tasks: Tasks, letters: Sequence[Document], refused: list[Refuse
         return 0
     latest = max(one["finished_at"] for one in letters)
     with tasks.deadline():
-        return move(tasks.dead, queries.marked_ends(latest), mark.off(), [one["_id"] for one in letters], refused)
+        return move(
+            tasks.dead.durable, queries.marked_ends(latest), mark.off(), [one["_id"] for one in letters], refused
+        )
 
 
 def _retain(tasks: Tasks, ended: Sequence[Document], refused: list[Refused]) -> int:
@@ -210,4 +213,4 @@ def _retain(tasks: Tasks, ended: Sequence[Document], refused: list[Refused]) -> 
         return 0
     latest = max(one["finished_at"] for one in ended)
     with tasks.deadline():
-        return move(tasks, queries.marked_ends(latest), retain.update(), [one["_id"] for one in ended], refused)
+        return move(tasks.durable, queries.marked_ends(latest), retain.update(), [one["_id"] for one in ended], refused)

@@ -53,11 +53,11 @@ from streamq.core.transitions import is_terminal
 from streamq.core.unclaimed import Unclaimed, unclaimed_of
 from streamq.core.unique_key import UniqueKey, held_id, stored_key
 from streamq.core.wake import Wake
-from streamq.core.wakes import Interest, wake_of_document
+from streamq.core.wakes import Interest, wake_of_document, wake_of_due
 from streamq.core.workers import WorkerView, workers_of
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
 from streamq.store import memory_records
-from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
+from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Released, Renewed, Tick
 from streamq.store.memory_shelf import MemoryShelf
 
 
@@ -92,6 +92,10 @@ def _startable(
     found = ready[: ask.limit]
     chosen = [one for place, one in enumerate(found) if place < ask.slots or not claim_move.is_delicate(one)]
     return found, [one for one in chosen if not expire.is_over(one, now)]
+
+
+def _ahead_s(instants: Sequence[datetime], now: datetime) -> float | None:
+    return max(0.0, (min(instants) - now).total_seconds()) if instants else None
 
 
 def _has_mark_of_end(document: TaskDocument) -> bool:
@@ -333,12 +337,13 @@ class MemoryStore:
         """See `Store.abort`: nothing is ever begun here."""
         return None
 
-    def tick(self) -> Tick:
+    def tick(self, releases: bool = True) -> Tick:
         """See `Store.tick`."""
         now = whole_ms(self._clock())
         released: list[tuple[ObjectId, str]] = []
         failed = expired = removed = 0
-        ahead = self._next_s(now)
+        due_s = None if releases else _ahead_s(self._dues(), now)
+        ahead = _ahead_s(self._ends() + (self._dues() if releases else []), now)
         for document in list(self.documents.values()):
             if "lifetime_until" in document and document["lifetime_until"] <= now:
                 if not _has_mark_of_end(document):
@@ -350,7 +355,7 @@ class MemoryStore:
             if expire.is_expired(document, now):
                 expire.apply(document, now)
                 expired += 1
-            elif release_due.is_due(document, now):
+            elif releases and release_due.is_due(document, now):
                 release_due.apply(document, now)
             elif take_back.is_ended(document, now):
                 take_back.apply(document, now)
@@ -366,7 +371,19 @@ class MemoryStore:
         if marked:
             released += self._follow_up(marked, now)
             ahead = 0.0
-        return Tick(tuple(released), failed, ahead, followed=len(marked), expired=expired, removed=removed)
+        return Tick(tuple(released), failed, ahead, followed=len(marked), expired=expired, removed=removed, due_s=due_s)
+
+    def release_due(self) -> Released:
+        """See `Store.release_due`."""
+        now = whole_ms(self._clock())
+        due = [document for document in self.documents.values() if release_due.is_due(document, now)]
+        for document in due:
+            release_due.apply(document, now)
+            self._tell(document)
+        return Released(tuple(wake_of_due(one) for one in due), _ahead_s(self._dues(), now))
+
+    def flush(self) -> None:
+        """See `Store.flush`: all that is written is told at once."""
 
     def _follow_up(self, marked: Sequence[TaskDocument], now: datetime) -> list[tuple[ObjectId, str]]:
         """`store.following.follow_up`, in memory."""
@@ -448,16 +465,19 @@ class MemoryStore:
                 released.append((first["_id"], queue))
         return released
 
-    def _next_s(self, now: datetime) -> float | None:
+    def _dues(self) -> list[datetime]:
+        return [document["due_at"] for document in self.documents.values() if document["status"] == DELAYED]
+
+    def _ends(self) -> list[datetime]:
         instants: list[datetime] = []
         for document in self.documents.values():
-            if document["status"] in (DELAYED, RUNNING):
-                instants.append(document["due_at"] if document["status"] == DELAYED else document["lease_until"])
+            if document["status"] == RUNNING:
+                instants.append(document["lease_until"])
             if document["status"] in WAITING and document["attempt"] == 0 and "expires_at" in document:
                 instants.append(document["expires_at"])
             if "lifetime_until" in document:
                 instants.append(document["lifetime_until"])
-        return max(0.0, (min(instants) - now).total_seconds()) if instants else None
+        return instants
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """See `Store.declare`."""

@@ -41,6 +41,7 @@ from streamq.store import (
     following,
     looking,
     putting,
+    releasing,
     reporting,
     scheduling,
     settling,
@@ -51,7 +52,7 @@ from streamq.store import (
 )
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, Tasks, tasks_of
-from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Renewed, Tick
+from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Released, Renewed, Tick
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -199,9 +200,9 @@ class MongoStore:
         """See `Store.abort`. Trips: 1."""
         return transactions.abort(session, error)
 
-    def tick(self) -> Tick:
+    def tick(self, releases: bool = True) -> Tick:
         """See `Store.tick`."""
-        done = ticking.tick(self._tasks)
+        done = ticking.tick(self._tasks, releases=releases)
         if self._dead is None:
             return done
         stuck: list[Refused] = []
@@ -210,6 +211,14 @@ class MongoStore:
         except StoreError as error:
             stuck.append(Refused("dead letters", str(error)))
         return msgspec.structs.replace(done, refused=(*done.refused, *stuck)) if stuck else done
+
+    def release_due(self) -> Released:
+        """See `Store.release_due`. Trips: 1 when nothing is due, else 2."""
+        return releasing.release_due(self._tasks)
+
+    def flush(self) -> None:
+        """See `Store.flush`. Trips: 1."""
+        releasing.flush(self._tasks)
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """See `Store.declare`."""

@@ -6,11 +6,22 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from bson import ObjectId
+from pymongo.collection import Collection
 from pymongo.errors import WriteError
 
-from streamq.store.collections import Document, Tasks
+from streamq.store.collections import Document
 from streamq.store.contract import Refused
 from streamq.store.faults import is_refusal, short
+
+MOST_A_TICK: Final = 1_000
+"""Tasks moved in one step: many enough to keep up with a flood, few enough to let other writes through."""
+
+STUCK_S: Final = 1.0
+"""The pause when all that is due was refused: it stays due, and without a pause it would be tried without end."""
+
+BUSY_S: Final = 0.1
+"""The pause when somebody else's transaction has what is due: by the next look it is mostly done. That of a process
+which died in it is ended by the server within a minute."""
 
 IN_THE_WAY: Final = ""
 """Stands among what was refused for the words of the server, where something is in the way for a moment only: another
@@ -18,12 +29,16 @@ transaction writes the same task. It is tried again, and there is nothing to tel
 
 
 def move(
-    tasks: Tasks, guard: dict[str, Any], update: list[dict[str, Any]], ids: list[Any], refused: list[Refused]
+    into: Collection[Document],
+    guard: dict[str, Any],
+    update: list[dict[str, Any]],
+    ids: list[Any],
+    refused: list[Refused],
 ) -> int:
     """Move those of `ids` that still match; return how many did. One that the server refuses ends a statement before
     the rest of it: the halves are tried, until that one is alone and is put among `refused`."""
     try:
-        return tasks.durable.update_many(guard | {"_id": {"$in": ids}}, update).modified_count
+        return into.update_many(guard | {"_id": {"$in": ids}}, update).modified_count
     except WriteError as error:
         if not is_refusal(error):
             raise
@@ -31,14 +46,19 @@ def move(
             refused.append(Refused(ids[0], short(error)))
             return 0
     middle = len(ids) // 2
-    return sum(move(tasks, guard, update, half, refused) for half in (ids[:middle], ids[middle:]))
+    return sum(move(into, guard, update, half, refused) for half in (ids[:middle], ids[middle:]))
 
 
 def named(documents: Iterable[Document], refused: list[Refused]) -> list[tuple[ObjectId, str]]:
-    """Say what came back, and to which queue. Without a queue's name there is nobody to wake."""
+    """Say what came back, and to which queue."""
+    return [(document["_id"], document["queue"]) for document in moved(documents, refused)]
+
+
+def moved(documents: Iterable[Document], refused: list[Refused]) -> list[Document]:
+    """Return those that came back. Without a queue's name there is nobody to wake."""
     stuck = [one.id for one in refused]
     return [
-        (document["_id"], document["queue"])
+        document
         for document in documents
         if isinstance(document.get("queue"), str)
         and not isinstance(document["_id"], dict)
@@ -49,3 +69,10 @@ def named(documents: Iterable[Document], refused: list[Refused]) -> list[tuple[O
 def lasting(refused: Iterable[Refused]) -> tuple[Refused, ...]:
     """Return what people are to be told of."""
     return tuple(one for one in refused if one.said != IN_THE_WAY)
+
+
+def pause_s(refused: Iterable[Refused], *, moved: bool) -> float:
+    """Say how long a look that was refused all it tried, or did nothing, has to wait before the next."""
+    if moved or not refused:
+        return 0.0
+    return STUCK_S if lasting(refused) else BUSY_S

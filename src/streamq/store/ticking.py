@@ -1,8 +1,9 @@
-"""The scheduler's look at the collection: release what is due, take back what has ended, say when to look again."""
+"""The scheduler's look at the collection: take back what has ended, release what is due unless that is left to
+`releasing`, say when to look again."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from bson import ObjectId
 
@@ -13,22 +14,11 @@ from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading, rereading
 from streamq.store.following import REMOVED, Followed, follow_up, mark_followers
-from streamq.store.moving import lasting, move, named
-
-MOST_A_TICK: Final = 1_000
-"""Tasks moved in one step: many enough to keep up with a flood, few enough to let other writes through."""
-
-STUCK_S: Final = 1.0
-"""The pause when all that is due was refused: it stays due, and without a pause it would be tried without end."""
-
-
-BUSY_S: Final = 0.1
-"""The pause when somebody else's transaction has what is due: by the next look it is mostly done. That of a process
-which died in it is ended by the server within a minute."""
+from streamq.store.moving import MOST_A_TICK, lasting, move, named, pause_s
 
 
 @rereading
-def tick(tasks: Tasks) -> Tick:
+def tick(tasks: Tasks, *, releases: bool = True) -> Tick:
     """See `Store.tick`. Trips: 1 when nothing is due; 2 more for each kind of what is, 3 for ended leases, 4 or more
     for tasks that others wait for.
 
@@ -36,6 +26,7 @@ def tick(tasks: Tasks) -> Tick:
     """
     with reading("look for due tasks"):
         ahead = _outlook(tasks)
+        due_s = None if releases else ahead.pop("due", None)
         due = {kind for kind, in_s in ahead.items() if in_s <= 0}
         released: list[tuple[ObjectId, str]] = []
         refused: list[Refused] = []
@@ -47,15 +38,21 @@ def tick(tasks: Tasks) -> Tick:
         if "lease" in due:
             back, failed = _take_back(tasks, refused)
             released += back
-        # What has just ended by time may have followers too.
-        followed = follow_up(tasks, refused) if due else Followed()
+        # What has just ended by time may have followers too; what is due has not ended.
+        followed = follow_up(tasks, refused) if due - {"due"} else Followed()
         released += followed.released
     soonest = [*ahead.values(), *([0.0] if followed.found else [])]  # more may be marked, and followers be followed
-    moved = released or failed or followed.done or expired or removed
-    pause_s = 0.0 if moved or not refused else STUCK_S if lasting(refused) else BUSY_S
-    next_s = max(pause_s, min(soonest)) if soonest else None
+    moved = bool(released or failed or followed.done or expired or removed)
+    next_s = max(pause_s(refused, moved=moved), min(soonest)) if soonest else None
     return Tick(
-        tuple(released), failed, next_s, lasting(refused), followed=followed.done, expired=expired, removed=removed
+        tuple(released),
+        failed,
+        next_s,
+        lasting(refused),
+        followed=followed.done,
+        expired=expired,
+        removed=removed,
+        due_s=None if due_s is None else max(0.0, due_s),
     )
 
 
@@ -69,14 +66,14 @@ def _outlook(tasks: Tasks) -> dict[str, float]:
 def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]:
     with tasks.deadline():
         due = list(tasks.quick.find(queries.due(), {"queue": 1}).sort("due_at", 1).limit(MOST_A_TICK))
-        move(tasks, queries.due(), release_due.update(), [document["_id"] for document in due], refused)
+        move(tasks.durable, queries.due(), release_due.update(), [document["_id"] for document in due], refused)
     return named(due, refused)
 
 
 def _expire(tasks: Tasks, refused: list[Refused]) -> int:
     with tasks.deadline():
         over = tasks.quick.find(queries.expired(), {"_id": 1}).sort("expires_at", 1).limit(MOST_A_TICK)
-        return move(tasks, queries.expired(), expire.update(), [document["_id"] for document in over], refused)
+        return move(tasks.durable, queries.expired(), expire.update(), [document["_id"] for document in over], refused)
 
 
 def _remove(tasks: Tasks) -> int:
@@ -109,7 +106,7 @@ def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectI
 
 def _apply(tasks: Tasks, how: take_back.TakeBack, documents: list[Document], refused: list[Refused]) -> int:
     ids = [document["_id"] for document in documents]
-    return move(tasks, *_how(how), ids, refused) if ids else 0
+    return move(tasks.durable, *_how(how), ids, refused) if ids else 0
 
 
 def _how(how: take_back.TakeBack) -> tuple[dict[str, Any], list[dict[str, Any]]]:

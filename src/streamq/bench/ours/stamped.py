@@ -17,7 +17,7 @@ from streamq.core.claim import Ask
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
-from streamq.store.contract import Claimed, Feed, Tick
+from streamq.store.contract import Claimed, Feed, Released
 from streamq.store.feed import MongoFeed
 from streamq.store.mongo import MongoStore
 
@@ -56,12 +56,12 @@ class StampedStore(MongoStore):
         self.worked.note_settled(time.monotonic_ns(), len(settlements))
         return verdicts
 
-    def tick(self) -> Tick:
-        """Look for what is due, and note how much was released by when (by the wall clock)."""
-        tick = super().tick()
-        if tick.released:
-            self.worked.released.append((time.time_ns(), len(tick.released)))
-        return tick
+    def release_due(self) -> Released:
+        """Release what is due, and note how much was by when (by the wall clock)."""
+        released = super().release_due()
+        if released.wakes:
+            self.worked.released.append((time.time_ns(), len(released.wakes)))
+        return released
 
     def rows(self, handled: Sequence[tuple[int, int]]) -> list[RunRow]:
         """Join what was noted with the handlers' own notes: numbers and instants."""

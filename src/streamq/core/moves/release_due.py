@@ -10,7 +10,7 @@ from streamq.core.transitions import next_status
 
 
 def update() -> list[dict[str, Any]]:
-    """Build the update; its filter is `queries.due`."""
+    """Build the update; its filter is `queries.due`, with the ids that were found by it."""
     return [
         {"$set": {"status": next_status(DELAYED, "release_due"), "ready_in": "$queue"}},
         {"$unset": "held_up_by"},
