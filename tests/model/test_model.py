@@ -512,11 +512,18 @@ class Model(RuleBasedStateMachine):
         assert (real.expired, real.removed) == (memory.expired, memory.removed)
         assert_same_time(real.next_s, memory.next_s)
 
-    @rule()
-    def release_due(self) -> None:
-        real, memory = self.real.release_due(), self.memory.release_due()
+    @rule(claimed=st.integers(0, 2))
+    def release_due(self, claimed: int) -> None:
+        """As a releaser does: some are claimed at once, the rest is released."""
+        real, memory = self.real.due(), self.memory.due()
         assert {one.id: one for one in real.wakes} == {one.id: one for one in memory.wakes}
         assert_same_time(real.next_s, memory.next_s)
+        for wake in memory.wakes[:claimed]:
+            assert wake.id is not None
+            ask = Ask(wake.queue, 1, os.urandom(16), 1_500.0, "w", ids=(wake.id,), durable=wake.durable, due=True)
+            self._claim(ask)
+        ids = [one.id for one in memory.wakes if one.id is not None]
+        assert self.real.release_due(ids).moved == self.memory.release_due(ids).moved
 
     @rule()
     def tick_without_releases(self) -> None:
@@ -830,7 +837,7 @@ def test_the_model_sees_a_planted_bug(real: MongoStore, monkeypatch: pytest.Monk
 
 
 def where_it_is(tasks: Any, guard: Any, update: Any, ids: Any, refused: Any) -> int:
-    return moving.move(tasks, guard, update, ids, refused)
+    return moving.move(tasks.durable, guard, update, ids, refused)
 
 
 PLANTED_DEAD: dict[str, Bug] = {

@@ -42,7 +42,20 @@ class FaultyStore(MemoryStore):
     """A store of which one method fails at its `at`-th call, `times` times, before or after it took effect."""
 
     METHODS: Final = (
-        *("put", "claim", "abandon", "extend", "settle", "tick", "release_due", "flush", "beat", "leave", "feed"),
+        *(
+            "put",
+            "claim",
+            "abandon",
+            "extend",
+            "settle",
+            "tick",
+            "due",
+            "release_due",
+            "flush",
+            "beat",
+            "leave",
+            "feed",
+        ),
         *("get", "wait_for"),
     )
 
@@ -185,7 +198,7 @@ async def run_with(store: FaultyStore) -> FaultyStore:
     return store
 
 
-READS_AND_ROWS = ("beat", "leave", "feed", "get", "wait_for", "tick", "release_due", "flush", "extend")
+READS_AND_ROWS = ("beat", "leave", "feed", "get", "wait_for", "tick", "due", "release_due", "flush", "extend")
 """Their callers repeat them whatever happened, so `StoreUnavailable` is all they say."""
 
 CASES = [
@@ -225,7 +238,7 @@ async def test_each_call_may_fail_at_any_place(method: str, after: bool, make: M
     assert places or method in ("abandon", "get")  # called only after an unknown claim, or not by this script
 
 
-@pytest.mark.parametrize("method", ["claim", "settle", "beat", "feed", "tick", "release_due", "extend"])
+@pytest.mark.parametrize("method", ["claim", "settle", "beat", "feed", "tick", "due", "extend"])
 async def test_calls_may_fail_many_times_in_a_row(method: str) -> None:
     store = await run_with(FaultyStore(method, 2, unavailable, after=False, times=6))
     assert store.failures == 6

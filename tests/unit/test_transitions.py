@@ -134,7 +134,7 @@ def test_each_move_starts_from_the_statuses_it_is_meant_for() -> None:
         "unblock": {"blocked"},
         "unblock_later": {"blocked"},
         "release_due": {"delayed"},
-        "claim": {"ready"},
+        "claim": {"ready", "delayed"},
         "delay": {"ready"},
         "replace": waiting,
         "replace_later": waiting,

@@ -53,6 +53,8 @@ def ready(ask: Ask) -> dict[str, Any]:
         "_id": {"$not": {"$type": "object"}},
     }
     found |= known(ask)
+    if ask.due:
+        found |= due()
     if ask.ids is not None:
         found["_id"] = {"$in": list(ask.ids)}
     if ask.slots <= 0:
@@ -303,6 +305,7 @@ def due_and_next(limit: int, collection: str) -> list[dict[str, Any]]:
         {"$limit": limit},
         {"$project": {"queue": 1} | dict.fromkeys(CLAIMED_BY, 1)},
         {"$unionWith": {"coll": collection, "pipeline": next_instant("due_at", {"status": DELAYED} | ahead)}},
+        {"$limit": limit},  # where that many are due, the next is not looked for behind all of them
     ]
 
 

@@ -35,6 +35,7 @@ TABLE: Final[dict[Status, dict[str, Status]]] = {
     },
     DELAYED: {
         "release_due": READY,
+        "claim": RUNNING,
         "replace": READY,
         "replace_later": DELAYED,
         "cancel": CANCELLED,
@@ -79,7 +80,7 @@ MEANINGS: Final[dict[str, str]] = {
     "replace": "A later put with its unique key takes its place, claimable at once.",
     "replace_later": "The same, with `delay_s` or `at`.",
     "delay": "Put off while nobody holds it.",
-    "claim": "A holder takes it; the attempt is counted.",
+    "claim": "A holder takes it, at its due time where it was delayed; the attempt is counted.",
     "extend": "Its holder keeps it for another lease.",
     "succeed": "The attempt succeeded; with `keep_s=0` the task is deleted instead.",
     "retry": "The attempt failed, another follows at once.",

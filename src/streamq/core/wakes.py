@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from bson import Timestamp
 
 from streamq.core import control
 from streamq.core.claim import is_number
@@ -24,8 +25,8 @@ from streamq.core.wake import Wake, WakeKind
 ENDS = ("expires_at", "lifetime_until")
 """Instants of a new task at which the scheduler has to see to it. Ordinary tasks have none."""
 
-CLAIMED_BY = ("task", "max_attempts", "group_lock")
-"""What tells who may claim a task, and how."""
+CLAIMED_BY = ("task", "max_attempts", "group_lock", "priority", "seq")
+"""What tells who may claim a task, how, and before which others."""
 
 END_OF_STREAM = ("drop", "rename", "dropDatabase", "invalidate")
 
@@ -145,6 +146,14 @@ def wake_of_due(document: Mapping[str, Any]) -> Wake:
     durable = not (is_number(most) and most > 1) or "group_lock" in document
     name = task if isinstance(task, str) else None
     return Wake("ready", document["_id"], document["queue"], name, is_new=True, durable=durable)
+
+
+def by_urgency(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what sorts documents as `queries.CLAIM_ORDER` does; one without a place comes last."""
+    priority, seq = document.get("priority"), document.get("seq")
+    if isinstance(priority, int | float) and is_number(priority) and isinstance(seq, Timestamp):
+        return False, -priority, seq
+    return True, 0, Timestamp(0, 0)
 
 
 def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:

@@ -195,14 +195,15 @@ class Intake:
 
     # --- in the feed's thread ---------------------------------------------------------------------------------
 
-    def claim_early(self, wake: Wake) -> Early | None:
-        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake."""
+    def claim_early(self, wake: Wake, *, due: bool = False) -> Early | None:
+        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake. With
+        `due` it is a delayed task whose time has come."""
         if (
             self._paused
             or wake.id is None
             or not wake.is_new
             or self.wants.limits is not None
-            or self._hints.was_heard(wake.id)
+            or (not due and self._hints.was_heard(wake.id))  # else it is no echo: it was read from the store
             or not self._knows(wake)
             or self.rendezvous.place(wake)
             or 0 < len(self._standing_by) >= self.takers.offer.left
@@ -210,7 +211,7 @@ class Intake:
         ):
             return None
         sent_at = clock.thread_now()
-        ask = self._ask(demand.ClaimIds((wake.id,), wake.durable))
+        ask = self._ask(demand.ClaimIds((wake.id,), wake.durable), due=due)
         try:
             return Early(self, wake, self._store.claim(ask), None, sent_at)
         except Exception as error:  # noqa: BLE001 - the slot must come back whatever happens; the claimer raises it
@@ -346,7 +347,7 @@ class Intake:
             self._pressure.note(clock.now(), obtained, full=full)
             self.claimed_from_head()
 
-    def _ask(self, action: demand.ClaimIds | demand.ClaimHead) -> Ask:
+    def _ask(self, action: demand.ClaimIds | demand.ClaimHead, *, due: bool = False) -> Ask:
         if isinstance(action, demand.ClaimIds):
             limit, spare, ids, durable, past = len(action.ids), 0, action.ids, action.durable, None
         else:
@@ -367,6 +368,7 @@ class Intake:
             leases=self.wants.leases,
             limits=self.wants.limits,
             past=past,
+            due=due,
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:

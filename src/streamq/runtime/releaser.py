@@ -1,10 +1,11 @@
-"""The releaser: sleeps until the next delayed task is due, releases what is, and wakes this process's own takers.
+"""The releaser: sleeps until the next delayed task is due, and brings what is to this process's own takers, or to all.
 
 Beside the scheduler, which it is told the first instants by: what a scheduler's look does may wait for a majority, and
 a task that is due is not to wait behind it. Every worker has one; by rank the others stand by as for the scheduler.
 
-    due ──→ release_due (w:1) ──→ own intakes look at their queues ──→ due …
-                              └──→ flush, one in flight: then the streams tell the others
+    due? ──→ a few, and takers wait: claimed by id, here and now ──→ the takers ──→ due? …
+         └─→ else release_due (w:1) ──→ own intakes claim ──→ due? …
+                                    └─→ flush, one in flight: then the streams tell the others
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import trio
 
 from streamq.bridge import Bridge
@@ -19,24 +21,41 @@ from streamq.core.member import Roster
 from streamq.core.wake import Wake
 from streamq.errors import StoreError
 from streamq.runtime import clock
+from streamq.runtime.intake import Early
 from streamq.runtime.journal import Journal
-from streamq.store.contract import Released, Store
+from streamq.store.contract import Due, Released, Store
 
 PAUSE_S: Final = (0.1, 5.0)
 """Shortest and longest pause after an error, doubling, jittered."""
 
 
-Claim = Callable[[Sequence[Wake]], Sequence[object]]
-"""From what was released to what trio is to be told: what was claimed at once, else the wakes."""
+CLAIMED_IN_A_ROW: Final = 2
+"""Due tasks that are claimed one by one, if takers wait for them: a trip each. More are released by one statement for
+all, and claimed by two."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What one look came to: what was claimed at once, whom to wake for the rest, and what went wrong."""
+
+    due: Due
+    early: Sequence[Early]
+    wakes: Sequence[Wake]
+    released: Released
+    error: StoreError | None = None
 
 
 class Releaser:
     """Runs as two tasks, `run` and `flush`; `hear` may be called at any time."""
 
     def __init__(
-        self, store: Store, bridge: Bridge, claim: Claim, deliver: Callable[[Sequence[object]], None], journal: Journal
+        self,
+        store: Store,
+        bridge: Bridge,
+        claim: Callable[[Wake], Early | None],
+        deliver: Callable[[Sequence[object]], None],
+        journal: Journal,
     ) -> None:
-        """`claim` is called in the thread that released; `deliver` in trio's, with what that returned."""
+        """`claim` is called in the thread that looks; `deliver` in trio's, with what it obtained and other wakes."""
         self._store = store
         self._bridge = bridge
         self._claim = claim
@@ -65,14 +84,15 @@ class Releaser:
             self._look_at = float("inf")
             sent_at = clock.now()
             try:
-                released, items = await self._bridge.call(self._release)
+                done = await self._bridge.call(self._release)
+                self._note(done, sent_at)
+                if done.error is not None:
+                    raise done.error
                 pause_s = PAUSE_S[0]
             except StoreError as error:
                 self._journal.write("store error", doing="release", error=error)
                 self._sooner(clock.now() + clock.jittered(pause_s))
                 pause_s = min(pause_s * 2, PAUSE_S[1])
-                continue
-            self._note(released, items, sent_at)
 
     async def flush(self) -> None:
         """Hasten what the streams tell of releases, for ever. Cancellation: safe; a write in flight is waited for."""
@@ -87,21 +107,35 @@ class Releaser:
                 # Nothing is owed: the server comes to it by itself, or takes the releases back and they are due again.
                 self._journal.write("store error", doing="flush releases", error=error)
 
-    def _release(self) -> tuple[Released, Sequence[object]]:
-        released = self._store.release_due()
-        return released, self._claim(released.wakes)
+    def _release(self) -> Done:
+        """Look, and see to what is due. In a thread: what has been claimed must be told in any case."""
+        due = self._store.due()
+        tried = [self._claim(wake) for wake in due.wakes] if len(due.wakes) <= CLAIMED_IN_A_ROW else []
+        early = [one for one in tried if one is not None]
+        mine = {one.wake.id for one in early if one.claimed is not None and one.claimed.claims}
+        rest = [wake for wake in due.wakes if wake.id not in mine]
+        ids = [*(wake.id for wake in rest if wake.id is not None), *due.others]
+        try:
+            released = self._store.release_due(ids) if ids else Released(0)
+        except StoreError as error:
+            return Done(due, early, (), Released(0), error)
+        return Done(due, early, rest, released)
 
-    def _note(self, released: Released, items: Sequence[object], sent_at: float) -> None:
-        self._deliver(items)
-        if released.next_s is not None:
+    def _note(self, done: Done, sent_at: float) -> None:
+        self._deliver([*done.early, *done.wakes])
+        released, next_s = done.released, done.due.next_s
+        if released.again_s is not None:
+            # What is refused stays due. If nothing else was there, the next look waits too.
+            stuck = next_s is None or (next_s <= 0 and not released.moved)
+            next_s = released.again_s if next_s is None or stuck else min(next_s, released.again_s)
+        if next_s is not None:
             # The server counted after `sent_at`: a look that comes a moment too soon is cheaper than one too late. What
             # one step left over is next at once.
-            more = released.wakes and released.next_s <= 0
-            self._sooner(sent_at + released.next_s + (0.0 if more else self._stand_by_s))
+            self._sooner(sent_at + next_s + (0.0 if next_s <= 0 else self._stand_by_s))
         for refused in released.refused:
             self._journal.write_once("task cannot be moved", refused.id, doing="release", error=refused.said)
-        if released.wakes:
-            self._journal.add("released", len(released.wakes))
+        if released.moved:
+            self._journal.add("released", released.moved)
             self._unflushed = True
             self._flusher.unpark_all()
 

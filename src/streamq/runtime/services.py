@@ -21,7 +21,7 @@ from streamq.runtime import clock
 from streamq.runtime.abandoner import Abandoner
 from streamq.runtime.canceller import Canceller
 from streamq.runtime.held import Holdings
-from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.keeper import Keeper
 from streamq.runtime.picker import Picker
@@ -64,7 +64,7 @@ class Services:
         self.reporter = Reporter(store, bridge, self.holdings, journal)
         self.keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
-        self._releaser = Releaser(store, bridge, self._claim_released, self._released_due, journal)
+        self._releaser = Releaser(store, bridge, self._claim_due, self._released_due, journal)
         self._scheduler = Scheduler(store, bridge, self._releaser, self._released, journal, lease_s)
         self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
         self._tailer = Tailer(store, bridge, journal) if store.has_tail else None
@@ -173,8 +173,8 @@ class Services:
     def _released(self, tick: Tick) -> None:
         self.watcher.told([Wake("ready", id, queue) for id, queue in tick.released])
 
-    def _claim_released(self, wakes: Sequence[Wake]) -> Sequence[object]:
-        return self.watcher.swift_released(wakes)
+    def _claim_due(self, wake: Wake) -> Early | None:
+        return self.watcher.claim_due(wake)
 
     def _released_due(self, items: Sequence[object]) -> None:
         # Of a task that is still held here (its giving back is not answered yet) a wake as of a new one would be taken

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from streamq.bridge import SWIFT_IN_A_ROW, Bridge
+from streamq.bridge import Bridge
 from streamq.core.member import BEAT_S, Member, Roster
 from streamq.core.rendezvous import Rendezvous
 from streamq.core.wake import Wake
@@ -156,23 +156,21 @@ class Watcher:
         self._last_wake_at = now
         if wake.kind != "ready" or not quiet:
             return None
-        early = self._claim_early(wake)
+        early = self._claim_early(wake, due=False)
         if early is not None:
             self._last_wake_at = clock.thread_now()
         return early
 
-    def _claim_early(self, wake: Wake) -> Early | None:
+    def _claim_early(self, wake: Wake, *, due: bool) -> Early | None:
         for intake in self._intakes:
-            if intake.wants.queue == wake.queue and (early := intake.claim_early(wake)) is not None:
+            if intake.wants.queue == wake.queue and (early := intake.claim_early(wake, due=due)) is not None:
                 return early
         return None
 
-    def swift_released(self, wakes: Sequence[Wake]) -> Sequence[object]:
-        """Claim at once what this process has just released, in the thread that did: as `swift`, and no more than a few
-        one after the other."""
-        if len(wakes) > SWIFT_IN_A_ROW:
-            return wakes
-        return [self._claim_early(wake) or wake for wake in wakes]
+    def claim_due(self, wake: Wake) -> Early | None:
+        """Claim a delayed task whose time has come for an idle intake, in the thread that read it; None: it is to be
+        released."""
+        return self._claim_early(wake, due=True)
 
     def told(self, items: Sequence[object]) -> None:
         """Hand wakes, and what was claimed at once, to those they are for."""

@@ -78,16 +78,23 @@ class Tick(msgspec.Struct, frozen=True):
     due_s: float | None = None
 
 
-class Released(msgspec.Struct, frozen=True):
-    """What one release of due tasks did and when the next is due.
-
-    `wakes` tell of the tasks made ready, as of new ones: all is known that a claim by id needs. `next_s` and `refused`
-    are as of a `Tick`.
-    """
+class Due(msgspec.Struct, frozen=True):
+    """Delayed tasks that are due, the more urgent first, told of as a stream does of new ones: all is known that a
+    claim by id needs. `next_s` is the time until the next is due, 0.0 when more are than were read, None when none is
+    ahead. `others` are due too and may be released, but nobody could be woken for them."""
 
     wakes: tuple[Wake, ...]
     next_s: float | None
+    others: tuple[Any, ...] = ()
+
+
+class Released(msgspec.Struct, frozen=True):
+    """What one release of due tasks did: how many it moved. `refused` are as of a `Tick`; `again_s` says when what was
+    not moved may be tried again, None when all was."""
+
+    moved: int
     refused: tuple[Refused, ...] = ()
+    again_s: float | None = None
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -228,8 +235,11 @@ class Store(Records, Protocol):
         """Release what is due, take back what has ended, end what has expired, remove what has outlived its time, and
         say when to look again. Without `releases` what is due stays: somebody calls `release_due`."""
 
-    def release_due(self) -> Released:
-        """Release some of what is due and say when the next is; nobody waits for a majority here.
+    def due(self) -> Due:
+        """Read some of what is due, and when the next is."""
+
+    def release_due(self, ids: Sequence[ObjectId]) -> Released:
+        """Release those of `ids` that are due; nobody waits for a majority here.
 
         Until one has it the streams tell nothing of it, and a failover may undo it: the task is delayed again then,
         and due. `flush` hastens that.

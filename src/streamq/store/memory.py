@@ -53,11 +53,22 @@ from streamq.core.transitions import is_terminal
 from streamq.core.unclaimed import Unclaimed, unclaimed_of
 from streamq.core.unique_key import UniqueKey, held_id, stored_key
 from streamq.core.wake import Wake
-from streamq.core.wakes import Interest, wake_of_document, wake_of_due
+from streamq.core.wakes import Interest, by_urgency, wake_of_document, wake_of_due
 from streamq.core.workers import WorkerView, workers_of
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
 from streamq.store import memory_records
-from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Released, Renewed, Tick
+from streamq.store.contract import (
+    NO_DEAD_LETTERS,
+    Claimed,
+    Deleted,
+    Due,
+    Firing,
+    Purged,
+    Refused,
+    Released,
+    Renewed,
+    Tick,
+)
 from streamq.store.memory_shelf import MemoryShelf
 
 
@@ -207,7 +218,7 @@ class MemoryStore:
         now = whole_ms(self._clock())
         if ask.limits is not None:
             return MemoryShelf(self.documents, self.buckets, ask, now, self._tell).claim(ask.limits)
-        ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask)]
+        ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask, now)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
         found, chosen = _startable(ready, ask, now)
         if not chosen:
@@ -373,14 +384,22 @@ class MemoryStore:
             ahead = 0.0
         return Tick(tuple(released), failed, ahead, followed=len(marked), expired=expired, removed=removed, due_s=due_s)
 
-    def release_due(self) -> Released:
+    def due(self) -> Due:
+        """See `Store.due`."""
+        now = whole_ms(self._clock())
+        found = [document for document in self.documents.values() if release_due.is_due(document, now)]
+        ahead = _ahead_s([instant for instant in self._dues() if instant > now], now)
+        return Due(tuple(wake_of_due(one) for one in sorted(found, key=by_urgency)), ahead)
+
+    def release_due(self, ids: Sequence[ObjectId]) -> Released:
         """See `Store.release_due`."""
         now = whole_ms(self._clock())
-        due = [document for document in self.documents.values() if release_due.is_due(document, now)]
+        found = [self.documents[id] for id in ids if id in self.documents]
+        due = [document for document in found if release_due.is_due(document, now)]
         for document in due:
             release_due.apply(document, now)
             self._tell(document)
-        return Released(tuple(wake_of_due(one) for one in due), _ahead_s(self._dues(), now))
+        return Released(len(due))
 
     def flush(self) -> None:
         """See `Store.flush`: all that is written is told at once."""

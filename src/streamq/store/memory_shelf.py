@@ -59,7 +59,7 @@ class MemoryShelf:
     def head(self, limit: int) -> Sequence[Found]:
         """See `Shelf.head`."""
         documents = [one for one in self._documents.values() if not expire.is_over(one, self._now)]
-        ready = [document for document in documents if move.is_ready(document, self._ask)]
+        ready = [document for document in documents if move.is_ready(document, self._ask, self._now)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
         return ready[:limit]
 

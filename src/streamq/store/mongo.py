@@ -52,7 +52,18 @@ from streamq.store import (
 )
 from streamq.store.clock import ServerClock
 from streamq.store.collections import Document, Tasks, tasks_of
-from streamq.store.contract import NO_DEAD_LETTERS, Claimed, Deleted, Firing, Purged, Refused, Released, Renewed, Tick
+from streamq.store.contract import (
+    NO_DEAD_LETTERS,
+    Claimed,
+    Deleted,
+    Due,
+    Firing,
+    Purged,
+    Refused,
+    Released,
+    Renewed,
+    Tick,
+)
 from streamq.store.faults import reading, writing
 from streamq.store.feed import MongoFeed
 from streamq.store.setup import check_server, connect, make_indexes
@@ -212,9 +223,13 @@ class MongoStore:
             stuck.append(Refused("dead letters", str(error)))
         return msgspec.structs.replace(done, refused=(*done.refused, *stuck)) if stuck else done
 
-    def release_due(self) -> Released:
-        """See `Store.release_due`. Trips: 1 when nothing is due, else 2."""
-        return releasing.release_due(self._tasks)
+    def due(self) -> Due:
+        """See `Store.due`. Trips: 1."""
+        return releasing.due(self._tasks)
+
+    def release_due(self, ids: Sequence[ObjectId]) -> Released:
+        """See `Store.release_due`. Trips: 1."""
+        return releasing.release_due(self._tasks, ids)
 
     def flush(self) -> None:
         """See `Store.flush`. Trips: 1."""

@@ -51,19 +51,17 @@ def move(
 
 def named(documents: Iterable[Document], refused: list[Refused]) -> list[tuple[ObjectId, str]]:
     """Say what came back, and to which queue."""
-    return [(document["_id"], document["queue"]) for document in moved(documents, refused)]
-
-
-def moved(documents: Iterable[Document], refused: list[Refused]) -> list[Document]:
-    """Return those that came back. Without a queue's name there is nobody to wake."""
     stuck = [one.id for one in refused]
     return [
-        document
+        (document["_id"], document["queue"])
         for document in documents
-        if isinstance(document.get("queue"), str)
-        and not isinstance(document["_id"], dict)
-        and document["_id"] not in stuck
+        if wakes_somebody(document) and document["_id"] not in stuck
     ]
+
+
+def wakes_somebody(document: Document) -> bool:
+    """Say whether a task can be told of: without a queue's name there is nobody to wake."""
+    return isinstance(document.get("queue"), str) and not isinstance(document["_id"], dict)
 
 
 def lasting(refused: Iterable[Refused]) -> tuple[Refused, ...]:

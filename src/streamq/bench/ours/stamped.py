@@ -56,11 +56,11 @@ class StampedStore(MongoStore):
         self.worked.note_settled(time.monotonic_ns(), len(settlements))
         return verdicts
 
-    def release_due(self) -> Released:
+    def release_due(self, ids: Sequence[ObjectId]) -> Released:
         """Release what is due, and note how much was by when (by the wall clock)."""
-        released = super().release_due()
-        if released.wakes:
-            self.worked.released.append((time.time_ns(), len(released.wakes)))
+        released = super().release_due(ids)
+        if released.moved:
+            self.worked.released.append((time.time_ns(), released.moved))
         return released
 
     def rows(self, handled: Sequence[tuple[int, int]]) -> list[RunRow]:

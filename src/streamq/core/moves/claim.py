@@ -1,5 +1,5 @@
-"""Claim: a ready task becomes running in the hands of one holder. The attempt is counted here, so that a task
-which kills its process is bounded."""
+"""Claim: a ready task, or a delayed one that is due, becomes running in the hands of one holder. The attempt is counted
+here, so that a task which kills its process is bounded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import msgspec
 
 from streamq.core import queries
 from streamq.core.claim import Ask
-from streamq.core.document import READY, TaskDocument
+from streamq.core.document import DELAYED, READY, TaskDocument
 from streamq.core.moves import total
 from streamq.core.moves.fence import after, after_ms
+from streamq.core.moves.release_due import is_due
 from streamq.core.transitions import next_status
 
 WAKES: Final = ["ready_in", "freed_in"]
@@ -54,7 +55,7 @@ def revision_guard(revision: float) -> dict[str, Any]:
 def update(ask: Ask, place: Place | None = None, *, plain: bool = False) -> list[dict[str, Any]]:
     """Build the update that claims; of a task whose queue has limits with its `place`."""
     fields = {
-        "status": next_status(READY, "claim"),
+        "status": next_status(DELAYED if ask.due else READY, "claim"),
         "claim_id": ask.claim_id,
         "lease_until": _lease_until(ask),
         "attempt": {"$add": ["$attempt", 1]},
@@ -79,10 +80,10 @@ def _lease_until(ask: Ask) -> dict[str, Any]:
     return {"$switch": {"branches": own, "default": after_ms(ask.lease_s)}}
 
 
-def is_ready(document: TaskDocument, ask: Ask) -> bool:
+def is_ready(document: TaskDocument, ask: Ask, now: datetime) -> bool:
     """`queries.ready`, for a document in memory."""
     return (
-        document["status"] == READY
+        (is_due(document, now) if ask.due else document["status"] == READY)
         and document["queue"] == ask.queue
         and (ask.only is None or document["task"] in ask.only)
         and (ask.ids is None or document["_id"] in ask.ids)
