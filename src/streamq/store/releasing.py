@@ -21,10 +21,11 @@ from streamq.core.moves import release_due as move_due
 from streamq.core.wakes import by_urgency, wake_of_due
 from streamq.store.collections import Tasks
 from streamq.store.contract import Due, Refused, Released
-from streamq.store.faults import reading
+from streamq.store.faults import reading, rereading
 from streamq.store.moving import MOST_A_TICK, lasting, move, pause_s, wakes_somebody
 
 
+@rereading
 def due(tasks: Tasks) -> Due:
     """See `Store.due`. Trips: 1."""
     with reading("look for due tasks"), tasks.deadline():
