@@ -141,6 +141,17 @@ def test_run_ends_within_its_duration_and_says_what_was_not_done(bench: Bench) -
     assert found["unfinished"]
 
 
+def test_latency_compares_both_ways_to_wake_in_one_run(bench: Bench) -> None:
+    found = bench("latency", *SMALL["latency"].split(), "--wake", "both")
+    assert [found[name]["count"] for name in ("floor", "streamq", "tailable")] == [60, 60, 60]
+    assert {"pickup_p50", "pickup_p99", "put_ack_p50", "put_ack_p99"} == found["tailable_to_stream"].keys()
+
+
+def test_nodes_are_refused_beside_a_server_that_is_given(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "puts", "--uri", "mongodb://127.0.0.1:1/", "--nodes", "3"]) == 2
+    assert "--nodes" in capfd.readouterr().err
+
+
 def test_compare_shows_figures_side_by_side_and_what_differs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     line = {

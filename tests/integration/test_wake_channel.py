@@ -131,6 +131,7 @@ async def test_wake_channel_that_dies_is_opened_again_and_what_it_missed_the_str
         between_now = here.journal.counts["wake channel open"]
         assert await result(await echo.put("b")) == "b"
         assert here.journal.counts["wake channel open"] == between_now
+        assert not here.journal.counts["stream lost, trying again"]  # the stream does not notice
         nursery.cancel_scope.cancel()
 
 

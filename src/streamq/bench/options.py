@@ -20,6 +20,7 @@ class Common:
     uri: Annotated[
         str | None, Parameter(help="The server to measure on; default: an embedded one, started for the run.")
     ] = None
+    nodes: Annotated[int, Parameter(help="Nodes of the embedded server, all on this machine.")] = 1
     i_own_this_server: Annotated[
         bool, Parameter(negative=(), help="Measure on a server that is not on this machine.")
     ] = False

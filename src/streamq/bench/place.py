@@ -18,6 +18,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from streamq import embedded
+from streamq.core.notice import WakeBy
 from streamq.errors import StoreUnavailable, UsageError
 from streamq.store.mongo import MongoStore
 
@@ -30,10 +31,11 @@ Tasks = Collection[dict[str, Any]]
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A server and a database. Plain values: it travels to the processes of a run."""
+    """A server, a database and how streamq's puts wake there. Plain values: it travels to the processes of a run."""
 
     uri: str
     database: str
+    wake: WakeBy = "stream"
 
     def prepare(self) -> None:
         """Make the collection with streamq's own indexes: the floor pays for the same ones."""
@@ -50,9 +52,9 @@ class Place(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def made(uri: str) -> Iterator[Place]:
+def made(uri: str, wake: WakeBy = "stream") -> Iterator[Place]:
     """Make a database of its own, with streamq's indexes; drop it after."""
-    one = Place(uri, PREFIX + os.urandom(6).hex())
+    one = Place(uri, PREFIX + os.urandom(6).hex(), wake)
     try:
         one.prepare()
         yield one
@@ -61,11 +63,13 @@ def made(uri: str) -> Iterator[Place]:
 
 
 @contextmanager
-def server(uri: str | None, *, own: bool) -> Iterator[str]:
+def server(uri: str | None, *, own: bool, nodes: int = 1) -> Iterator[str]:
     """Yield the URI to measure on: the one given, if it is on this machine or said to be one's `own`; else that of an
-    embedded server. Raises `UsageError`."""
+    embedded server of so many nodes. Raises `UsageError`."""
+    if uri is not None and nodes != 1:
+        raise UsageError("--nodes is of the embedded server: how many a server of yours has is said there")
     if uri is None:
-        with embedded.start() as started:
+        with embedded.start(nodes=nodes) as started:
             yield started.uri
         return
     if not own:

@@ -15,6 +15,8 @@ from streamq.errors import UsageError
 FLOOR: Final = "floor"
 STREAMQ: Final = "streamq"
 CONTENDERS: Final = (FLOOR, STREAMQ)
+TAILABLE: Final = "tailable"
+"""streamq with its wake channel, beside streamq without."""
 
 Figures = dict[str, Any]
 Track = list[tuple[float, float]]

@@ -17,6 +17,7 @@ from streamq.bench.place import Place
 from streamq.bench.result import FLOOR
 from streamq.bench.run import Run
 from streamq.bench.worked import Put, Worked
+from streamq.core.notice import WakeBy
 
 Begin = Callable[[Actor, Place, int], None]
 """Lets a process consume so many tasks of a place."""
@@ -47,10 +48,10 @@ def pick_in_groups(name: str, slots: int, handler_s: float) -> Begin:
 
 
 def play_pickups(
-    run: Run, name: str, begin: Begin, rate: float, count: int, consumers: int = 1
+    run: Run, name: str, begin: Begin, rate: float, count: int, consumers: int = 1, wake: WakeBy = "stream"
 ) -> tuple[Put, list[Worked]]:
     """Put `count` tasks at `rate` in one process, while so many others consume."""
-    with run.place() as place:
+    with run.place(wake) as place:
         hands = run.cast.actors(f"{name} consumer", consumers)
         for hand in hands:
             begin(hand, place, count)

@@ -18,6 +18,7 @@ from streamq.bench.options import Common
 from streamq.bench.place import Place
 from streamq.bench.result import CONTENDERS, Figures, Result
 from streamq.bench.screen import Bar, progress, show
+from streamq.core.notice import WakeBy
 
 SLACK: Final = 1.2
 """A further turn is begun if so many times the longest one so far fits into the time left."""
@@ -39,11 +40,11 @@ class Run:
         """When all measuring must have ended, by `time.monotonic`."""
         return self.budget.until
 
-    def place(self) -> AbstractContextManager[Place]:
+    def place(self, wake: WakeBy = "stream") -> AbstractContextManager[Place]:
         """Make a database for one round; it is dropped after."""
-        return place.made(self.uri)
+        return place.made(self.uri, wake)
 
-    def turns(self, count: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def turns(self, count: int, contenders: tuple[str, ...] = CONTENDERS) -> Iterator[tuple[int, tuple[str, ...]]]:
         """Yield `count` turns: their numbers, and the contenders, who begin alternately. Fewer when time is short."""
         self.bar.begin("round 1", count)
         longest_s = 0.0
@@ -53,7 +54,8 @@ class Run:
                 self.undone(f"{count - number} of {count} rounds")
                 return
             self.bar.say(f"round {number + 1}")
-            yield number, CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]
+            first = number % len(contenders)
+            yield number, (*contenders[first:], *contenders[:first])
             longest_s = max(longest_s, time.monotonic() - began_at)
             self.bar.step()
 
@@ -99,7 +101,10 @@ def running(scenario: str, common: Common, duration_s: float, options: Figures) 
     unfinished: list[str] = []
     with _ended_in_order(), budget.enforced():
         try:
-            with place.server(common.uri, own=common.i_own_this_server) as uri, progress(scenario) as bar:
+            with (
+                place.server(common.uri, own=common.i_own_this_server, nodes=common.nodes) as uri,
+                progress(scenario) as bar,
+            ):
                 about = machine(uri)
                 cast = Cast(budget.until)
                 run = Run(budget, cast, uri, bar)

@@ -32,7 +32,7 @@ def put_at_rate(stage: Stage, place: Place, rate: float, count: int, queue: str 
 
 
 async def _put_at_rate(stage: Stage, place: Place, rate: float, count: int, queue: str, first: int) -> Put:
-    app = StreamQ(place.uri, database=place.database)
+    app = StreamQ(place.uri, database=place.database, wake=place.wake)
     noop = declared(app, queue, HANDLER if queue == QUEUE else queue)
     rows = [(0, 0, 0)] * count
     put = Put()

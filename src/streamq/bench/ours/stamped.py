@@ -20,6 +20,7 @@ from streamq.core.wakes import Interest
 from streamq.store.contract import Claimed, Feed, Released
 from streamq.store.feed import MongoFeed
 from streamq.store.mongo import MongoStore
+from streamq.store.wake_channel import TailFeed
 
 
 class StampedStore(MongoStore):
@@ -38,6 +39,11 @@ class StampedStore(MongoStore):
         """Open a stream and count it."""
         self.worked.streams += 1
         feed = super().feed(interest, await_s)
+        return StampedFeed(feed, self._heard) if self.each else feed  # type: ignore[return-value]
+
+    def tail(self, queues: Sequence[str], bell: str, await_s: float | None = None) -> TailFeed:
+        """Open the wake channel."""
+        feed = super().tail(queues, bell, await_s)
         return StampedFeed(feed, self._heard) if self.each else feed  # type: ignore[return-value]
 
     def claim(self, ask: Ask) -> Claimed:
@@ -74,7 +80,7 @@ class StampedStore(MongoStore):
 
 
 class StampedFeed:
-    """A feed that notes when each task's event was read."""
+    """A feed that notes when each task was told of first."""
 
     def __init__(self, feed: Feed, heard: dict[ObjectId, int]) -> None:
         self._feed = feed
@@ -84,7 +90,7 @@ class StampedFeed:
         """See `Feed.read`."""
         wake = self._feed.read()
         if wake is not None and wake.kind == "ready" and wake.id is not None:
-            self._heard[wake.id] = time.monotonic_ns()
+            self._heard.setdefault(wake.id, time.monotonic_ns())
         return wake
 
     def close(self) -> None:
@@ -94,7 +100,7 @@ class StampedFeed:
 
 def stamped(place: Place, *, each: bool = False, **options: Any) -> tuple[StreamQ, StampedStore]:
     """Make an app on a stamped store; close the store in the end."""
-    store = StampedStore.connect(place.uri, place.database)
+    store = StampedStore.connect(place.uri, place.database, wake=place.wake)
     assert isinstance(store, StampedStore)
     store.each = each
     return StreamQ.on(store, ThreadBridge(), **options), store
