@@ -87,8 +87,8 @@ class StreamQ:
         dead_letter_collection: where failed tasks are moved to, in the same database; default: they stay among the
             others. Give all apps of one tasks collection the same.
         wake: by what puts of this app wake workers, and by what its workers are woken: "stream", the change stream, or
-            "tailable", a small capped collection (`<collection>.wakes`) besides, which does not wait for a majority:
-            sooner on several nodes, for a second write a put. Apps that say either work together.
+            "tailable", a small capped collection (`<collection>.wakes`) besides, which tells before a majority has the
+            task, for a second write a put: measure whether it pays. Apps that say either work together.
 
     Putting, waiting and working need trio and `async with app`; `app.blocking` needs neither.
     """

@@ -166,6 +166,15 @@ def test_put_after_the_channel_was_dropped_is_stored_once_and_makes_no_ordinary_
     assert "tasks.wakes" not in tailed.mongo._database.list_collection_names()
 
 
+def test_nothing_is_written_by_one_that_does_not_know_whether_the_channel_is_there(tailed: MongoLab) -> None:
+    """Another thread of it may have found out that it was dropped, between this one's look and its write."""
+    channel_of(tailed).drop()
+    assert tailed.mongo._tasks.wakes is not None
+    tailed.mongo._tasks.wakes._uuid = None
+    tailed.mongo.ring_tail("bell")
+    assert "tasks.wakes" not in tailed.mongo._database.list_collection_names()
+
+
 def test_reader_makes_a_dropped_channel_anew_and_puts_find_it(
     tailed: MongoLab, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,8 @@ NAMESPACE_EXISTS: Final = 48
 
 REPLIES: Final[CodecOptions[Mapping[str, Any]]] = CodecOptions(tz_aware=True)
 
+NOT_TAKEN: Final[Mapping[str, Any]] = {"writeErrors": [{"errmsg": "there is no wake channel"}]}
+
 LOOK_S: Final = 1.0
 """How often a producer looks whether the collection is there again. Chosen freely: its puts wake by the stream
 meanwhile."""
@@ -74,16 +76,15 @@ class WakeChannel:
     def _find(self) -> bool:
         """Look for it; say whether it is there."""
         found: Mapping[str, Any] | None = next(iter(self._database.list_collections(filter={"name": self._name})), None)
-        self._uuid = None
-        if found is None:
-            return False
-        if not found.get("options", {}).get("capped"):
+        is_capped = found is not None and bool(found.get("options", {}).get("capped"))
+        # At once: puts of other threads may be telling it something.
+        self._uuid = found["info"]["uuid"] if found is not None and is_capped else None
+        if found is not None and not is_capped:
             raise StoreError(
                 f"{self._database.name}.{self._name} is no capped collection: drop or rename it, the next start makes "
                 'what wake="tailable" needs'
             )
-        self._uuid = found["info"]["uuid"]
-        return True
+        return is_capped
 
     def _create(self) -> None:
         try:
@@ -122,9 +123,12 @@ class WakeChannel:
             self._write(bell_of(bell), {"w": 1})
 
     def _write(self, document: Mapping[str, Any], concern: Mapping[str, Any]) -> Mapping[str, Any]:
-        command = {"insert": self._name, "documents": [dict(document)], "collectionUUID": self._uuid}
+        uuid = self._uuid
+        if uuid is None:
+            return NOT_TAKEN  # without a UUID the server would make what is not there
+        command = {"insert": self._name, "documents": [dict(document)], "collectionUUID": uuid}
         reply = written(self._database, command, concern)
-        if reply.get("writeErrors"):
+        if reply.get("writeErrors") and self._uuid == uuid:
             self._uuid = None  # dropped, most often: it is looked for again
         return reply
 
