@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -11,8 +11,10 @@ import trio.testing
 import streamq
 from streamq import LeaseLost, Retry, StoreUnavailable, UsageError
 from streamq.bridge import InlineBridge
+from streamq.core.claim import Ask
 from streamq.core.settlement import Settlement
 from streamq.runtime.takers import TAKES_A_TURN, Takers
+from streamq.store.contract import Claimed
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 from tests.runtime.test_cancel import SlowBridge, settled, slow_app
@@ -383,3 +385,47 @@ async def test_only_attempt_does_not_begin_in_a_worker_that_was_cancelled_as_a_s
             await trio.sleep(10)
         task = memory(app).documents[new.id]
         assert (task["status"], task["attempt"], began) == ("ready", 0, [])
+
+
+async def test_task_that_was_delayed_before_the_worker_came_starts_on_time() -> None:
+    """No stream tells of it: the scheduler's first look tells the releaser."""
+    app = memory_app(safety_scan_s=None, lease_s=86_400)
+
+    @app.task
+    async def when() -> float:
+        return trio.current_time()
+
+    async with app, trio.open_nursery() as nursery:
+        handle = await when.options(delay_s=50).put()
+        put_at = trio.current_time()
+        await trio.sleep(10)
+        await nursery.start(app.work)
+        assert await handle.result() - put_at == pytest.approx(50, abs=0.002)
+        nursery.cancel_scope.cancel()
+
+
+async def test_due_task_whose_claim_fails_is_released_at_once() -> None:
+    app = memory_app(safety_scan_s=None, lease_s=86_400)
+    store = cast(MemoryStore, app.store)
+    claim, failed = store.claim, 0
+
+    def failing(ask: Ask) -> Claimed:
+        nonlocal failed
+        if ask.due:
+            failed += 1
+            raise StoreUnavailable("no primary")
+        return claim(ask)
+
+    store.claim = failing  # type: ignore[method-assign]
+
+    @app.task
+    async def when() -> float:
+        return trio.current_time()
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        put_at = trio.current_time()
+        handle = await when.options(delay_s=5).put()
+        assert await handle.result() - put_at < 6
+        assert failed == 1
+        nursery.cancel_scope.cancel()
