@@ -7,6 +7,7 @@ the store's own deadline (a trio deadline cannot end a thread).
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, TypeVarTuple
@@ -34,6 +35,11 @@ SWIFT_IN_A_ROW: Final = 3
 """Wakes answered in the feed's thread while trio has not looked. One would leave the tasks that come after a stall of
 the server to a claim by way of trio, milliseconds later (p99.5 of the pickup 27 against 21 ms in one interleaved run);
 for a burst one claim for all is cheaper than many."""
+
+
+GIVE_WAY_S: Final = 0.0002
+"""How long the feed's thread stands back once it has poked trio: the driver's next request takes the interpreter's lock
+for about as long. From claim to handler p50 0.40 against 0.67 ms (medians of three interleaved runs of each)."""
 
 
 class Bridge(Protocol):
@@ -141,6 +147,8 @@ class _Pump:
                 if not self._poked:
                     self._poked = True
                     self._token.run_sync_soon(self._drain)
+                    # For no order's sake: the next read would hold the interpreter's lock against trio's thread.
+                    time.sleep(GIVE_WAY_S)
         finally:
             self._feed.close()
 
