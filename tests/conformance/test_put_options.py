@@ -102,6 +102,15 @@ def test_what_expires_between_being_found_and_being_taken_is_not_taken(
     assert mongo.stored(late)["attempt"] == 0
 
 
+@pytest.mark.parametrize("ends", [{"expires_in_s": 60}, {"total_timeout_s": 60}])
+def test_a_claim_of_what_was_told_to_have_no_end_leaves_what_has_one(lab: Lab, ends: dict[str, Any]) -> None:
+    """Told by a wake; a put with its unique key may have replaced it since."""
+    ended, endless = lab.put(**ends), lab.put()
+    assert lab.claim(ids=(ended,), plain=True) == []
+    assert [claim.id for claim in lab.claim(ids=(endless,), plain=True)] == [endless]
+    assert [claim.id for claim in lab.claim(ids=(ended,))] == [ended]
+
+
 @pytest.mark.parametrize("move", ["retry", "retry_later", "take_back"])
 def test_a_task_that_was_started_in_time_does_not_expire(lab: Lab, move: Any) -> None:
     claim = lab.claimed(expires_in_s=60)

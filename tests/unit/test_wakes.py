@@ -37,10 +37,17 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
     [
         (
             inserted(status="ready", queue="q", task="t", max_attempts=5),
-            Wake("ready", ID, "q", "t", is_new=True),
+            Wake("ready", ID, "q", "t", is_new=True, is_plain=True),
         ),
-        (inserted(status="ready", queue="q", max_attempts=1), Wake("ready", ID, "q", is_new=True, durable=True)),
-        (inserted(status="ready", queue="q"), Wake("ready", ID, "q", is_new=True, durable=True)),
+        (
+            inserted(status="ready", queue="q", max_attempts=1),
+            Wake("ready", ID, "q", is_new=True, durable=True, is_plain=True),
+        ),
+        (inserted(status="ready", queue="q"), Wake("ready", ID, "q", is_new=True, durable=True, is_plain=True)),
+        (
+            inserted(status="ready", queue="q", max_attempts=5, total_timeout_s=5.0),
+            Wake("ready", ID, "q", is_new=True),
+        ),
         (inserted(status="delayed", due_at=NOW + timedelta(seconds=5)), Wake("delayed", ID, due_in_s=5.0)),
         (inserted(status="delayed", due_at=NOW - timedelta(seconds=5)), Wake("delayed", ID)),
         (inserted(status="delayed", due_at="soon"), Wake("delayed", ID)),

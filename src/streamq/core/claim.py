@@ -72,8 +72,9 @@ class Ask(msgspec.Struct, frozen=True):
     process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a
     task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue is claimed;
     without, the asker knows from the stream. With `past` it looks behind that place only: what comes before it a claim
-    has found to be for others. With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if
-    it had been released first.
+    has found to be for others. With `plain` the one of `ids` is claimed only if it has no end by time, which the server
+    then need not work out. With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if it
+    had been released first.
     """
 
     queue: str
@@ -90,6 +91,7 @@ class Ask(msgspec.Struct, frozen=True):
     heeds_pause: bool = False
     past: Past | None = None
     due: bool = False
+    plain: bool = False
 
     def lease_of(self, task: object) -> float:
         """Return the lease of a task whose stored handler's name is `task`."""

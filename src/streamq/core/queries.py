@@ -37,6 +37,10 @@ UNEXPIRED: Final[dict[str, Any]] = {"$nor": [EXPIRED_BY_NOW]}
 task found (a thirtieth of a claim), which tasks without an expiry must not pay."""
 
 
+ENDLESS: Final[dict[str, Any]] = {"expires_at": {"$exists": False}, "total_timeout_s": {"$exists": False}}
+"""Leaves out what has an end by time: of the others no time needs to be worked out at their claim."""
+
+
 def ready(ask: Ask) -> dict[str, Any]:
     """Match what `ask` may claim.
 

@@ -16,7 +16,7 @@ class Wake(msgspec.Struct, frozen=True):
     """What one event said.
 
     - `ready`: task `id` of `queue` may be claimed; `task` is its handler's name and `durable` whether it must
-      be claimed with majority, both known for new tasks only (`is_new`).
+      be claimed with majority, both known for new tasks only (`is_new`); `is_plain` ones have no end by time.
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
     - both: `look_in_s`, where given, is when the scheduler has to see to it besides (it expires, or its life ends).
     - `settled`: task `id`, for whose result this process waits, has ended.
@@ -38,6 +38,7 @@ class Wake(msgspec.Struct, frozen=True):
     task: str | None = None
     is_new: bool = False
     durable: bool = False
+    is_plain: bool = False
     due_in_s: float = 0.0
     look_in_s: float | None = None
     lease_s: float = 0.0

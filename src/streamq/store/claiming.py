@@ -40,6 +40,9 @@ from streamq.store.faults import (
 )
 from streamq.store.looking_ahead import Head
 
+BY_ID: Final = [("_id", 1)]
+"""Said to the server, which else weighs the index of claims against it (0.05 ms of 1.2)."""
+
 MOST_LOOKS: Final = 10
 """How often one call looks past tasks that cannot be claimed. Each look passes over as many as were asked for."""
 
@@ -97,12 +100,14 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
     # So is one of a group, which would run beside the next.
     once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER, "group_lock": {"$exists": False}}
+    in_time = queries.ENDLESS if ask.plain else queries.UNEXPIRED
     into = tasks.durable if ask.durable else tasks.quick
     try:
         with tasks.deadline():
             taken = into.find_one_and_update(
-                queries.ready(ask) | queries.UNEXPIRED | {"_id": id} | once,
-                move.update(ask),
+                queries.ready(ask) | in_time | {"_id": id} | once,
+                move.update(ask, plain=ask.plain),
+                hint=BY_ID,
                 return_document=ReturnDocument.AFTER,
             )
     except DRIVER_ERRORS as error:
