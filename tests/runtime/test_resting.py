@@ -28,6 +28,7 @@ LASTS_S: dict[object, float] = {"long": 100.0, "longer than a window": WINDOW_S 
 @pytest.fixture(autouse=True)
 def less_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pressure, "BUSY_PER_S", BUSY_PER_S)
+    monkeypatch.setattr(pressure, "QUICK_PER_S", 2 * BUSY_PER_S)
 
 
 class Busy:
@@ -89,7 +90,7 @@ async def test_stream_rests_under_a_long_backlog_and_opens_when_it_is_drained() 
         assert not work.is_resting
         await work.until_resting()
         await work.until_drained()
-        await trio.sleep(REST_LOOK_S)
+        await trio.sleep(3 * WINDOW_S)
         assert not work.is_resting
         put_at = trio.current_time()
         await work.note_of_other.put("late")
@@ -107,8 +108,21 @@ async def test_every_task_put_while_the_stream_rests_and_opens_again_runs_soon()
             await work.note_of_other.put(("late", number))
             await trio.sleep(TASK_S / SLOTS * 1.1)  # a little slower than they run
         await work.until_drained()
-        assert not work.is_resting
         assert max(work.ran[one] - at for one, at in put_at.items()) < REST_LOOK_S / 2
+
+
+async def test_stream_rests_while_much_is_put_and_run_at_once_and_the_queue_is_looked_at_instead() -> None:
+    async with busy(0) as work:
+        put_at: dict[object, float] = {}
+        resting = 0
+        for number in range(600):
+            put_at[number] = trio.current_time()
+            await work.note_of_other.put(number)
+            await trio.sleep(TASK_S / SLOTS * 1.5)
+            resting += work.is_resting
+        await work.until_drained()
+        assert resting > 300
+        assert max(work.ran[one] - at for one, at in put_at.items()) < 2 * pressure.LOOK_S + TASK_S
 
 
 async def test_stream_stays_open_while_handlers_are_slow() -> None:

@@ -20,7 +20,7 @@ from streamq.bridge import Bridge
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.limits import Limits
-from streamq.core.pressure import Pressure
+from streamq.core.pressure import LOOK_S, Pressure
 from streamq.core.rendezvous import Rendezvous, StandBy, stand_by_s
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
@@ -113,8 +113,9 @@ class Intake:
         """Who is to try first; the watcher's, which knows the others."""
         self._standing_by = StandBy(MOST_HINTS)
         self._others_turn = trio.lowlevel.ParkingLot()
-        self.claimed_from_head: Callable[[], None] = lambda: None
-        """Called after each claim from the head: whether the queue `is_saturated` may have changed."""
+        self.has_claimed: Callable[[], None] = lambda: None
+        """Called after each claim: whether the queue `is_saturated` may have changed."""
+        self._unheard = False  # no stream tells of the queue: it is looked at every few ms
         self._again_at = float("inf")  # when a rate that holds the queue up has its next token
         self._scope = trio.CancelScope()
         self._started = False
@@ -139,7 +140,7 @@ class Intake:
 
     @property
     def is_saturated(self) -> bool:
-        """Say whether the queue gives more than is taken, so that its wakes tell nothing new."""
+        """Say whether the queue gives so much that looking at it costs less than its wakes."""
         return self.wants.limits is None and not self._paused and self._pressure.is_high(clock.now())
 
     def look(self) -> None:
@@ -167,6 +168,12 @@ class Intake:
             self.scan()
             return
         self.takers.withdraw(self)
+
+    def rest(self, unheard: bool) -> None:
+        """Note whether the stream that told of the queue is closed: then it is looked at, now and every few ms."""
+        self._unheard = unheard
+        if unheard:
+            self.scan()
 
     def hint(self, wake: Wake, *, at_once: bool = False) -> None:
         """Note that a task became ready. Unless it is to be tried `at_once`, other processes may come first."""
@@ -211,7 +218,7 @@ class Intake:
         ):
             return None
         sent_at = clock.thread_now()
-        ask = self._ask(demand.ClaimIds((wake.id,), wake.durable), due=due)
+        ask = self._ask(demand.ClaimIds((wake.id,), wake.durable), due=due, plain=wake.is_plain)
         try:
             return Early(self, wake, self._store.claim(ask), None, sent_at)
         except Exception as error:  # noqa: BLE001 - the slot must come back whatever happens; the claimer raises it
@@ -340,14 +347,22 @@ class Intake:
             # It has seen whatever was named before it; tasks that may not wait here were left out.
             self._only_startable = ask.slots <= 0
             self._behind = self._behind or self._only_startable
-        if isinstance(action, demand.ClaimHead):
+        self._weigh(claimed, goes_on=goes_on)
+
+    def _weigh(self, claimed: Claimed, *, goes_on: bool) -> None:
+        """Note what a claim says of whether the stream is needed."""
+        now = clock.now()
+        if goes_on or any(claim.followed for claim in claimed.claims):
             # By the stream alone are told: an end that others wait for, and what comes before the place where a look
             # past others goes on.
-            full = claimed.more and not goes_on and not any(claim.followed for claim in claimed.claims)
-            self._pressure.note(clock.now(), obtained, full=full)
-            self.claimed_from_head()
+            self._pressure.forget()
+        else:
+            self._pressure.note(now, len(claimed.claims), full=claimed.more)
+        self.has_claimed()
+        if self._unheard and not self._behind:
+            self._again_at = min(self._again_at, now + LOOK_S)
 
-    def _ask(self, action: demand.ClaimIds | demand.ClaimHead, *, due: bool = False) -> Ask:
+    def _ask(self, action: demand.ClaimIds | demand.ClaimHead, *, due: bool = False, plain: bool = False) -> Ask:
         if isinstance(action, demand.ClaimIds):
             limit, spare, ids, durable, past = len(action.ids), 0, action.ids, action.durable, None
         else:
@@ -369,6 +384,7 @@ class Intake:
             limits=self.wants.limits,
             past=past,
             due=due,
+            plain=plain,
         )
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:

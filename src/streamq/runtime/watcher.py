@@ -9,9 +9,9 @@ alone misses such a write (reproduced with a fail point). Every reopening repeat
 
 The barrier is the write of the member's own row, which registers the process as well.
 
-While every queue gives more than is taken, wakes tell nothing new and cost the server a quarter of its work: the stream
-is closed then ("resting"), what else it would tell is asked for now and then, and once a claim comes back short it is
-opened again, in the same order.
+While every queue gives much, the stream costs the server and this process a quarter of their work, more than looking at
+the queues every few ms does: it is closed then ("resting"), what else it would tell is asked for now and then, and once
+they give less it is opened again, in the same order.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Watcher:
         """
         self._intakes.extend(one for one in intakes if one not in self._intakes)
         for intake in intakes:
-            intake.claimed_from_head = self._weigh
+            intake.has_claimed = self._weigh
             intake.rendezvous = self._rendezvous
         await self._covered()
         if self._row().lease_s < self._told_lease_s:
@@ -375,11 +375,11 @@ class Watcher:
     # --- resting ------------------------------------------------------------------------------------------------
 
     def _is_saturated(self) -> bool:
-        """Say whether the stream tells nothing that is not known. Those who wait for results hear by it alone."""
+        """Say whether the stream costs more than looking. Those who wait for results hear by it alone."""
         return bool(self._intakes) and not self._waiters.wanted and all(one.is_saturated for one in self._intakes)
 
     def _weigh(self) -> None:
-        """After each claim from the head: close the stream that tells nothing new, open it when it may again."""
+        """After each claim: close the stream that costs more than it tells, open it when it may tell more again."""
         if self._resting:
             if not self._is_saturated() and self._following is not None:
                 self._following.cancel()
@@ -394,6 +394,9 @@ class Watcher:
         self._tired = False
         self._journal.debug("stream resting")
         self._resting = True
+        resting = list(self._intakes)
+        for intake in resting:
+            intake.rest(True)
         try:
             with trio.CancelScope() as self._following:
                 while self._is_saturated():
@@ -401,6 +404,8 @@ class Watcher:
                     await self._ask_instead()
         finally:
             self._resting = False
+            for intake in resting:
+                intake.rest(False)
 
     async def _ask_instead(self) -> None:
         """Ask what the stream would have told of, besides ready tasks."""
