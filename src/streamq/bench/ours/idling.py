@@ -14,6 +14,10 @@ from streamq.bench.ours.stamped import stamped
 from streamq.bench.place import HANDLER, QUEUE, Place
 
 
+SETTLED_S = 1.0
+"""A worker that has sent nothing for so long is through with its start."""
+
+
 def idle(stage: Stage, place: Place, handlers: int) -> dict[str, int]:
     """Work for so many handlers, each with a queue of its own, and get nothing to do; return the commands sent between
     ready and stop."""
@@ -31,6 +35,9 @@ async def _idle(stage: Stage, place: Place, handlers: int) -> dict[str, int]:
         app.task(queue=f"{QUEUE}{number}", name=f"{HANDLER}{number}")(handler)
     async with app, trio.open_nursery() as nursery:
         await nursery.start(app.work)
+        while commands.counts():  # the first looks at its queues are no idling
+            commands.clear()
+            await trio.sleep(SETTLED_S)
         stage.ready()
         await stage.gone()
         commands.clear()
