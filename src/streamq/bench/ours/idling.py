@@ -13,7 +13,6 @@ from streamq.bench.commands import Commands
 from streamq.bench.ours.stamped import stamped
 from streamq.bench.place import HANDLER, QUEUE, Place
 
-
 SETTLED_S = 1.0
 """A worker that has sent nothing for so long is through with its start."""
 
