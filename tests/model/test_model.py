@@ -816,13 +816,13 @@ PLANTED: dict[str, Bug] = {
     "requeue whatever the status": (0, [(requeue_move, "guard", requeued_whatever_the_status)]),
     "end left at requeue": (1, [(requeue_move, "update", end_left_at_requeue)]),
     "claim left at take-back": (1, [(take_back, "update", claim_left_at_take_back)]),
-    "single attempts wait": (6, [(claiming, "_startable", waits_for_single_attempts)]),
-    "goes back although it was to be cancelled": (16, [(cancel_move, "if_asked", asked_for_nothing)]),
+    "single attempts wait": (2, [(claiming, "_startable", waits_for_single_attempts)]),
+    "goes back although it was to be cancelled": (4, [(cancel_move, "if_asked", asked_for_nothing)]),
     "children are forgotten": (0, [(fence, "is_followed", lambda document: False)]),
     "any is all": (15, [(unblock, "_take_off", any_is_all)]),
-    "replaced although it runs": (23, [(replace_move, "NOT_STARTED", {})]),
+    "replaced although it runs": (1, [(replace_move, "NOT_STARTED", {})]),
     "a key left at the end": (1, [(fence, "LOCKS", ("held_up_by",))]),
-    "windows that overlap": (28, [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))]),
+    "windows that overlap": (57, [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))]),
     "snooze without delay": (4, [(settle_move, "after_ms", later_is_now)]),
 }
 
