@@ -21,8 +21,8 @@ from streamq.core.new_task import NewTask
 from streamq.core.schedule import Schedule
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.runtime import clock
+from streamq.runtime.alarm import PAUSE_S, Alarm
 from streamq.runtime.journal import Journal
-from streamq.runtime.releaser import PAUSE_S
 from streamq.store.contract import Firing, Store
 
 BACKSTOP_S: Final = 30.0
@@ -46,8 +46,7 @@ class Recurrer:
         self._member_id = member_id
         self._stand_by_s = 0.0
         self._served: list[Sequence[Schedule]] = []
-        self._sleep: trio.CancelScope | None = None
-        self._look_at = -float("inf")
+        self._alarm = Alarm(-float("inf"))
 
     def join(self, roster: Roster) -> None:
         """Learn this worker's rank."""
@@ -55,7 +54,7 @@ class Recurrer:
 
     def look(self) -> None:
         """Look soon: what is stored may have changed."""
-        self._sooner(clock.now())
+        self._alarm.sooner(clock.now())
 
     async def declare(self, schedules: Sequence[Schedule]) -> None:
         """Store what is declared here, while the server is away again and again.
@@ -84,30 +83,23 @@ class Recurrer:
 
     async def run(self) -> None:
         """Fire for ever. Cancellation: safe; a look in flight is waited for."""
-        pause_s = PAUSE_S[0]
         while True:
-            await self._wait()
-            self._look_at = float("inf")
+            await self._alarm.wait()
             schedules = list({one.name: one for served in self._served for one in served}.values())
             if not schedules:
                 continue
             try:
                 firing = await self._bridge.aside(self._store.fire, schedules, self._member_id)
-                pause_s = PAUSE_S[0]
+                self._alarm.went_well()
             except StoreError as error:
                 self._journal.write("store error", doing="fire schedules", error=error)
-                self._sooner(clock.now() + clock.jittered(pause_s))
-                pause_s = min(pause_s * 2, PAUSE_S[1])
+                self._alarm.failed()
                 continue
             self._note(firing)
 
-    async def _wait(self) -> None:
-        with trio.CancelScope(deadline=self._look_at) as self._sleep:
-            await trio.sleep_forever()
-
     def _note(self, firing: Firing) -> None:
         next_s = BACKSTOP_S if firing.next_s is None else min(firing.next_s, BACKSTOP_S)
-        self._sooner(clock.now() + next_s + self._stand_by_s)
+        self._alarm.sooner(clock.now() + next_s + self._stand_by_s)
         for refused in firing.refused:
             self._journal.write_once("schedule cannot be fired", refused.id, error=refused.said)
         for name, slot in firing.skipped:
@@ -115,8 +107,3 @@ class Recurrer:
         if firing.fired:
             self._journal.add("fired", len(firing.fired))
             self._fired(firing.fired)
-
-    def _sooner(self, at: float) -> None:
-        self._look_at = min(self._look_at, at)
-        if self._sleep is not None:
-            self._sleep.deadline = self._look_at

@@ -21,13 +21,10 @@ from streamq.core.member import Roster
 from streamq.core.wake import Wake
 from streamq.errors import StoreError
 from streamq.runtime import clock
+from streamq.runtime.alarm import Alarm
 from streamq.runtime.intake import Early
 from streamq.runtime.journal import Journal
 from streamq.store.contract import Due, Released, Store
-
-PAUSE_S: Final = (0.1, 5.0)
-"""Shortest and longest pause after an error, doubling, jittered."""
-
 
 CLAIMED_IN_A_ROW: Final = 2
 """Due tasks that are claimed one by one, if takers wait for them: a trip each. More are released by one statement for
@@ -62,8 +59,7 @@ class Releaser:
         self._deliver = deliver
         self._journal = journal
         self._stand_by_s = 0.0
-        self._look_at = float("inf")
-        self._sleep: trio.CancelScope | None = None
+        self._alarm = Alarm(float("inf"))
         self._unflushed = False
         self._flusher = trio.lowlevel.ParkingLot()
 
@@ -73,26 +69,22 @@ class Releaser:
 
     def hear(self, due_in_s: float) -> None:
         """Learn that a task is due in so many seconds."""
-        self._sooner(clock.now() + due_in_s + self._stand_by_s)
+        self._alarm.sooner(clock.now() + due_in_s + self._stand_by_s)
 
     async def run(self) -> None:
         """Release for ever. Cancellation: safe; a release in flight is waited for."""
-        pause_s = PAUSE_S[0]
         while True:
-            with trio.CancelScope(deadline=self._look_at) as self._sleep:
-                await trio.sleep_forever()
-            self._look_at = float("inf")
+            await self._alarm.wait()
             sent_at = clock.now()
             try:
                 done = await self._bridge.call(self._release)
                 self._note(done, sent_at)
                 if done.error is not None:
                     raise done.error
-                pause_s = PAUSE_S[0]
+                self._alarm.went_well()
             except StoreError as error:
                 self._journal.write("store error", doing="release", error=error)
-                self._sooner(clock.now() + clock.jittered(pause_s))
-                pause_s = min(pause_s * 2, PAUSE_S[1])
+                self._alarm.failed()
 
     async def flush(self) -> None:
         """Hasten what the streams tell of releases, for ever. Cancellation: safe; a write in flight is waited for."""
@@ -131,15 +123,10 @@ class Releaser:
         if next_s is not None:
             # The server counted after `sent_at`: a look that comes a moment too soon is cheaper than one too late. What
             # one step left over is next at once.
-            self._sooner(sent_at + next_s + (0.0 if next_s <= 0 else self._stand_by_s))
+            self._alarm.sooner(sent_at + next_s + (0.0 if next_s <= 0 else self._stand_by_s))
         for refused in released.refused:
             self._journal.write_once("task cannot be moved", refused.id, doing="release", error=refused.said)
         if released.moved:
             self._journal.add("released", released.moved)
             self._unflushed = True
             self._flusher.unpark_all()
-
-    def _sooner(self, at: float) -> None:
-        self._look_at = min(self._look_at, at)
-        if self._sleep is not None:
-            self._sleep.deadline = self._look_at

@@ -21,8 +21,9 @@ from streamq.core.member import Roster
 from streamq.core.wake import Wake
 from streamq.errors import StoreError
 from streamq.runtime import clock
+from streamq.runtime.alarm import Alarm
 from streamq.runtime.journal import Journal
-from streamq.runtime.releaser import PAUSE_S, Releaser
+from streamq.runtime.releaser import Releaser
 from streamq.store.contract import Store, Tick
 
 SWEEP_S: Final = 30.0
@@ -49,8 +50,7 @@ class Scheduler:
         self._journal = journal
         self._stand_by_s = 0.0
         self._lease_s = lease_s
-        self._sleep: trio.CancelScope | None = None
-        self._look_at = -float("inf")  # nothing is known yet: look at once
+        self._alarm = Alarm(-float("inf"))  # nothing is known yet: look at once
 
     def join(self, roster: Roster) -> None:
         """Learn this worker's rank and the shortest lease in use."""
@@ -62,31 +62,28 @@ class Scheduler:
     def hear(self, wake: Wake) -> None:
         """Learn from the stream that a task was delayed, that one has an end of its own, or that a member came."""
         if wake.look_in_s is not None:
-            self._sooner(clock.now() + wake.look_in_s + self._stand_by_s)
+            self._alarm.sooner(clock.now() + wake.look_in_s + self._stand_by_s)
         if wake.kind == "delayed":
             self._releaser.hear(wake.due_in_s)
         elif wake.follow_up:
-            self._sooner(clock.now() + self._stand_by_s)
+            self._alarm.sooner(clock.now() + self._stand_by_s)
         elif wake.kind == "member" and wake.lease_s > 0:
             self._hear_lease(wake.lease_s)
 
     def look(self) -> None:
         """Look soon: the stream was reopened, and what it told meanwhile is not known."""
-        self._sooner(clock.now())
+        self._alarm.sooner(clock.now())
 
     async def run(self) -> None:
         """Schedule for ever. Cancellation: safe; a look in flight is waited for."""
-        pause_s = PAUSE_S[0]
         while True:
-            await self._wait()
-            self._look_at = float("inf")
+            await self._alarm.wait()
             try:
                 tick = await self._bridge.aside(self._store.tick, False)
-                pause_s = PAUSE_S[0]
+                self._alarm.went_well()
             except StoreError as error:
                 self._journal.write("store error", doing="schedule", error=error)
-                self._sooner(clock.now() + clock.jittered(pause_s))
-                pause_s = min(pause_s * 2, PAUSE_S[1])
+                self._alarm.failed()
                 continue
             self._note(tick)
 
@@ -105,19 +102,15 @@ class Scheduler:
             self._tell(tick)
             pause_s = SWEEP_S if tick.next_s is None else tick.next_s
 
-    async def _wait(self) -> None:
-        with trio.CancelScope(deadline=self._look_at) as self._sleep:
-            await trio.sleep_forever()
-
     def _note(self, tick: Tick) -> None:
         now = clock.now()
-        self._sooner(now + self._lease_s + self._stand_by_s)
+        self._alarm.sooner(now + self._lease_s + self._stand_by_s)
         if tick.due_s is not None:
             self._releaser.hear(tick.due_s)
         if tick.next_s is not None:
             # What is due already was moved by this look; more may follow at once.
             moved = bool(tick.released or tick.failed or tick.followed or tick.expired or tick.removed)
-            self._sooner(now if moved else now + tick.next_s + self._stand_by_s)
+            self._alarm.sooner(now if moved else now + tick.next_s + self._stand_by_s)
         self._tell(tick)
         if tick.failed:
             self._journal.write("lease expired", failed=tick.failed)
@@ -137,10 +130,5 @@ class Scheduler:
 
     def _hear_lease(self, lease_s: float) -> None:
         if lease_s < self._lease_s:
-            self._sooner(clock.now() + lease_s)
+            self._alarm.sooner(clock.now() + lease_s)
             self._lease_s = lease_s
-
-    def _sooner(self, at: float) -> None:
-        self._look_at = min(self._look_at, at)
-        if self._sleep is not None:
-            self._sleep.deadline = self._look_at
