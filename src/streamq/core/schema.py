@@ -95,13 +95,7 @@ class Schema:
         given = dict(zip(self._positional, args, strict=False))
         if kwargs:
             given.update(kwargs)
-        if len(given) < len(args) + len(kwargs) or not self._required <= given.keys():
-            return None
-        kinds = self._kinds
-        for name, value in given.items():
-            if type(value) not in kinds.get(name, ()):
-                return None
-        if kwargs and self._positional_only:
+        if len(given) < len(args) + len(kwargs) or (kwargs and self._positional_only) or not self._fits(given):
             return None
         size_bytes = scalars_bytes(given)
         return None if size_bytes is None else (given, size_bytes)
@@ -140,10 +134,14 @@ class Schema:
 
     def _is_plain(self, stored: Any) -> bool:
         """Say whether a payload is the call's named arguments as it stands: scalars of the very types named."""
-        if type(stored) is not dict or self._positional_only or not self._required <= stored.keys():
+        return type(stored) is dict and not self._positional_only and self._fits(stored)
+
+    def _fits(self, given: dict[str, Any]) -> bool:
+        """Say whether all that is required is given, and each argument is a scalar of the very types named."""
+        if not self._required <= given.keys():
             return False
         kinds = self._kinds
-        for name, value in stored.items():  # noqa: SIM110 - a generator costs as much as all the rest of it
+        for name, value in given.items():  # noqa: SIM110 - a generator costs as much as all the rest of it
             if type(value) not in kinds.get(name, NONE):
                 return False
         return True

@@ -100,6 +100,8 @@ class Runner:
 
 def encoded(result: object, handling: Handling) -> Done:
     """Read what a handler returns. Raises `PayloadInvalid`, `PayloadTooLarge`."""
+    if result is None and handling.schema.returns_none:
+        return NOTHING
     stored = handling.schema.dump_result(result)
     if stored is not None:
         require_size(stored, handling.limit_bytes, f"the result of {handling.name}")
@@ -107,8 +109,6 @@ def encoded(result: object, handling: Handling) -> Done:
 
 
 def _returned(result: object, handling: Handling) -> Done | Raised:
-    if result is None and handling.schema.returns_none:
-        return NOTHING
     try:
         return encoded(result, handling)
     except (PayloadInvalid, PayloadTooLarge) as error:
