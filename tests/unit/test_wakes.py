@@ -65,6 +65,10 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
             Wake("delayed", ID, due_in_s=math.inf, look_in_s=5.0),
         ),
         (
+            inserted(status="ready", queue="q", max_attempts=5, lifetime_until=NOW + timedelta(seconds=5)),
+            Wake("ready", ID, "q", is_new=True, is_plain=True, look_in_s=5.0),
+        ),
+        (
             inserted(status="ready", queue="q", max_attempts=5, expires_at="soon"),
             Wake("ready", ID, "q", is_new=True, look_in_s=0.0),
         ),

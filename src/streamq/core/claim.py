@@ -16,6 +16,10 @@ from streamq.core.retry import MAX_DELAY_S
 INT32: Final = 2**31
 """The end of what a counter or a priority of ours can be."""
 
+ENDS_BY: Final = ("expires_at", "total_timeout_s")
+"""Stored fields by which a claim has to work out whether, or when, its task ends by time. A task with neither is plain:
+its claim is spared both."""
+
 
 class Claim(msgspec.Struct, frozen=True):
     """One task in the hands of one holder.
@@ -66,15 +70,14 @@ class Past(msgspec.Struct, frozen=True):
 class Ask(msgspec.Struct, frozen=True):
     """What a claim call asks for.
 
-    With `ids` it claims those of them that are ready (a wake named them), else the first `limit` by priority
-    and `seq`. `only` restricts to handler names; None takes every task of the queue. `leases` are those of handlers
-    that have a lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the
-    process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a
-    task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue is claimed;
-    without, the asker knows from the stream. With `past` it looks behind that place only: what comes before it a claim
-    has found to be for others. With `plain` the one of `ids` is claimed only if it has no end by time, which the server
-    then need not work out. With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if it
-    had been released first.
+    With `ids` it claims those of them that are ready (a wake named them), else the first `limit` by priority and `seq`.
+    `only` restricts to handler names; None takes every task of the queue. `leases` are those of handlers that have a
+    lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the process (prefetch):
+    a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a task that never
+    started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue is claimed; without, the
+    asker knows from the stream. With `past` it looks behind that place only: what comes before it a claim has found to
+    be for others. With `plain` the one of `ids` is claimed only if it is (`ENDS_BY`), which spares the server work.
+    With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if it had been released first.
     """
 
     queue: str
@@ -137,6 +140,11 @@ def claim_of(
         _total_s(document) if "total_until" in document else None,
         group if isinstance(group, str) else None,
     )
+
+
+def is_plain(document: Mapping[str, Any]) -> bool:
+    """Say whether a stored task has no end by time that its claim must work out."""
+    return document.keys().isdisjoint(ENDS_BY)
 
 
 def is_number(value: object) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bson import ObjectId
 
-from streamq.core.claim import INT32, Ask, Past
+from streamq.core.claim import ENDS_BY, INT32, Ask, Past
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL, WAITING
 from streamq.core.schedule import PREFIX
 from streamq.core.wakes import CLAIMED_BY
@@ -37,8 +37,8 @@ UNEXPIRED: Final[dict[str, Any]] = {"$nor": [EXPIRED_BY_NOW]}
 task found (a thirtieth of a claim), which tasks without an expiry must not pay."""
 
 
-ENDLESS: Final[dict[str, Any]] = {"expires_at": {"$exists": False}, "total_timeout_s": {"$exists": False}}
-"""Leaves out what has an end by time: of the others no time needs to be worked out at their claim."""
+PLAIN: Final[dict[str, Any]] = {name: {"$exists": False} for name in ENDS_BY}
+"""`claim.is_plain`, asked of the server."""
 
 
 def ready(ask: Ask) -> dict[str, Any]:

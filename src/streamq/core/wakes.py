@@ -16,7 +16,7 @@ import msgspec
 from bson import Timestamp
 
 from streamq.core import control
-from streamq.core.claim import is_number
+from streamq.core.claim import ENDS_BY, is_number, is_plain
 from streamq.core.document import DELAYED, READY, WAITING
 from streamq.core.member import MEMBER
 from streamq.core.schedule import CONTROL_ID as SCHEDULES
@@ -24,8 +24,6 @@ from streamq.core.wake import Wake, WakeKind
 
 ENDS = ("expires_at", "lifetime_until")
 """Instants of a new task at which the scheduler has to see to it. Ordinary tasks have none."""
-
-TOTAL = "total_timeout_s"
 
 CLAIMED_BY = ("task", "max_attempts", "group_lock", "priority", "seq")
 """What tells who may claim a task, how, and before which others."""
@@ -88,7 +86,7 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
     told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to", "paused"]
     told += ["settled_for", "follow_up", *ENDS]
     stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up", "paused"]
-    stored += ["serves", TOTAL, *ENDS]
+    stored += ["serves", *ENDS_BY, *ENDS]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
     project |= {f"fullDocument.{name}": 1 for name in stored}
@@ -138,13 +136,9 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
         task=task if isinstance(task, str) else None,
         is_new=True,
         durable=stored.get("max_attempts", 1) == 1,
-        is_plain=_is_plain(stored),
+        is_plain=is_plain(stored),
         look_in_s=look_in_s,
     )
-
-
-def _is_plain(stored: Mapping[str, Any]) -> bool:
-    return TOTAL not in stored and not any(name in stored for name in ENDS)
 
 
 def wake_of_due(document: Mapping[str, Any]) -> Wake:
@@ -220,7 +214,7 @@ def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Inter
     if status == READY and (document["queue"] in interest.queues or look_in_s is not None):
         durable = is_new and document.get("max_attempts", 1) == 1
         task = document.get("task") if is_new else None
-        plain = is_new and _is_plain(document)
+        plain = is_new and is_plain(document)
         yield Wake("ready", document["_id"], document["queue"], task, is_new, durable, plain, **more)
     elif status == DELAYED and interest.timers:
         due_in_s = max(0.0, (document["due_at"] - now).total_seconds())

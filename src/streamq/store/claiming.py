@@ -16,7 +16,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument, UpdateMany
 
 from streamq.core import queries
-from streamq.core.claim import Ask, Claim, claim_of, is_number
+from streamq.core.claim import Ask, Claim, claim_of, is_number, is_plain
 from streamq.core.control import paused_of, queue_of
 from streamq.core.moves import claim as move
 from streamq.core.moves import extend as extend_move
@@ -61,7 +61,7 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
             return Claimed((), more=False, refused=told(refused), paused=True)
         head, found = read, read.found
         wanted = _startable(found, ask)
-        plain = move.is_plain(wanted)
+        plain = all(map(is_plain, wanted))
         mine = take(tasks, ask, wanted, refused)
         # A head of the queue that nobody may claim must not hide what waits behind it.
         if mine or (len(refused) == before and (plain or expired)):
@@ -100,7 +100,7 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
     # So is one of a group, which would run beside the next.
     once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER, "group_lock": {"$exists": False}}
-    in_time = queries.ENDLESS if ask.plain else queries.UNEXPIRED
+    in_time = queries.PLAIN if ask.plain else queries.UNEXPIRED
     into = tasks.durable if ask.durable else tasks.quick
     try:
         with tasks.deadline():
@@ -161,7 +161,7 @@ def _among(wanted: list[Document], mine: set[ObjectId]) -> list[Document]:
 def take(tasks: Tasks, ask: Ask, wanted: list[Document], refused: dict[ObjectId, str]) -> list[ObjectId]:
     """Claim what is still as it was read; return the ids obtained. What the server refuses is added to `refused`."""
     alike: dict[tuple[int, float | None, bool], list[ObjectId]] = defaultdict(list)
-    keyed, plain = False, move.is_plain(wanted)
+    keyed, plain = False, all(map(is_plain, wanted))
     for document in wanted:
         revision: float | None = 0
         if "revision" in document:  # by no other field can a task change while it waits

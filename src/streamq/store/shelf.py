@@ -11,7 +11,7 @@ from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from streamq.core import queries
-from streamq.core.claim import Ask, claim_of, is_number
+from streamq.core.claim import Ask, claim_of, is_number, is_plain
 from streamq.core.document import DELAYED, READY
 from streamq.core.limits import Limits, Rate, free_slots, slot_of_key
 from streamq.core.moves import call_back, delay, token
@@ -155,7 +155,7 @@ class MongoShelf:
             raise claiming.claim_unknown(self._tasks, self._ask, ids, error) from error
 
     def _guard(self, found: Found) -> dict[str, Any]:
-        guard = move.guard(self._ask, found["attempt"], plain=move.is_plain([found]))
+        guard = move.guard(self._ask, found["attempt"], plain=is_plain(found))
         return guard | move.revision_guard(found["revision"]) if is_number(found.get("revision")) else guard
 
     def _require_slots_only(self, error: BulkWriteError, ids: list[ObjectId]) -> None:

@@ -3,14 +3,14 @@ here, so that a task which kills its process is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from streamq.core import queries
-from streamq.core.claim import Ask
+from streamq.core.claim import Ask, is_plain
 from streamq.core.document import DELAYED, READY, TaskDocument
 from streamq.core.moves import total
 from streamq.core.moves.fence import after, after_ms
@@ -29,11 +29,6 @@ class Place(msgspec.Struct, frozen=True):
 
     slot: int | None = None
     key_slot: str | None = None
-
-
-def is_plain(found: Iterable[Mapping[str, Any]]) -> bool:
-    """Say whether none of the tasks `found` needs more of its claim than most do: it is spared for them."""
-    return not any("expires_at" in document or "total_timeout_s" in document for document in found)
 
 
 def guard(ask: Ask, attempt: int, *, plain: bool) -> dict[str, Any]:
@@ -88,7 +83,7 @@ def is_ready(document: TaskDocument, ask: Ask, now: datetime) -> bool:
         and (ask.only is None or document["task"] in ask.only)
         and (ask.ids is None or document["_id"] in ask.ids)
         and (ask.slots > 0 or not is_delicate(document))
-        and (not ask.plain or is_plain([document]))
+        and (not ask.plain or is_plain(document))
     )
 
 
