@@ -160,7 +160,7 @@ def test_put_after_the_channel_was_dropped_is_stored_once_and_makes_no_ordinary_
     with pytest.raises(FeedEnded):
         all_told(feed)
     assert [one.id for one in tailed.claim(ids=(tailed.put(),))]
-    assert sent_again == []  # a delete that finds nothing waited for the majority
+    assert sent_again == []  # an update that finds nothing waited for the majority
     assert [one.id for one in tailed.claim(ids=(tailed.put(),))]
     assert sent_again == [1]  # as without a channel
     assert "tasks.wakes" not in tailed.mongo._database.list_collection_names()
@@ -326,7 +326,7 @@ def test_put_that_finds_no_server_says_that_nothing_was_sent(tailed: MongoLab, m
 
 def test_put_whose_majority_does_not_answer_in_time_is_unknown(tailed: MongoLab, uri: str) -> None:
     data = {
-        "failCommands": ["insert", "delete"],
+        "failCommands": ["insert", "update"],
         "appName": APP,
         "writeConcernError": {
             "code": 64,

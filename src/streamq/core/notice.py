@@ -34,9 +34,6 @@ turn of the collection holds 35 at least."""
 SEED: Final[Mapping[str, Any]] = {"seq": ASSIGN_SEQ}
 """A tailable cursor on an empty collection is dead at once."""
 
-NOTHING: Final[Mapping[str, Any]] = {"q": {"_id": "cover:nothing"}, "limit": 1}
-"""A delete that finds nothing. With majority it waits for all that came before it."""
-
 
 def notice_of(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Build the notice of new tasks; None when none of them can start now."""

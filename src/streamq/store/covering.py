@@ -8,8 +8,8 @@ took before it, the tasks too. "The same primary" is what both replies say by `e
 node may have been elected, whose majority knows nothing of what only the old one had. So:
 
     1. the notice is acknowledged in the election of the insert: done;
-    2. the notice was not taken (the collection is gone, a right is missing, the line broke): a delete that finds
-       nothing waits for the majority just as well. Acknowledged in that election: done;
+    2. the notice was not taken (the collection is gone, a right is missing, the line broke): an update that
+       finds nothing waits for the majority just as well. Acknowledged in that election: done;
     3. anything else (a router, which does not say which election it is, too): the tasks are sent again with majority.
        One that is stored is turned away by its id, which waits for the majority as well.
 
@@ -26,8 +26,9 @@ from typing import Final
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, ServerSelectionTimeoutError
 
+from streamq.core.moves import nothing
 from streamq.core.new_task import NewTask
-from streamq.core.notice import NOTHING, notice_of
+from streamq.core.notice import notice_of
 from streamq.errors import PutUnknown, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import DRIVER_ERRORS, is_unknown, short
@@ -84,7 +85,8 @@ def _is_covered(tasks: Tasks, channel: WakeChannel, stored: list[Document], elec
 
 
 def _wait_for_majority(tasks: Tasks) -> ObjectId | None:
-    return elected(written(tasks.quick.database, {"delete": tasks.quick.name, "deletes": [dict(NOTHING)]}, MAJORITY))
+    update = {"update": tasks.quick.name, "updates": [{"q": nothing.NONE, "u": nothing.update()}]}
+    return elected(written(tasks.quick.database, update, MAJORITY))
 
 
 def _send_again(tasks: Tasks, documents: list[Document], created: set[int]) -> Inserted:
