@@ -157,16 +157,9 @@ class Settler:
                 pending = self._still_trusted(pending, verdicts)
                 continue
             self._journal.debug("settled", tasks=len(pending), first=pending[0].settlement.id)
-            succeeded = 0
             for ending, answer in zip(pending, answers, strict=True):
                 verdicts[ending.held] = answer
-                if answer == "settled" and ending.settlement.move == "succeed":  # nearly always
-                    self._holdings.drop(ending.held)
-                    succeeded += 1
-                else:
-                    self._note(ending, answer)
-            if succeeded:
-                self._journal.add("succeed", succeeded)
+                self._note(ending, answer)
             break
         return [verdicts[ending.held] for ending in endings]
 
