@@ -17,8 +17,8 @@ from streamq.core.claim import Ask
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import FeedEnded
+from streamq.runtime.pauses import PAUSE_S
 from streamq.runtime.waiter import LOOKS_AT_ONCE
-from streamq.runtime.watcher import PAUSE_S
 from streamq.store.memory import MemoryFeed, MemoryStore
 from streamq.testing import memory_app, trio_time
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 
 from streamq.runtime import clock
-
-PAUSE_S: Final = (0.1, 5.0)
-"""Shortest and longest pause after an error, doubling, jittered."""
+from streamq.runtime.pauses import Pauses
 
 
 class Alarm:
@@ -18,7 +14,7 @@ class Alarm:
     def __init__(self, at: float) -> None:
         self._at = at
         self._sleep: trio.CancelScope | None = None
-        self._pause_s = PAUSE_S[0]
+        self._pauses = Pauses()
 
     def sooner(self, at: float) -> None:
         """Let it go off at `at`, unless it does before."""
@@ -34,9 +30,8 @@ class Alarm:
 
     def went_well(self) -> None:
         """The next error begins with the shortest pause again."""
-        self._pause_s = PAUSE_S[0]
+        self._pauses.went_well()
 
     def failed(self) -> None:
         """Let it go off after a pause."""
-        self.sooner(clock.now() + clock.jittered(self._pause_s))
-        self._pause_s = min(self._pause_s * 2, PAUSE_S[1])
+        self.sooner(clock.now() + self._pauses.next_s())

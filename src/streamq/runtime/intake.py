@@ -29,6 +29,7 @@ from streamq.runtime.ahead import Ahead
 from streamq.runtime.held import Held, Holdings
 from streamq.runtime.hints import MOST_HINTS, Hints
 from streamq.runtime.journal import Journal
+from streamq.runtime.pauses import Pauses
 from streamq.runtime.sole import sole_error
 from streamq.runtime.takers import Takers
 from streamq.store.contract import Claimed, Store
@@ -36,9 +37,6 @@ from streamq.store.contract import Claimed, Store
 HOARD_S: Final = 1.0
 """A task that was claimed ahead and is not taken for this long goes back. Its claim was sized for takers that take it
 within a few claims, so they have become slow."""
-
-PAUSE_S: Final = (0.1, 5.0)
-"""Shortest and longest pause after a failed claim, doubling, jittered."""
 
 
 class Wants(msgspec.Struct, frozen=True):
@@ -265,7 +263,7 @@ class Intake:
 
     async def _claim_on(self) -> None:
         self._started = True
-        pause_s = PAUSE_S[0]
+        pauses = Pauses()
         while True:
             if self._broken is not None:
                 raise self._broken
@@ -279,7 +277,7 @@ class Intake:
                 continue
             try:
                 await self._claim(action)
-                pause_s = PAUSE_S[0]
+                pauses.went_well()
             except AccessRefused as error:
                 self.refuse(error)
                 return
@@ -287,8 +285,7 @@ class Intake:
                 self._note(error)
                 self._ahead.hear()
                 self._behind = True
-                await self._pause(clock.jittered(pause_s))
-                pause_s = min(pause_s * 2, PAUSE_S[1])
+                await self._pause(pauses.next_s())
             await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _sleep(self) -> None:

@@ -21,8 +21,9 @@ from streamq.core.new_task import NewTask
 from streamq.core.schedule import Schedule
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from streamq.runtime import clock
-from streamq.runtime.alarm import PAUSE_S, Alarm
+from streamq.runtime.alarm import Alarm
 from streamq.runtime.journal import Journal
+from streamq.runtime.pauses import Pauses
 from streamq.store.contract import Firing, Store
 
 BACKSTOP_S: Final = 30.0
@@ -61,15 +62,14 @@ class Recurrer:
 
         Raises what the server refused. Cancellation: safe, what was stored stays.
         """
-        pause_s = PAUSE_S[0]
+        pauses = Pauses()
         while schedules:
             try:
                 await self._bridge.call(self._store.declare, schedules, self._member_id)
                 return
             except (StoreUnavailable, OutcomeUnknown) as error:
                 self._journal.write("store error", doing="declare schedules", error=error)
-            await trio.sleep(clock.jittered(pause_s))
-            pause_s = min(pause_s * 2, PAUSE_S[1])
+            await trio.sleep(pauses.next_s())
 
     @contextmanager
     def serving(self, schedules: Sequence[Schedule]) -> Iterator[None]:

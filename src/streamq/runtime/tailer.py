@@ -17,11 +17,9 @@ from streamq.errors import AccessRefused, StoreError
 from streamq.runtime import clock
 from streamq.runtime.echoes import Echoes, FirstTold
 from streamq.runtime.journal import Journal
+from streamq.runtime.pauses import Pauses
 from streamq.runtime.sole import sole_error
 from streamq.store.contract import Feed, Store
-
-PAUSE_S: Final = (0.1, 5.0)
-"""Shortest and longest pause before it is opened again, doubling, jittered."""
 
 QUIET_S: Final = 5.0
 """What lasted this long was healthy: the next failure begins with the shortest pause."""
@@ -57,7 +55,7 @@ class Tailer:
 
     async def _tail(self, queues: Sequence[str], swift: Swift, told: Deliver) -> None:
         """Follow the wake channel until cancelled, or until it is refused: then the stream does alone."""
-        pause_s = 0.0  # the first reopening is free: it may have been dropped, or turned over
+        pauses = Pauses()
         while queues:
             began_at = clock.now()
             try:
@@ -68,9 +66,9 @@ class Tailer:
             except StoreError as error:
                 self._journal.write("wake channel lost, trying again", error=error)
             if clock.now() - began_at > QUIET_S:
-                pause_s = 0.0
-            await trio.sleep(clock.jittered(pause_s))
-            pause_s = min(max(pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
+                pauses.went_well()
+            # The first reopening is free: it may have been dropped, or turned over.
+            await trio.sleep(pauses.next_s(first_free=True))
 
     async def _tail_once(self, queues: Sequence[str], swift: Swift, told: Deliver) -> None:
         bell = clock.new_name()

@@ -40,14 +40,12 @@ from streamq.runtime import clock
 from streamq.runtime.canceller import Canceller
 from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
+from streamq.runtime.pauses import Pauses
 from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.tailer import Tailer
 from streamq.runtime.waiter import Waiters
 from streamq.store.contract import Feed, Store
-
-PAUSE_S: Final = (0.1, 5.0)
-"""Shortest and longest pause before a stream is opened again, doubling, jittered."""
 
 PASSING: Final = (StoreUnavailable, OutcomeUnknown, FeedEnded)
 """Errors after which opening the stream again may help. Of any other, those who wait for it are told."""
@@ -244,7 +242,7 @@ class Watcher:
     async def run(self) -> None:
         """Keep the stream open and fitting. Cancellation: rings the bell and waits for the thread, tells who waits for
         the stream, then removes the member's row; bounded by the store's deadline."""
-        pause_s = 0.0  # the first reopening is free: most often a single event has ended the stream
+        pauses = Pauses()
         try:
             while True:
                 if not self._is_wanted():
@@ -254,7 +252,7 @@ class Watcher:
                 try:
                     await self._follow_once()
                     await self._rest()
-                    pause_s = 0.0
+                    pauses.went_well()
                     continue
                 except AccessRefused as error:
                     if not self._opening:
@@ -266,11 +264,10 @@ class Watcher:
                     if not isinstance(error, PASSING):
                         await self._refuse(error)
                 if clock.now() - began_at > QUIET_S:
-                    pause_s = 0.0
-                if self._refused is not None:
-                    pause_s = max(pause_s, PAUSE_S[0])  # what was refused is not asked for again at once
-                await trio.sleep(clock.jittered(pause_s))
-                pause_s = min(max(pause_s * 2, PAUSE_S[0]), PAUSE_S[1])
+                    pauses.went_well()
+                # The first reopening is free (most often a single event has ended the stream), but what was refused is
+                # not asked for again at once.
+                await trio.sleep(pauses.next_s(first_free=self._refused is None))
         finally:
             with trio.CancelScope(shield=True):
                 async with self._opened:
