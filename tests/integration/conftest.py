@@ -10,6 +10,8 @@ from pymongo import MongoClient
 
 from streamq import StreamQ
 
+Mongo = MongoClient[dict[str, Any]]
+
 
 class MakeApp(Protocol):
     def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
@@ -31,7 +33,7 @@ def make_app(uri: str, database: str) -> Iterator[MakeApp]:
 
 
 @pytest.fixture
-def mongo(uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
+def mongo(uri: str) -> Iterator[Mongo]:
     """A plain client beside streamq's."""
-    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+    with Mongo(uri, tz_aware=True) as client:
         yield client

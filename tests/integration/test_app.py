@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pymongo.monitoring
 import pytest
@@ -17,12 +17,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 
 from streamq import OptionInvalid, Retry, Snooze, StreamQ, TaskFailed, TaskGone, current_task
-
-Mongo = MongoClient[dict[str, Any]]
-
-
-class MakeApp(Protocol):
-    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
+from tests.integration.conftest import MakeApp, Mongo
 
 
 async def test_road_of_tasks_of_every_kind(make_app: MakeApp) -> None:

@@ -10,7 +10,7 @@ import trio
 
 import streamq
 from streamq import CancelTask, Handle, LeaseLost, OptionInvalid, TaskFailed
-from tests.integration.test_app import MakeApp
+from tests.integration.conftest import MakeApp
 
 
 async def test_running_handler_is_cancelled_from_another_process_within_milliseconds(make_app: MakeApp) -> None:

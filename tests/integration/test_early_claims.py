@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import trio
 from bson import ObjectId
-from pymongo import MongoClient
 
-from streamq import Retry, StreamQ
+from streamq import Retry
 from streamq.bridge import ThreadBridge
 from streamq.core.wake import Wake
+from tests.integration.conftest import MakeApp, Mongo
 
 SOON_S = 10.0
 """How long a step may take at most."""
-
-
-class MakeApp(Protocol):
-    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
 
 
 class ListedFeed:
@@ -79,7 +74,7 @@ async def test_no_wake_is_claimed_ahead_of_one_that_was_read_before_it_and_not_t
 
 
 async def test_stopped_worker_gives_back_what_a_claim_in_flight_in_the_feed_obtains(
-    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], uri: str
+    make_app: MakeApp, mongo: Mongo, uri: str
 ) -> None:
     """The server is slow for one claim, and the worker is stopped before the answer."""
     app, elsewhere = make_app(f"{uri}&appName=slowed", safety_scan_s=None), make_app()

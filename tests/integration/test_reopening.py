@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import pytest
 import trio
-from pymongo import MongoClient
 
-from streamq import StoreError, StreamQ
+from streamq import StoreError
+from tests.integration.conftest import MakeApp, Mongo
 
 SOON_S = 15.0
 """How soon a put must have been run: the first pause before a reopening is 0.1 s."""
@@ -16,12 +14,8 @@ SOON_S = 15.0
 READ_CONCERN_NOT_AVAILABLE_YET = 134
 
 
-class MakeApp(Protocol):
-    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
-
-
 async def test_refused_opening_is_told_to_the_waiter_and_the_workers_stream_is_opened_again(
-    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], uri: str
+    make_app: MakeApp, mongo: Mongo, uri: str
 ) -> None:
     """A waiter asks for a wider stream; the server refuses it; the puts of others go on waking the worker."""
     here = make_app(f"{uri}&appName=refused&retryReads=false", safety_scan_s=None)

@@ -6,23 +6,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 import trio
 from bson import ObjectId
-from pymongo import MongoClient
 
 from streamq import AccessRefused, NewTask, NotAReplicaSet, PutUnknown, StoreUnavailable, StreamQ, embedded
 from streamq.embedded.binary import find_mongod
 from streamq.embedded.ports import free_port
 from streamq.runtime import services, settler
-
-Mongo = MongoClient[dict[str, Any]]
-
-
-class MakeApp(Protocol):
-    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
+from tests.integration.conftest import MakeApp, Mongo
 
 
 @pytest.fixture(scope="module")

@@ -5,34 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pytest
 import trio
-from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
 
-from streamq import AccessRefused, Handler, StreamQ
+from streamq import AccessRefused, StreamQ
 from streamq.core.member import Member, Roster
-
-Mongo = MongoClient[dict[str, Any]]
-Echo = Handler[[str], str, Any]
+from tests.integration.conftest import MakeApp, Mongo
+from tests.integration.echo import echoing
 
 SOON_S: Final = 10.0
 """How soon a put must have been run after its stream was disturbed. The pause before the first reopening is 0.1 s;
 after an error that says the server is going away, the driver waits up to a heartbeat (5 s) to see that it has not."""
-
-
-class MakeApp(Protocol):
-    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
-
-
-def echoing(app: StreamQ) -> Echo:
-    @app.task
-    async def echo(text: str) -> str:
-        return text
-
-    return echo
 
 
 @contextmanager

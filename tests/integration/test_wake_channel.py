@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pytest
 import trio
-from pymongo import MongoClient
 
-from streamq import Handle, Handler, OptionInvalid, StreamQ
+from streamq import Handle, OptionInvalid, StreamQ
 from streamq.core.wake import Wake
 from streamq.errors import FeedEnded
 from streamq.store.contract import Feed
 from streamq.testing import memory_app
-
-Mongo = MongoClient[dict[str, Any]]
-Echo = Handler[[str], str, Any]
+from tests.integration.conftest import MakeApp, Mongo
+from tests.integration.echo import echoing
 
 SOON_S: Final = 10.0
-
-
-class MakeApp(Protocol):
-    def __call__(self, uri: str | None = None, **options: Any) -> StreamQ: ...
-
-
-def echoing(app: StreamQ) -> Echo:
-    @app.task
-    async def echo(text: str) -> str:
-        return text
-
-    return echo
 
 
 class Between:
