@@ -18,6 +18,7 @@ from streamq.core.priority import Priority
 from streamq.core.report import Progress
 from streamq.core.requeued import Requeued, RequeueReport
 from streamq.core.retry import Retry
+from streamq.core.roles import Role
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.sharing import Shared
 from streamq.core.signals import CancelTask, RetryAfter, Snooze, TransactionAborted
@@ -96,6 +97,7 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryAfter",
+    "Role",
     "ScheduleInfo",
     "ServerTooOld",
     "Shared",

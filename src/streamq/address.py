@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from streamq.core.notice import SUFFIX, WakeBy
 from streamq.core.options import require_collection
+from streamq.core.roles import META, Role, RoleKind, role_of
 from streamq.errors import UsageError
-from streamq.store.collections import META
 from streamq.store.mongo import MongoStore
 from streamq.store.transactions import Client
 
@@ -48,7 +48,12 @@ class Address:
         return self._dead_letters
 
     def point_at(
-        self, uri: str | None, database: str | None, collection: str | None, dead_letters: str | None = None
+        self,
+        uri: str | None,
+        database: str | None,
+        collection: str | None,
+        dead_letters: str | None = None,
+        wake: WakeBy | None = None,
     ) -> None:
         """Be elsewhere; None leaves it as it is. Raises `OptionInvalid`."""
         if uri is not None:
@@ -57,6 +62,7 @@ class Address:
         self._database = database or self._database
         self._collection = collection or self._collection
         self._dead_letters = dead_letters or self._dead_letters
+        self._wake = wake or self._wake
         self._dead_letter_collection()
 
     def connect(self) -> MongoStore:
@@ -83,6 +89,16 @@ class Address:
             self._collection,
             timeout_s=self._timeout_s,
             dead_letters=dead_letters,
+            wake=self._wake,
+        )
+
+    def role(self, kind: RoleKind) -> Role:
+        """Return the role of a program that uses this place. Raises `OptionInvalid`."""
+        return role_of(
+            kind,
+            database=self._database,
+            collection=self._collection,
+            dead_letter_collection=self._dead_letter_collection(),
             wake=self._wake,
         )
 

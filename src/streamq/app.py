@@ -35,6 +35,7 @@ from streamq.core.options import (
 )
 from streamq.core.recurrence import Missed, recurrence_of
 from streamq.core.retry import Retry, require_retry
+from streamq.core.roles import Role, RoleKind
 from streamq.core.schedule import ScheduleInfo
 from streamq.core.search import Sought, search_of
 from streamq.core.sharing import Shared
@@ -310,14 +311,22 @@ class StreamQ:
         database: str | None = None,
         collection: str | None = None,
         dead_letter_collection: str | None = None,
+        wake: WakeBy | None = None,
     ) -> None:
         """Use another place than the one given at the making: for command lines and tests. None leaves it as it is.
 
         Raises `UsageError` when the app has connected already, `OptionInvalid`.
         """
-        if self._store is not None and (uri, database, collection, dead_letter_collection) != (None,) * 4:
+        if self._store is not None and (uri, database, collection, dead_letter_collection, wake) != (None,) * 5:
             raise UsageError("point_at comes too late: the app has connected already")
-        self._address.point_at(uri, database, collection, dead_letter_collection)
+        wake = None if wake is None else require_wake(wake)
+        self._address.point_at(uri, database, collection, dead_letter_collection, wake)
+
+    def role(self, kind: RoleKind) -> Role:
+        """Return the least-privilege role of a program that uses this app's place as "producer", "client", "worker",
+        "operator" or "reader": `app.client[role.database].command(role.command())`, by a user who may make roles. See
+        docs/security.md for what each may do. Raises `OptionInvalid`."""
+        return self._address.role(kind)
 
     # --- while entered ----------------------------------------------------------------------------------------
 

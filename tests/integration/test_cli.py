@@ -692,7 +692,7 @@ def test_a_password_in_a_mistyped_command_is_not_shown(shell: Shell, given: tupl
 
 
 def test_an_unknown_command_names_the_known_ones(shell: Shell) -> None:
-    assert_refused(shell.run("frobnicate", here=False), 2, "dev, worker, put, counts, tasks")
+    assert_refused(shell.run("frobnicate", here=False), 2, "dev, init, worker, put, counts, tasks")
 
 
 def test_help_and_version_are_printed(shell: Shell) -> None:

@@ -1,5 +1,5 @@
-"""The command line: `streamq dev | worker | put | counts | tasks | peek | show | export | cancel | requeue | delete |
-purge | pause | resume | workers | schedules | check | bench`.
+"""The command line: `streamq dev | init | worker | put | counts | tasks | peek | show | export | cancel | requeue |
+delete | purge | pause | resume | workers | schedules | check | bench`.
 
 One file a command; each parses its arguments, calls the library and prints. What they share: `place` (which server),
 `sought` (which tasks), `listing` (how they are shown), `locate` (MODULE:APP), `safe` (text that is safe on a terminal),

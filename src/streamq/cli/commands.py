@@ -20,6 +20,7 @@ from streamq.cli import (
     delete,
     dev,
     export,
+    init,
     peek,
     purge,
     put,
@@ -40,7 +41,7 @@ INTERRUPTED = 130
 Command = Callable[..., None]
 
 GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
-    "Run": (dev.dev, worker.worker, put.put),
+    "Run": (dev.dev, init.init, worker.worker, put.put),
     "Look": (counts.counts, tasks.tasks, peek.peek, show.show, export.export, workers.workers, schedules.schedules),
     "Put right": (
         *(cancel.cancel, requeue.requeue, delete.delete, purge.purge),

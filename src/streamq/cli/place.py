@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 
 from streamq.app import StreamQ
 from streamq.cli.locate import located
+from streamq.core.notice import WakeBy
 from streamq.errors import UsageError
 from streamq.store.mongo import MongoStore
 
@@ -32,7 +33,7 @@ class Server:
         given = {"--uri": self.uri, "--database": self.database, "--collection": self.collection}
         return [part for name, value in given.items() if value is not None for part in (name, value)]
 
-    def move(self, app: StreamQ, dead_letters: str | None = None) -> None:
+    def move(self, app: StreamQ, dead_letters: str | None = None, wake: WakeBy | None = None) -> None:
         """Let an app that was made elsewhere use this place, as far as it says one."""
         uri = self.uri
         if app.is_embedded and uri is None:
@@ -42,7 +43,9 @@ class Server:
                     "the app uses StreamQ.embedded(), a server that ends with this command and that no other program "
                     "sees: give --uri or set STREAMQ_URI (`streamq dev` runs one), or make the app with StreamQ()"
                 )
-        app.point_at(uri, database=self.database, collection=self.collection, dead_letter_collection=dead_letters)
+        app.point_at(
+            uri, database=self.database, collection=self.collection, dead_letter_collection=dead_letters, wake=wake
+        )
 
 
 @Parameter(name="*", group=WHERE)
@@ -58,11 +61,24 @@ HERE = Place()
 
 
 @contextmanager
-def opened(place: Server, dead_letters: str | None = None) -> Iterator[StreamQ]:
+def placed(place: Place, dead_letters: str | None = None, wake: WakeBy | None = None) -> Iterator[StreamQ]:
+    """Give the app that `place` names, else one without handlers, to be asked what needs no server."""
+    app = StreamQ() if place.app is None else located(place.app)
+    try:
+        app.point_at(
+            database=place.database, collection=place.collection, dead_letter_collection=dead_letters, wake=wake
+        )
+        yield app
+    finally:
+        app.close()
+
+
+@contextmanager
+def opened(place: Server, dead_letters: str | None = None, wake: WakeBy | None = None) -> Iterator[StreamQ]:
     """Give the app that `place` names, else one without handlers. Raises `UsageError` when neither says a server."""
     app = _named(place) or StreamQ()
     try:
-        place.move(app, dead_letters)
+        place.move(app, dead_letters, wake)
         if not isinstance(app.store, MongoStore):
             raise UsageError("the app keeps its tasks in memory: no other program sees them")
         yield app

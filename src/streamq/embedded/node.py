@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from streamq.embedded.guard import Guard
 from streamq.embedded.troubles import FailedStart, explain, is_port_taken
@@ -15,6 +17,7 @@ from streamq.errors import EmbeddedError
 
 START_S = 60.0  # chosen freely: 0.5 s is usual, recovery of a large directory after a crash takes longer
 POLL_S = 0.005
+NO_LOGIN: Mapping[str, Any] = MappingProxyType({})
 LISTENING = "Waiting for connections"
 
 
@@ -26,9 +29,18 @@ class Node:
     """A mongod of an `EmbeddedServer`. Its methods may be called from any thread."""
 
     def __init__(
-        self, number: int, port: int, command: Callable[[int], list[str]], data: Path, log: Path, guard: Guard
+        self,
+        number: int,
+        port: int,
+        command: Callable[[int], list[str]],
+        data: Path,
+        log: Path,
+        guard: Guard,
+        login: Mapping[str, Any] = NO_LOGIN,
     ) -> None:
+        """`login`: by which options of a client the server's own hands are let in."""
         self.number = number
+        self.login = login
         self.port = port
         self.data = data
         self.log = log

@@ -34,6 +34,7 @@ def connected(node: Node, answer_s: float = 10.0) -> Iterator[Client]:
         serverSelectionTimeoutMS=int(answer_s * 1000),
         connectTimeoutMS=int(answer_s * 1000),
         socketTimeoutMS=int(answer_s * 1000),
+        **node.login,
     )
     try:
         yield client

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from streamq.embedded import ports, replica_set
 from streamq.embedded.binary import find_mongod
 from streamq.embedded.command import HOST, SET_NAME, check_extra_args, check_parameters, mongod_command
 from streamq.embedded.directory import Directory, make_temporary_directory, open_directory
 from streamq.embedded.guard import Guard
+from streamq.embedded.keyfile import login_by, require_key_file
 from streamq.embedded.node import Node, PortTaken
 from streamq.embedded.troubles import port_taken
 from streamq.errors import OptionInvalid
@@ -51,7 +52,8 @@ class EmbeddedServer:
 
     @property
     def uri(self) -> str:
-        """The connection string: all members and the set's name. It holds no secret: there is no access control."""
+        """The connection string: all members and the set's name. It holds no secret: without a `key_file` there is no
+        access control, with one user and password are the caller's to add."""
         return f"mongodb://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}/?replicaSet={SET_NAME}"
 
     @property
@@ -94,6 +96,7 @@ def start(
     extra_args: Sequence[str] = (),
     election_timeout_ms: int | None = None,
     cache_gb: float = 0.25,
+    key_file: str | Path | None = None,
 ) -> EmbeddedServer:
     """Start a real mongod on 127.0.0.1 and return when it has a writable primary: about 0.7 s for one node.
 
@@ -105,6 +108,9 @@ def start(
     - `extra_args`: further arguments of mongod; one that is chosen here, e.g. `--oplogSize`, is replaced.
     - `election_timeout_ms`: how long the others miss a primary before they elect another (MongoDB's default: 10 s).
     - `cache_gb`: WiredTiger's cache per node, 0.25 at least.
+    - `key_file`: turns access control on. A file of 6 to 1,024 base64 characters that only its owner may read (0600),
+      by which the members know each other. The first user is yours to make: as `__system` with the key as password
+      (`streamq.embedded.keyfile.login_by`), who may do everything.
 
     The server ends at `stop`, at the end of `with`, and with the program however that ends, SIGKILL included. It may be
     started from any thread; no signal handler is installed.
@@ -113,6 +119,10 @@ def start(
     first line says what happened, the others what to do.
     """
     _check(nodes, port, election_timeout_ms, cache_gb, parameters or {}, extra_args)
+    login: Mapping[str, Any] = {}
+    if key_file is not None:
+        login = login_by(require_key_file(Path(key_file)))
+        extra_args = [*extra_args, "--keyFile", str(key_file)]
     mongod = find_mongod()
     directory = make_temporary_directory(nodes) if path is None else open_directory(Path(path), nodes)
     try:
@@ -122,7 +132,14 @@ def start(
         raise
     try:
         started = _start_nodes(
-            directory, guard, mongod, port, cache_gb=cache_gb, parameters=parameters or {}, extra_args=extra_args
+            directory,
+            guard,
+            mongod,
+            port,
+            cache_gb=cache_gb,
+            parameters=parameters or {},
+            extra_args=extra_args,
+            login=login,
         )
         replica_set.form_set(started, election_timeout_ms, FORM_S)
         directory.remember_ports([node.port for node in started])
@@ -141,6 +158,7 @@ def _start_nodes(
     cache_gb: float,
     parameters: Parameters,
     extra_args: Sequence[str],
+    login: Mapping[str, Any],
 ) -> list[Node]:
     started: list[Node] = []
     for number, wished in enumerate(_wished_ports(directory, port)):
@@ -157,7 +175,7 @@ def _start_nodes(
                 extra_args=extra_args,
             )
 
-        node = Node(number, wished, command, data, directory.log_path(number), guard)
+        node = Node(number, wished, command, data, directory.log_path(number), guard, login)
         _start_node(node, may_move=port is None, taken=[one.port for one in started])
         started.append(node)
     return started

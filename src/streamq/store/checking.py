@@ -22,9 +22,10 @@ from streamq.core.indexes import LETTER_INDEXES, META_INDEXES, Index
 from streamq.core.invariants import INVARIANTS, Invariant
 from streamq.core.moves.repair import DID, UPDATES
 from streamq.core.workers import HOLDERS, ROWS_WITH_AGE, WorkerView, workers_of
-from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError
+from streamq.errors import AccessRefused, NotAReplicaSet, ServerTooOld, StoreError
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import reading, writing
+from streamq.store.providing import indexes_of, is_as
 from streamq.store.setup import check_server, make_indexes
 from streamq.store.ticking import tick
 
@@ -107,9 +108,10 @@ class _Check:
             with reading(f"ask {what}"), self._tasks.deadline():
                 yield
         except StoreError as error:
-            self._find(
-                "warning", "everything can be asked", str(error), "give the user the role, or ask at a calm time"
-            )
+            self._not_asked(error)
+
+    def _not_asked(self, error: StoreError) -> None:
+        self._find("warning", "everything can be asked", str(error), "give the user the role, or ask at a calm time")
 
     # --- the server -------------------------------------------------------------------------------------------
 
@@ -144,6 +146,8 @@ class _Check:
         try:
             with writing("write with majority"), self._tasks.deadline():
                 self._tasks.durable.update_one({"_id": "check:nothing"}, {"$set": {"checked": True}})
+        except AccessRefused as error:
+            self._not_asked(error)
         except StoreError as error:
             self._find(
                 "error",
@@ -198,9 +202,9 @@ class _Check:
 
     def _indexes(self, collection: Collection[Document], wanted: Sequence[Index]) -> None:
         with self._asking("the indexes"):
-            there = {str(one["name"]): dict(one) for one in collection.list_indexes()}
+            there = indexes_of(collection)
             for index in wanted:
-                if index.name in there and not _is_as(there[index.name], index):
+                if index.name in there and not is_as(there[index.name], index):
                     self._find(
                         "error",
                         "the indexes are as they should be",
@@ -266,15 +270,6 @@ class _Check:
                 f"none works on: {named}",
                 "start one, unless a program claims from there by app.blocking",
             )
-
-
-def _is_as(there: Mapping[str, Any], index: Index) -> bool:
-    return (
-        tuple((field, int(way)) for field, way in dict(there["key"]).items()) == index.keys
-        and there.get("partialFilterExpression") == index.partial
-        and there.get("expireAfterSeconds") == index.expire_after_s
-        and bool(there.get("unique", False)) == index.unique
-    )
 
 
 def wall() -> datetime:

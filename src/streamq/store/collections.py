@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import pymongo
@@ -14,12 +14,11 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from streamq.core.notice import WakeBy
+from streamq.core.roles import META
 from streamq.store.setup import CODEC
 from streamq.store.wake_channel import WakeChannel
 
 Document = dict[str, Any]
-
-META: Final = ".meta"
 
 
 class Tasks(msgspec.Struct, frozen=True):

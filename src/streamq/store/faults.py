@@ -50,6 +50,10 @@ DRIVER_ERRORS: Final = (PyMongoError, BSONError)
 ACCESS: Final = frozenset({13, 18, 33, 8000})
 """Unauthorized, AuthenticationFailed, UnsupportedMechanism, AtlasError (wrong credentials)."""
 
+UNAUTHORIZED: Final = 13
+NOT_LOGGED_IN: Final = "requires authentication"
+"""In the message of an `UNAUTHORIZED` that no role would mend."""
+
 MAYBE_APPLIED: Final = frozenset({6, 7, 50, 64, 89, 91, 100, 189, 262, 9001, 10107, 11600, 11601, 11602, 13435, 13436})
 """Host unreachable or not found, MaxTimeMSExpired, WriteConcernFailed, NetworkTimeout, ShutdownInProgress,
 CannotSatisfyWriteConcern, PrimarySteppedDown, ExceededTimeLimit, SocketException, NotWritablePrimary and the
@@ -89,9 +93,15 @@ TIMEOUTS_OF_DRIVER: Final = re.compile(r" \(configured timeouts: [^)]*\)")
 """Said behind each host's failure; they name parts of the driver, not the limit that ran out."""
 
 
+REFUSED_COMMAND: Final = re.compile(r"(to execute command )\{ (\w+): (\"[^\"]*\"|\S+?),.*", re.DOTALL)
+"""What the server says of a command that it refuses: the whole of it, with the tasks of a put."""
+
+
 def short(error: BaseException) -> str:
-    """Return the driver's message without its own timeouts and the topology description that follows it."""
+    """Return the driver's message without its own timeouts and the topology description that follows it, and without
+    the command that was refused: payloads may be in it."""
     text = str(error).split(", Timeout:")[0].split(", full error:")[0]
+    text = REFUSED_COMMAND.sub(r"\1\2 \3", text)
     text = TIMEOUTS_OF_DRIVER.sub("", text)
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
@@ -107,6 +117,11 @@ def is_unknown(error: DriverError) -> bool:
     if getattr(error, "timeout", False):
         return True
     return getattr(error, "code", None) in MAYBE_APPLIED
+
+
+def lacks_right(error: BaseException | None) -> bool:
+    """Say whether a user who is known was refused for want of a privilege."""
+    return isinstance(error, OperationFailure) and error.code == UNAUTHORIZED and NOT_LOGGED_IN not in str(error)
 
 
 def is_refusal(error: DriverError) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 import pymongo
 from bson import ObjectId
 from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
 
 from streamq.core import queries
 from streamq.core.checkup import Checkup
@@ -64,9 +65,10 @@ from streamq.store.contract import (
     Renewed,
     Tick,
 )
-from streamq.store.faults import reading, writing
+from streamq.store.faults import lacks_right, reading, writing
 from streamq.store.feed import MongoFeed
-from streamq.store.setup import check_server, connect, make_indexes
+from streamq.store.providing import provide
+from streamq.store.setup import check_server, connect
 from streamq.store.wake_channel import TailFeed
 
 TIMEOUT_S: Final = 10.0
@@ -128,15 +130,17 @@ class MongoStore:
             client.close()
             raise
 
-    def prepare(self) -> None:
-        """See `Store.prepare`. Trips: 3, 1 more with a collection for dead letters, 2 more with a wake channel."""
+    def prepare(self, *, strictly: bool = False) -> None:
+        """See `Store.prepare`; `strictly`: raise `AccessRefused` where the user may make no indexes, though they may be
+        there. Trips: 3, 1 more with a collection for dead letters, 2 more with a wake channel; without the right to
+        make indexes 1 more a collection."""
         with self._tasks.deadline():
             check_server(self._database)
             until = time.monotonic() + self._tasks.timeout_s
-            make_indexes(self._tasks.durable, self.indexes, until)
-            make_indexes(self._tasks.meta, META_INDEXES, until)
+            provide(self._tasks.durable, self.indexes, until, strictly=strictly)
+            provide(self._tasks.meta, META_INDEXES, until, strictly=strictly)
             if self._dead is not None:
-                make_indexes(self._dead.durable, LETTER_INDEXES, until)
+                provide(self._dead.durable, LETTER_INDEXES, until, strictly=strictly)
             if self._tasks.wakes is not None:
                 self._tasks.wakes.prepare()
 
@@ -272,7 +276,11 @@ class MongoStore:
     def _forget(self, now: datetime) -> None:
         """Remove the rows that have not beaten for long; one that beats meanwhile stays."""
         lately = {"$gte": now - timedelta(seconds=FORGOTTEN_S)}
-        self._tasks.quick.delete_many(ROWS | {"beat_at": {"$not": lately}})
+        try:
+            self._tasks.quick.delete_many(ROWS | {"beat_at": {"$not": lately}})
+        except OperationFailure as error:
+            if not lacks_right(error):
+                raise  # without the right, members that have it will
 
     def ring(self, member: Member, bell: str) -> None:
         """See `Store.ring`. Trips: 1."""
@@ -280,9 +288,15 @@ class MongoStore:
             self._tasks.durable.update_one({"_id": member.row_id}, {"$set": {"bell": bell}}, upsert=True)
 
     def leave(self, member: Member) -> None:
-        """See `Store.leave`. Trips: 1."""
+        """See `Store.leave`. Trips: 1; 2 without the right to remove."""
         with reading("remove the member's row"), self._tasks.deadline():
-            self._tasks.durable.delete_one({"_id": member.row_id})
+            try:
+                self._tasks.durable.delete_one({"_id": member.row_id})
+            except OperationFailure as error:
+                if not lacks_right(error):
+                    raise
+                # A row that does not beat is no member's; who may remove rows forgets it.
+                self._tasks.durable.update_one({"_id": member.row_id}, {"$unset": {"beat_at": ""}})
 
     def feed(self, interest: Interest, await_s: float | None = None) -> MongoFeed:
         """See `Store.feed`. Trips: 1."""

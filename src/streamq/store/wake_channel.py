@@ -27,7 +27,7 @@ from pymongo.read_preferences import ReadPreference
 from streamq.core.notice import SEED, SIZE_BYTES, SUFFIX, bell_of, notice_of, wakes_of, wanted
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, FeedEnded, StoreError
-from streamq.store.faults import DRIVER_ERRORS, DriverError, reading, short, translated
+from streamq.store.faults import DRIVER_ERRORS, DriverError, lacks_right, reading, short, translated
 from streamq.store.feed import AWAIT_MS
 from streamq.store.setup import CODEC
 
@@ -68,7 +68,12 @@ class WakeChannel:
             if not self._find():
                 self._create()
                 self._find()
-            newest = self._newest()
+            try:
+                newest = self._newest()
+            except OperationFailure as error:
+                if not lacks_right(error):
+                    raise
+                return Timestamp(0, 0)  # a role that only writes it; who reads it sees to its first document
             if newest is None:
                 self._write(SEED, {"w": 1})
             return newest or Timestamp(0, 0)
@@ -90,6 +95,11 @@ class WakeChannel:
         try:
             self._database.command("create", self._name, capped=True, size=SIZE_BYTES)
         except OperationFailure as error:
+            if lacks_right(error):
+                raise AccessRefused(
+                    f"there is no {self._name}, and this user may not make it: run `streamq init --wake-channel` by "
+                    "one who may (the role of `streamq init --wake-channel --print-role operator`)"
+                ) from error
             if error.code != NAMESPACE_EXISTS:  # somebody was quicker
                 raise
 
