@@ -15,6 +15,7 @@ from typing import Any, Final
 from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
 
+from streamq.core.features import FEATURES
 from streamq.store.mongo import MongoStore
 
 Shape = dict[str, tuple[Any, ...]]
@@ -27,7 +28,7 @@ FEW: Final = 1_000
 
 
 class Databases:
-    """Lends databases that are as `prepare` leaves them, with nothing in them."""
+    """Lends databases that are prepared for whatever a task may take part in, with nothing in them."""
 
     def __init__(self, client: MongoClient[dict[str, Any]], dead_letters: str | None = None) -> None:
         self._client = client
@@ -48,7 +49,9 @@ class Databases:
 
     def _make(self) -> str:
         name = f"test_{uuid.uuid4().hex[:12]}"
-        MongoStore(self._client, name, dead_letters=self._dead_letters).prepare()
+        store = MongoStore(self._client, name, dead_letters=self._dead_letters)
+        store.prepare()
+        store.use(FEATURES)
         self._shape = self._shape_of(name)
         return name
 

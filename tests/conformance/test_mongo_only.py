@@ -21,6 +21,7 @@ from streamq.core import queries
 from streamq.core.claim import Ask
 from streamq.core.codec import from_stored
 from streamq.core.control import paused_of
+from streamq.core.features import FEATURES
 from streamq.core.indexes import INDEXES, META_INDEXES, Index
 from streamq.core.member import FORGOTTEN_S
 from streamq.core.outcome import Raised
@@ -608,6 +609,7 @@ def crowd(uri_of_module: str) -> Iterator[MongoStore]:
     """A store with 100,000 ready and 100,000 delayed tasks, 2,000 running ones, of many queues and handlers."""
     store = MongoStore.connect(uri_of_module, f"test_crowd_{ObjectId()}")
     store.prepare()
+    store.use(FEATURES)
     now = datetime.now(UTC)
     count = itertools.count()
 

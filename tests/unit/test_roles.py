@@ -19,8 +19,10 @@ def test_roles_hold_nothing_beyond_their_database_and_inherit_nothing() -> None:
 
 
 def test_producer_may_insert_tasks_and_nothing_else() -> None:
-    tasks = {"resource": {"db": "shop", "collection": "jobs"}, "actions": ["insert"]}
-    assert StreamQ(database="shop", collection="jobs").role("producer").command()["privileges"] == [tasks]
+    granted = StreamQ(database="shop", collection="jobs").role("producer").command()["privileges"]
+    assert granted == [
+        {"resource": {"db": "shop", "collection": name}, "actions": ["insert"]} for name in ("jobs", "jobs.meta")
+    ]
 
 
 def test_role_of_an_app_names_its_own_collections() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from streamq.cli.place import HERE, Place, opened, placed
 from streamq.cli.screen import say
+from streamq.core.features import FEATURES, Feature
 from streamq.core.notice import WakeBy
 from streamq.core.roles import Role, RoleKind
 from streamq.store.mongo import MongoStore
+
+FeatureName = Feature | Literal["all"]
 
 
 def init(
@@ -27,13 +30,23 @@ def init(
     wake_channel: Annotated[
         bool, Parameter(negative=(), show_default=False, help='With what wake="tailable" needs.')
     ] = False,
+    feature: Annotated[
+        list[FeatureName] | None,
+        Parameter(
+            negative=(),
+            help="Also the indexes for tasks that take part in it, before the first is put; repeatable.",
+        ),
+    ] = None,
     place: Place = HERE,
 ) -> None:
     """Make the collections and indexes, by a user who may: then workers need not be allowed to.
 
+    Of the indexes that only some tasks need (features), those are made that are in use already, and those named here.
     With --print-role no server is asked.
     """
     wake: WakeBy | None = "tailable" if wake_channel else None
+    wanted = set(feature or ())
+    features = FEATURES if "all" in wanted else frozenset(one for one in FEATURES if one in wanted)
     if print_role is not None:
         with placed(place, dead_letters, wake) as app:
             _print(app.role(print_role), as_json=json)
@@ -41,6 +54,7 @@ def init(
     with opened(place, dead_letters, wake) as app:
         assert isinstance(app.store, MongoStore)  # `opened`
         app.store.prepare(strictly=True)
+        app.store.use(features)
     say("the collections and indexes are there")
 
 

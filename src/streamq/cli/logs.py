@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from streamq.cli.safe import plain
-from streamq.secret import redacted
+from streamq.cli.safe import plain, redacted
 
 
 class OneLine(logging.Formatter):

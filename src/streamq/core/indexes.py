@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, Final
 
 import msgspec
 
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, TERMINAL, UNSUCCESSFUL, WAITING
+from streamq.core.features import Feature
 
 
 class Index(msgspec.Struct, frozen=True):
-    """One index. `serves` says which query it is for."""
+    """One index. `serves` says which query it is for; `feature` what is in use where it is made (None: everywhere)."""
 
     name: str
     keys: tuple[tuple[str, int], ...]
@@ -18,6 +20,7 @@ class Index(msgspec.Struct, frozen=True):
     serves: str
     expire_after_s: int | None = None
     unique: bool = False
+    feature: Feature | None = None
 
 
 INDEXES: Final = (
@@ -49,6 +52,7 @@ INDEXES: Final = (
         partial={"slot": {"$exists": True}},
         serves="queries.slots_taken; unique: a slot is given once. Only running tasks of limited queues are in it",
         unique=True,
+        feature="limits",
     ),
     Index(
         name="streamq_key_slot",
@@ -56,18 +60,21 @@ INDEXES: Final = (
         partial={"key_slot": {"$exists": True}},
         serves="queries.key_slots_taken; unique, so that a slot is given once",
         unique=True,
+        feature="limits",
     ),
     Index(
         name="streamq_held_up",
         keys=(("queue", 1), ("held_up_by", 1), ("priority", -1), ("seq", 1)),
         partial={"held_up_by": {"$exists": True}},
         serves="queries.held_up: what waits for a slot of its key, in claim order; queries.keys_held_up",
+        feature="limits",
     ),
     Index(
         name="streamq_blocked",
         keys=(("queue", 1), ("group", 1), ("seq", 1)),
         partial={"status": BLOCKED},
         serves="queries.oldest: whose turn is next in a group; queries.blocked: the sweep, page by page",
+        feature="followers",
     ),
     Index(
         name="streamq_group",
@@ -75,18 +82,21 @@ INDEXES: Final = (
         partial={"group_lock": {"$exists": True}},
         serves="queries.turns; unique, so that it is one task's turn at a time",
         unique=True,
+        feature="followers",
     ),
     Index(
         name="streamq_blocked_by",
         keys=(("blocked_by", 1),),
         partial={"status": BLOCKED, "blocked_by": {"$exists": True}},
         serves="queries.children: the tasks that wait for one that has ended",
+        feature="followers",
     ),
     Index(
         name="streamq_follow_up",
         keys=(("follow_up", 1),),
         partial={"follow_up": {"$exists": True}},
         serves="queries.marked: tasks whose followers are to be looked at",
+        feature="followers",
     ),
     Index(
         name="streamq_remove",
@@ -109,6 +119,7 @@ INDEXES: Final = (
         # Tasks without an expiry never enter it, others leave it at their first claim.
         partial={"status": {"$in": list(WAITING)}, "attempt": 0, "expires_at": {"$exists": True}},
         serves="queries.expired, queries.next_expiry: the scheduler",
+        feature="expiry",
     ),
     Index(
         name="streamq_lifetime",
@@ -117,6 +128,7 @@ INDEXES: Final = (
         serves="queries.outlived, queries.next_lifetime_end: the scheduler; and the server's own removal, once a "
         "minute, should no scheduler run",
         expire_after_s=0,
+        feature="lifetime",
     ),
     # For people who look: `_id` behind the value, so that pages go on in the index. A plain task enters none of them.
     Index(
@@ -124,12 +136,14 @@ INDEXES: Final = (
         keys=(("tag", 1), ("_id", 1)),
         partial={"tag": {"$exists": True}},
         serves="queries.beyond a search by tag; entered at the put of a task that has one, and left with the document",
+        feature="search",
     ),
     Index(
         name="streamq_unique_key",
         keys=(("unique_key", 1), ("_id", 1)),
         partial={"unique_key": {"$exists": True}},
         serves="queries.beyond a search by unique key, also of tasks that have ended: those hold no unique_lock",
+        feature="search",
     ),
     Index(
         name="streamq_unsuccessful",
@@ -139,6 +153,12 @@ INDEXES: Final = (
         serves="queries.beyond a search by these statuses, and within it by whatever else, past all that has succeeded",
     ),
 )
+
+
+def needed(features: Set[Feature]) -> tuple[Index, ...]:
+    """Return the indexes of a tasks collection in which `features` are in use."""
+    return tuple(index for index in INDEXES if index.feature is None or index.feature in features)
+
 
 DEAD_INDEXES: Final = (
     Index(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,6 +10,9 @@ from bson import ObjectId
 
 from streamq.core.claim import ENDS_BY, INT32, Ask, Past
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL, WAITING
+from streamq.core.features import END as IN_USE_END
+from streamq.core.features import FEATURES, Feature
+from streamq.core.features import PREFIX as IN_USE
 from streamq.core.schedule import PREFIX
 from streamq.core.wakes import CLAIMED_BY
 
@@ -337,22 +340,35 @@ def first_mark(among: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def outlook(collection: str, dead: str | None = None) -> list[dict[str, Any]]:
+def outlook(
+    collection: str, features: Set[Feature] = FEATURES, dead: str | None = None, meta: str | None = None
+) -> list[dict[str, Any]]:
     """Build the aggregation that tells of each kind of what the scheduler sees to in how many ms the first is due: rows
     of `of` and `in_ms`, none of a kind of which there is nothing. One trip instead of one a kind: an idle worker looks
-    once in each lease. `dead` names the collection for dead letters, if there is one."""
-    kinds = {
-        "due": next_due(),
-        "lease": next_lease_end(),
-        "expiry": next_expiry(),
-        "lifetime": next_lifetime_end(),
-        "mark": first_mark(),
-    }
+    once in each lease.
+
+    `features` are those that have their indexes; of others nothing is asked. `dead` names the collection for dead
+    letters, if there is one, `meta` the one whose documents tell which features are in use (rows of `feature`).
+    """
+    kinds = {"due": next_due(), "lease": next_lease_end()}
+    if "expiry" in features:
+        kinds["expiry"] = next_expiry()
+    if "lifetime" in features:
+        kinds["lifetime"] = next_lifetime_end()
+    if "followers" in features:
+        kinds["mark"] = first_mark()
     first, *others = [[*stages, {"$set": {"of": kind}}] for kind, stages in kinds.items()]
     also = [(collection, stages) for stages in others]
     if dead is not None:
         also.append((dead, [*first_mark(marked_dead()), {"$set": {"of": "mark"}}]))
+    if meta is not None:
+        also.append((meta, [{"$match": in_use()}, {"$project": {"_id": 0, "feature": "$_id"}}]))
     return first + [{"$unionWith": {"coll": name, "pipeline": stages}} for name, stages in also]
+
+
+def in_use() -> dict[str, Any]:
+    """Match the documents of the meta collection that tell which features are in use: a range of the `_id` index."""
+    return {"_id": {"$gte": IN_USE, "$lt": IN_USE_END}}
 
 
 def schedules(ids: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -45,10 +45,10 @@ TASKS: Final[Mapping[RoleKind, Actions]] = {
 }
 
 BESIDE: Final[Mapping[RoleKind, Actions]] = {
-    "producer": (),
+    "producer": ("insert",),  # says which features its tasks take part in
     "client": ("find", "insert", "update"),  # unique keys that outlive their tasks
     "worker": ("find", "insert", "listIndexes", "update"),  # schedules, tokens of rates
-    "operator": ("find", "remove", "update", *MAKING),
+    "operator": ("find", "insert", "remove", "update", *MAKING),
     "reader": ("find",),
 }
 
@@ -56,7 +56,7 @@ DEAD_LETTERS: Final[Mapping[RoleKind, Actions]] = {
     "producer": (),
     "client": ("find",),  # a result or a parent may be there
     "worker": ("find", "insert", "listIndexes", "update"),
-    "operator": ("find", "remove", "update", *MAKING),
+    "operator": ("find", "insert", "remove", "update", *MAKING),
     "reader": ("find",),
 }
 

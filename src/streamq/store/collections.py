@@ -15,6 +15,7 @@ from pymongo.write_concern import WriteConcern
 
 from streamq.core.notice import WakeBy
 from streamq.core.roles import META
+from streamq.store.features import Features
 from streamq.store.setup import CODEC
 from streamq.store.wake_channel import WakeChannel
 
@@ -30,7 +31,8 @@ class Tasks(msgspec.Struct, frozen=True):
     cannot be rolled back. All go to the primary. `meta` is the collection beside the tasks, for what is no task and no
     row of a member; it writes with majority too. `buckets` is the same with w:1, for tokens of rates, which are taken
     at each claim: of one that is rolled back some tokens are given twice. `dead` is the collection that failed tasks
-    are moved to, if there is one; `wakes` the extra wake channel, if there is one.
+    are moved to, if there is one; `wakes` the extra wake channel, if there is one; `features` knows which indexes there
+    are beside those that are always there.
     """
 
     durable: Collection[Document]
@@ -39,6 +41,7 @@ class Tasks(msgspec.Struct, frozen=True):
     meta: Collection[Document]
     buckets: Collection[Document]
     timeout_s: float
+    features: Features
     dead: Tasks | None = None
     wakes: WakeChannel | None = None
 
@@ -58,13 +61,16 @@ def tasks_of(
         )
 
     majority = WriteConcern(w="majority", j=True)
+    durable = handle(majority, ReadConcern("local"))
+    meta = handle(majority, ReadConcern("local"), name + META)
     return Tasks(
-        durable=handle(majority, ReadConcern("local")),
+        durable=durable,
         quick=handle(WriteConcern(w=1), ReadConcern("local")),
         committed=handle(majority, ReadConcern("majority")),
-        meta=handle(majority, ReadConcern("local"), name + META),
+        meta=meta,
         buckets=handle(WriteConcern(w=1), ReadConcern("local"), name + META),
         timeout_s=timeout_s,
+        features=Features(durable, meta, timeout_s),
         dead=None if dead is None else tasks_of(database, dead, timeout_s),
         wakes=WakeChannel(database, name, timeout_s) if wake == "tailable" else None,
     )

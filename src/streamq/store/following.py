@@ -130,9 +130,13 @@ def tell(tasks: Tasks, ended: Document) -> bool:
 def sweep(tasks: Tasks, place: Place | None) -> tuple[Tick, Place | None]:
     """Look at the next page of blocked tasks, after `place`; return where it ended (None: at the end of all).
 
-    Trips: 1 when nothing is blocked, else 3 or more. It finds what no mark tells: parents that the server
-    removed at the end of their lifetime, or somebody by other means, and whatever else may have been missed.
+    Trips: 0 when no task has ever waited for another, 1 when none does, else 3 or more. It finds what no mark tells:
+    parents that the server removed at the end of their lifetime, or somebody by other means, and whatever else may have
+    been missed.
     """
+    tasks.features.look_again()
+    if "followers" not in tasks.features.made():
+        return Tick((), 0, None), None
     refused: list[Refused] = []
     with reading("sweep blocked tasks"):
         with tasks.deadline():

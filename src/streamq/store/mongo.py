@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from streamq.core import queries
 from streamq.core.checkup import Checkup
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
-from streamq.core.indexes import DEAD_INDEXES, INDEXES, LETTER_INDEXES, META_INDEXES, Index
+from streamq.core.features import Feature
+from streamq.core.indexes import DEAD_INDEXES, LETTER_INDEXES, META_INDEXES, Index, needed
 from streamq.core.member import ALIVE_S, FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
@@ -132,17 +133,23 @@ class MongoStore:
 
     def prepare(self, *, strictly: bool = False) -> None:
         """See `Store.prepare`; `strictly`: raise `AccessRefused` where the user may make no indexes, though they may be
-        there. Trips: 3, 1 more with a collection for dead letters, 2 more with a wake channel; without the right to
+        there. Trips: 4, 1 more with a collection for dead letters, 2 more with a wake channel; without the right to
         make indexes 1 more a collection."""
+        self._tasks.features.forget()
         with self._tasks.deadline():
             check_server(self._database)
             until = time.monotonic() + self._tasks.timeout_s
-            provide(self._tasks.durable, self.indexes, until, strictly=strictly)
+            provide(self._tasks.durable, self.indexes(), until, strictly=strictly)
             provide(self._tasks.meta, META_INDEXES, until, strictly=strictly)
             if self._dead is not None:
                 provide(self._dead.durable, LETTER_INDEXES, until, strictly=strictly)
             if self._tasks.wakes is not None:
                 self._tasks.wakes.prepare()
+
+    def use(self, features: Set[Feature]) -> None:
+        """Make the indexes of `features` now, as the first task or worker that takes part would have it done. Trips: 1
+        and 1 for each, 0 when this process has done so before."""
+        self._tasks.features.use(features)
 
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """See `Store.put`. Trips: 1 per 1,000 tasks; 1 to 3 more with parents. Clock: server."""
@@ -157,6 +164,7 @@ class MongoStore:
         if ask.limits is not None:
             if ask.heeds_pause and self.paused([ask.queue]):
                 return Claimed((), more=False, paused=True)
+            self.use({"limits"})
             return shelf.claim(self._tasks, ask, ask.limits)
         return claiming.claim(self._tasks, ask)
 
@@ -397,12 +405,12 @@ class MongoStore:
 
     def check(self, *, repair: bool = False) -> Checkup:
         """Check the server, the collection and the tasks; see `checking`."""
-        return checking.check(self._database, self._tasks, self.indexes, repair=repair)
+        return checking.check(self._database, self._tasks, self.indexes(), repair=repair)
 
-    @property
     def indexes(self) -> tuple[Index, ...]:
-        """The indexes of the tasks collection that this store needs."""
-        return INDEXES if self._dead is None else (*INDEXES, *DEAD_INDEXES)
+        """Return the indexes of the tasks collection that this store needs. Trips: 1."""
+        indexes = needed(self._tasks.features.announced())
+        return indexes if self._dead is None else (*indexes, *DEAD_INDEXES)
 
     def dead_letters(self) -> MongoStore:
         """See `Store.dead_letters`."""
@@ -445,9 +453,8 @@ class DeadLetters(MongoStore):
         self._clock = store._clock
         self._living = store._tasks
 
-    @property
     def indexes(self) -> tuple[Index, ...]:
-        """The indexes of the collection for dead letters."""
+        """Return the indexes of the collection for dead letters. Trips: 0."""
         return LETTER_INDEXES
 
     def check(self, *, repair: bool = False) -> Checkup:

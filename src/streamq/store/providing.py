@@ -30,15 +30,15 @@ def provide(collection: Collection[Document], indexes: Sequence[Index], deadline
     except AccessRefused as refused:
         if strictly or not lacks_right(refused.__cause__):
             raise
-        lacking = _lacking(collection, indexes)
-        if lacking:
+        missing = _missing(collection, indexes)
+        if missing:
             raise AccessRefused(
-                f"{collection.full_name} misses the indexes {', '.join(lacking)}, and this user may not make them: run "
+                f"{collection.full_name} misses the indexes {', '.join(missing)}, and this user may not make them: run "
                 "`streamq init` by one who may (the role of `streamq init --print-role operator`)"
             ) from refused
 
 
-def _lacking(collection: Collection[Document], indexes: Sequence[Index]) -> list[str]:
+def _missing(collection: Collection[Document], indexes: Sequence[Index]) -> list[str]:
     try:
         with reading("look at the indexes"):
             there = indexes_of(collection)
@@ -46,12 +46,17 @@ def _lacking(collection: Collection[Document], indexes: Sequence[Index]) -> list
         if not lacks_right(refused.__cause__):
             raise
         return []
-    return [index.name for index in indexes if index.name not in there or not is_as(there[index.name], index)]
+    return lacking(there, indexes)
 
 
 def indexes_of(collection: Collection[Document]) -> dict[str, Document]:
     """Return the indexes that are there, by name; none of a collection that is not. Raises the driver's errors."""
     return {str(one["name"]): dict(one) for one in collection.list_indexes()}
+
+
+def lacking(there: Mapping[str, Document], indexes: Sequence[Index]) -> list[str]:
+    """Name those of `indexes` that are not among `there`, or are others than they should be."""
+    return [index.name for index in indexes if index.name not in there or not is_as(there[index.name], index)]
 
 
 def is_as(there: Mapping[str, Any], index: Index) -> bool:

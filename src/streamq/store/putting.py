@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pymongo.errors import ServerSelectionTimeoutError
 
+from streamq.core.features import features_of
 from streamq.core.moves.put import documents_of
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.parents import Family
@@ -26,6 +27,7 @@ def put(tasks: Tasks, new: Sequence[NewTask], now: datetime, session: Any) -> Se
     """Insert `new` in chunks; see `Store.put`."""
     if not new:
         return []
+    tasks.features.announce(features_of(new))
     family = family_of(tasks, new, session)
     if len(new) <= MOST_A_CHUNK:
         return _put_chunk(tasks, new, now, family, session)

@@ -23,6 +23,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from streamq.core import queries
+from streamq.core.features import features_of
 from streamq.core.moves import recur
 from streamq.core.new_task import NewTask
 from streamq.core.schedule import CONTROL_ID, PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
@@ -104,6 +105,7 @@ def _fire(tasks: Tasks, schedule: Schedule, read: Document, by: str, look: _Look
             if row.enabled and row.next_at is not None:
                 look.ahead.append((row.next_at - now).total_seconds())
             return
+        tasks.features.announce(features_of([schedule.template]))
         with tasks.deadline():
             shot = _in_transaction(tasks, schedule, row, read, by, now)
     except OptionInvalid as error:

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 
 from streamq.core import queries
+from streamq.core.features import named as features_named
 from streamq.core.moves import expire, free, release_due, take_back
+from streamq.errors import AccessRefused
 from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
 from streamq.store.faults import reading, rereading
 from streamq.store.following import REMOVED, Followed, follow_up, mark_followers
 from streamq.store.moving import MOST_A_TICK, lasting, move, named, pause_s
+
+NOT_YET_S: Final = 1.0
+"""When to try again to make indexes for which the server had not the time."""
 
 
 @rereading
@@ -25,7 +30,8 @@ def tick(tasks: Tasks, *, releases: bool = True) -> Tick:
     All of it is idempotent: many schedulers may run, and a lost reply only means to look again.
     """
     with reading("look for due tasks"):
-        ahead = _outlook(tasks)
+        denied: list[Refused] = []
+        ahead = _outlook(tasks, denied)
         due_s = None if releases else ahead.pop("due", None)
         due = {kind for kind, in_s in ahead.items() if in_s <= 0}
         released: list[tuple[ObjectId, str]] = []
@@ -39,7 +45,7 @@ def tick(tasks: Tasks, *, releases: bool = True) -> Tick:
             back, failed = _take_back(tasks, refused)
             released += back
         # What has just ended by time may have followers too; what is due has not ended.
-        followed = follow_up(tasks, refused) if due - {"due"} else Followed()
+        followed = follow_up(tasks, refused) if due - {"due"} and _has_followers(tasks) else Followed()
         released += followed.released
     soonest = [*ahead.values(), *([0.0] if followed.found else [])]  # more may be marked, and followers be followed
     moved = bool(released or failed or followed.done or expired or removed)
@@ -48,7 +54,7 @@ def tick(tasks: Tasks, *, releases: bool = True) -> Tick:
         tuple(released),
         failed,
         next_s,
-        lasting(refused),
+        (*denied, *lasting(refused)),
         followed=followed.done,
         expired=expired,
         removed=removed,
@@ -56,11 +62,28 @@ def tick(tasks: Tasks, *, releases: bool = True) -> Tick:
     )
 
 
-def _outlook(tasks: Tasks) -> dict[str, float]:
-    with tasks.deadline():
-        stages = queries.outlook(tasks.quick.name, None if tasks.dead is None else tasks.dead.quick.name)
-        rows = tasks.quick.aggregate(stages)
-        return {row["of"]: float(row["in_ms"]) / 1000 for row in rows}
+def _outlook(tasks: Tasks, denied: list[Refused]) -> dict[str, float]:
+    """Tell of what there is to be seen to in how many seconds. A feature that has come into use since the last look is
+    given its indexes here; one that this user may not make indexes for is left to others and told of, once; one for
+    which the server had not the time is left to a look soon."""
+    dead = None if tasks.dead is None else tasks.dead.quick.name
+    in_time = True
+    while True:
+        made = tasks.features.made()
+        with tasks.deadline():
+            rows = list(tasks.quick.aggregate(queries.outlook(tasks.quick.name, made, dead, tasks.meta.name)))
+        new = features_named(row["feature"] for row in rows if "feature" in row) - made - tasks.features.denied
+        if not new or not in_time:
+            ahead = {row["of"]: float(row["in_ms"]) / 1000 for row in rows if "of" in row}
+            return ahead if in_time else ahead | {"features": NOT_YET_S}
+        try:
+            in_time = tasks.features.make(new)
+        except AccessRefused as error:
+            denied.append(Refused("indexes of " + ", ".join(sorted(new)), str(error)))
+
+
+def _has_followers(tasks: Tasks) -> bool:
+    return "followers" in tasks.features.made()
 
 
 def _release(tasks: Tasks, refused: list[Refused]) -> list[tuple[ObjectId, str]]:
