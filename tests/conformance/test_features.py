@@ -252,7 +252,9 @@ def test_a_check_misses_the_indexes_of_what_is_in_use_and_no_others(fresh: Mongo
     fresh.put()
     assert not [one for one in fresh.mongo.check().findings if "misses" in one.said]
     fresh.put(options=PutOptions(tag="t"))
+    assert fresh.mongo.check().valid
     (finding,) = [one for one in fresh.mongo.check(repair=True).findings if "misses" in one.said]
+    assert finding.severity == "info"
     assert "streamq_tag" in finding.said
     assert there(fresh) == BASE | names_of("search")
 

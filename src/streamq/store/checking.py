@@ -213,19 +213,26 @@ class _Check:
                         "makes it anew",
                     )
             missing = [index for index in wanted if index.name not in there]
-            if missing:
-                self._missing(collection, missing)
+            always = [index for index in missing if index.feature is None]
+            if always:
+                advice = "claims are slow, unique keys are not kept: start a worker, or repair makes them"
+                self._missing(collection, always, "error", advice)
+            if missing != always:
+                advice = "nothing: the next look of a worker makes them, as would repair"
+                self._missing(collection, [index for index in missing if index not in always], "info", advice)
 
-    def _missing(self, collection: Collection[Document], indexes: Sequence[Index]) -> None:
+    def _missing(
+        self, collection: Collection[Document], indexes: Sequence[Index], severity: Severity, advice: str
+    ) -> None:
         repaired = ""
         if self._repair:
             make_indexes(collection, indexes, time.monotonic() + self._tasks.timeout_s)
             repaired = "made them"
         self._find(
-            "error",
+            severity,
             "the indexes are there",
             f"{collection.name} misses {', '.join(index.name for index in indexes)}",
-            "claims are slow, unique keys are not kept: start a worker, or repair makes them",
+            advice,
             repaired=repaired,
         )
 
