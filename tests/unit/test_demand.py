@@ -14,6 +14,7 @@ from streamq.core.demand import (
     Demand,
     Sleep,
     next_action,
+    next_behind,
     wanted_spare,
 )
 
@@ -114,3 +115,21 @@ def test_spare_is_what_is_finished_during_the_claims_ahead() -> None:
 @given(st.floats(0, 1e9), st.floats(0, 1), st.integers(0, 1_000))
 def test_spare_is_never_negative_nor_over_its_cap(finished_per_s: float, claim_s: float, cap: int) -> None:
     assert 0 <= wanted_spare(finished_per_s, claim_s, cap=cap) <= cap
+
+
+def test_claim_behind_another_is_not_sent_while_there_are_tasks_left_to_run() -> None:
+    assert next_behind(Demand(0, 1_000, behind=False), 500, 0) is None
+
+
+def test_claim_behind_another_takes_what_that_one_leaves_room_for() -> None:
+    assert next_behind(Demand(64, 800, behind=False), 500, 64) == ClaimHead(limit=364, spare=364)
+
+
+def test_claim_behind_another_is_for_the_slots_that_are_not_promised_to_it() -> None:
+    assert next_behind(Demand(64, 1_000, behind=False), 500, 0) == ClaimHead(limit=500, spare=436)
+
+
+def test_claim_behind_another_is_not_sent_for_little() -> None:
+    """A claim of a few costs its trips all the same; what the other one obtains leaves more room when it is run."""
+    assert next_behind(Demand(64, 800, behind=False), 500, 0) is not None
+    assert next_behind(Demand(64, 600, behind=False), 500, 0) is None

@@ -79,6 +79,20 @@ def next_action(demand: Demand) -> Action:
     return SLEEP
 
 
+def next_behind(demand: Demand, asked: int, slots: int) -> ClaimHead | None:
+    """Decide whether to send a further claim behind one that is under way for `asked` tasks, `slots` of which can start
+    at once, and that follows a full one; None: not now.
+
+    Only where all that was claimed has been run: whoever has tasks left loses nothing by waiting for the answer.
+    """
+    if demand.free <= 0:
+        return None
+    limit = min(demand.free + demand.wanted_spare - asked, MOST_A_CLAIM)
+    if limit < max(1, demand.wanted_spare // 3):  # else more will have come together when the answer is there
+        return None
+    return ClaimHead(limit=limit, spare=max(0, limit - max(0, demand.free - slots)))
+
+
 def wanted_spare(finished_per_s: float, claim_s: float, *, cap: int) -> int:
     """Return how many tasks should wait in the process, so that slots do not starve during a claim.
 

@@ -1,11 +1,12 @@
 """The intake of one queue: claims what its takers have room for, and holds it until they take it.
 
     wake ──hint──┐
-    scan ─behind─┤→ demand decides → claim (one in flight) → ready → take()
+    scan ─behind─┤→ demand decides → claim (one in flight, one behind it) → ready → take()
     take() room ─┘
 
 Level-triggered: `behind` is lowered before a claim is sent, never after, so a wake that arrives during the claim
-makes another one.
+makes another one. While there is more than this process can take, the next claim waits behind the one that is under way
+(`runtime.flight`); answers are taken in one after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 import trio
 
-from streamq.bridge import Bridge
+from streamq.bridge import Bridge, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.limits import Limits
@@ -26,6 +27,7 @@ from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
 from streamq.runtime.ahead import Ahead
+from streamq.runtime.flight import Flight
 from streamq.runtime.held import Held, Holdings
 from streamq.runtime.hints import MOST_HINTS, Hints
 from streamq.runtime.journal import Journal
@@ -107,6 +109,11 @@ class Intake:
         self._pausing = False  # after an error
         self._pace = Pace()
         self._pressure = Pressure()
+        self._turns = Turns()
+        self._full = False  # the last claim from the head left more there
+        self._under_way: Ask | None = None  # what a claim asks for that another may follow
+        self._following: Flight | None = None  # the claim behind it
+        self._dry = trio.lowlevel.ParkingLot()
         self.rendezvous = Rendezvous()
         """Who is to try first; the watcher's, which knows the others."""
         self._standing_by = StandBy(MOST_HINTS)
@@ -145,6 +152,8 @@ class Intake:
         """Decide anew whether to claim. Called at every take: cheap while too little is wanted for a claim."""
         if self._claimer and (self._refill_at is None or len(self.takers.ready) <= self._refill_at):
             self._claimer.unpark()
+        elif self._under_way is not None and not self.takers.ready:
+            self._dry.unpark()
 
     # --- for the watcher and the scheduler --------------------------------------------------------------------
 
@@ -165,6 +174,7 @@ class Intake:
         if not paused:
             self.scan()
             return
+        self._call_off()
         self.takers.withdraw(self)
 
     def rest(self, unheard: bool) -> None:
@@ -248,6 +258,7 @@ class Intake:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._let_go)
                     nursery.start_soon(self._stand_by)
+                    nursery.start_soon(self._follow)
                     await self._claim_on()
                     nursery.cancel_scope.cancel()
         finally:
@@ -257,18 +268,26 @@ class Intake:
     async def stop(self) -> None:
         """Claim no more; return when no claim is in flight. Cancellation: call it shielded."""
         self._scope.cancel()
+        self._call_off()
         if self._started:
             await self._stopped.wait()
         await self.takers.wait_all_back()
 
     async def _claim_on(self) -> None:
         self._started = True
+        try:
+            await self._claim_until_refused()
+        finally:
+            await self._bring_in()
+
+    async def _claim_until_refused(self) -> None:
         pauses = Pauses()
         while True:
             if self._broken is not None:
                 raise self._broken
-            action = demand.SLEEP if self._paused else demand.next_action(self._demand())
-            if isinstance(action, demand.Sleep):
+            flight = self._following
+            action = demand.SLEEP if self._paused or flight is not None else demand.next_action(self._demand())
+            if flight is None and isinstance(action, demand.Sleep):
                 self.takers.put_on_offer(self)
                 self._refill_at = action.left
                 await self._sleep()
@@ -276,7 +295,10 @@ class Intake:
                 self.takers.offer.withdraw()
                 continue
             try:
-                await self._claim(action)
+                if flight is not None:
+                    await self._land(flight)
+                elif not isinstance(action, demand.Sleep):
+                    await self._claim(action)
                 pauses.went_well()
             except AccessRefused as error:
                 self.refuse(error)
@@ -319,32 +341,91 @@ class Intake:
         return demand.Demand(free, spare, self._behind, self._hints.ids, self._hints.durable)
 
     async def _claim(self, action: demand.ClaimIds | demand.ClaimHead) -> None:
+        ask = self._set_out(action)
+        sent_at = clock.now()
+        self.takers.asking(self, ask.slots)
+        obtained = 0
+        try:
+            if self._full and isinstance(action, demand.ClaimHead) and self.wants.spare is None:
+                self._under_way = ask
+                claimed = await self._bridge.in_turn(self._turns, self._store.claim, ask)
+            else:
+                claimed = await self._bridge.call(self._store.claim, ask)
+            obtained = len(claimed.claims)
+        finally:
+            self._full, self._under_way = False, None
+            self._hints.asked()
+            self.takers.asked(self, ask.slots, obtained)
+        self._arrive(action, ask, claimed, sent_at)
+
+    def _set_out(self, action: demand.ClaimIds | demand.ClaimHead) -> Ask:
         ask = self._ask(action)
         if ask.slots <= 0:
             self._ahead.hear()  # it leaves out what may not wait here
         self._hints.take()
         self._behind = False
-        sent_at = clock.now()
         if isinstance(action, demand.ClaimHead):
-            self.last_scan_at = sent_at
-        self.takers.asking(self, ask.slots)
-        obtained = 0
-        try:
-            claimed = await self._bridge.call(self._store.claim, ask)
-            obtained = len(claimed.claims)
-        finally:
-            self._hints.asked()
-            self.takers.asked(self, ask.slots, obtained)
+            self.last_scan_at = clock.now()
+        return ask
+
+    def _arrive(self, action: demand.ClaimIds | demand.ClaimHead, ask: Ask, claimed: Claimed, sent_at: float) -> None:
         self._pace.note(clock.now(), clock.now() - sent_at, self.takers.taken)
         self._take_in(claimed, sent_at)
         self._again_at = float("inf") if claimed.again_s is None else clock.now() + claimed.again_s
         goes_on = isinstance(action, demand.ClaimHead) and self._ahead.note(claimed)
-        self._behind = self._behind or claimed.more or goes_on
+        more = claimed.more and self._following is None  # else the claim that was sent behind this one sees to it
+        self._behind = self._behind or more or goes_on
+        self._full = isinstance(action, demand.ClaimHead) and claimed.more and not goes_on
         if isinstance(action, demand.ClaimHead) and not claimed.more:
             # It has seen whatever was named before it; tasks that may not wait here were left out.
             self._only_startable = ask.slots <= 0
             self._behind = self._behind or self._only_startable
         self._weigh(claimed, goes_on=goes_on)
+
+    # --- a claim behind the one that is under way -------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Send the next claim behind the one that is under way, once all that was claimed has been run."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._dry.park()
+                ask = self._under_way
+                if ask is None or self._following is not None:
+                    continue
+                action = demand.next_behind(self._demand(), ask.limit, ask.slots)
+                if action is not None:
+                    self._following = Flight(action, self._set_out(action), self._store.claim)
+                    nursery.start_soon(self._following.fly, self._bridge, self._turns)
+
+    async def _land(self, flight: Flight) -> None:
+        """Take in what a claim that was sent behind another obtains."""
+        self._following = None
+        if self._full:
+            self._under_way = flight.ask
+        await flight.wait_landed()
+        self._full, self._under_way = False, None
+        self._hints.asked()
+        if flight.error is not None:
+            raise flight.error
+        if flight.claimed is None:
+            self._behind = True  # cancelled before it left
+            return
+        sent_at = clock.now() - (clock.thread_now() - flight.left_at)
+        self._arrive(flight.action, flight.ask, flight.claimed, sent_at)
+
+    def _call_off(self) -> None:
+        if self._following is not None:
+            self._following.called_off = True
+
+    async def _bring_in(self) -> None:
+        """End of claiming: what is still under way is waited for."""
+        if self._following is None:
+            return
+        self._call_off()
+        try:
+            await self._land(self._following)
+        except StoreError as error:
+            self._note(error)
 
     def _weigh(self, claimed: Claimed, *, goes_on: bool) -> None:
         """Note what a claim says of whether the stream is needed."""

@@ -1,0 +1,61 @@
+"""Calls in turn, with real threads: whom they wait for, and that their turn comes."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from streamq.bridge import ThreadBridge, Turns
+
+SOON_S = 10.0
+"""How long a step may take at most."""
+
+
+async def test_calls_in_turn_wait_for_the_one_before_them() -> None:
+    bridge, turns, began, gate, order = ThreadBridge(), Turns(), threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        began.set()
+        assert gate.wait(SOON_S)
+        order.append("first")
+
+    async def beside() -> None:
+        # A call that is in nobody's turn, made after the others: it goes through while they wait.
+        await bridge.call(order.append, "beside")
+        gate.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bridge.in_turn, turns, first)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(bridge.in_turn, turns, order.append, "second")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(beside)
+    assert order == ["beside", "first", "second"]
+
+
+async def test_turn_comes_though_a_caller_before_it_was_cancelled_or_its_call_has_failed() -> None:
+    """Those behind it would wait for ever, in threads that nothing ends."""
+    bridge, turns = ThreadBridge(), Turns()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await bridge.in_turn(turns, int)
+    with pytest.raises(ZeroDivisionError):
+        await bridge.in_turn(turns, lambda: 1 // 0)
+    with trio.fail_after(SOON_S):
+        assert await bridge.in_turn(turns, int) == 0
+
+
+async def test_next_call_in_turn_is_made_while_trio_is_busy() -> None:
+    """That is what they are for: a handler that computes must not keep the server waiting for the next claim."""
+    bridge, turns, gate, made = ThreadBridge(), Turns(), threading.Event(), threading.Event()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bridge.in_turn, turns, gate.wait, SOON_S)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(bridge.in_turn, turns, made.set)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        assert made.wait(SOON_S)  # trio's own thread, held up
