@@ -9,6 +9,7 @@ from streamq.core.notice import SUFFIX, WakeBy
 from streamq.core.options import require_collection
 from streamq.core.roles import META, Role, RoleKind, role_of
 from streamq.errors import UsageError
+from streamq.secret import secret
 from streamq.store.mongo import MongoStore
 from streamq.store.transactions import Client
 
@@ -30,7 +31,7 @@ class Address:
         wake: WakeBy = "stream",
     ) -> None:
         self.server: EmbeddedServer | None = None
-        self._uri = uri
+        self._uri = secret(uri)
         self._client = client
         self._database = database
         self._collection = collection
@@ -57,7 +58,7 @@ class Address:
     ) -> None:
         """Be elsewhere; None leaves it as it is. Raises `OptionInvalid`."""
         if uri is not None:
-            self._uri, self._client = uri, None
+            self._uri, self._client = secret(uri), None
             self.stop()
         self._database = database or self._database
         self._collection = collection or self._collection
@@ -77,7 +78,7 @@ class Address:
                 dead_letters=dead_letters,
                 wake=self._wake,
             )
-        uri = self._uri or os.environ.get("STREAMQ_URI")
+        uri = self._uri or secret(os.environ.get("STREAMQ_URI"))
         if not uri:
             raise UsageError(
                 "where is the server? Give StreamQ(uri) or StreamQ(client=...), set STREAMQ_URI, "

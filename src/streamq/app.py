@@ -52,6 +52,7 @@ from streamq.runtime.journal import Journal
 from streamq.runtime.services import Services
 from streamq.runtime.sole import sole_error
 from streamq.runtime.worker import Worker, finished
+from streamq.secret import secret
 from streamq.store.contract import Store
 from streamq.store.mongo import TIMEOUT_S, MongoStore
 from streamq.store.transactions import Client
@@ -113,6 +114,7 @@ class StreamQ:
         dead_letter_collection: str | None = None,
         wake: WakeBy = "stream",
     ) -> None:
+        uri = secret(uri)  # for tracebacks that show the values of names
         if uri is not None and client is not None:
             raise UsageError("give uri or client, not both")
         self._address = Address(
@@ -317,6 +319,7 @@ class StreamQ:
 
         Raises `UsageError` when the app has connected already, `OptionInvalid`.
         """
+        uri = secret(uri)
         if self._store is not None and (uri, database, collection, dead_letter_collection, wake) != (None,) * 5:
             raise UsageError("point_at comes too late: the app has connected already")
         wake = None if wake is None else require_wake(wake)

@@ -13,9 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from streamq.secret import redacted
+
 
 class StreamQError(Exception):
-    """The root: catch this to catch whatever streamq itself raises."""
+    """The root: catch this to catch whatever streamq itself raises. No message shows the password of a URI."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(one) if isinstance(one, str) else one for one in args))
 
 
 # --- the caller must act ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import pytest
 from pymongo import MongoClient
 
 from streamq import StreamQ
+from tests.guarded import Guarded, guarded
 
 Mongo = MongoClient[dict[str, Any]]
 
@@ -37,3 +39,18 @@ def mongo(uri: str) -> Iterator[Mongo]:
     """A plain client beside streamq's."""
     with Mongo(uri, tz_aware=True) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A server with access control."""
+    with guarded(tmp_path_factory.mktemp("key")) as made:
+        yield made
+
+
+@pytest.fixture
+def place(guard: Guarded) -> Iterator[str]:
+    """The name of a database there."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield name
+    guard.forget(name)

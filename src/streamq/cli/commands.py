@@ -32,8 +32,8 @@ from streamq.cli import (
     worker,
     workers,
 )
-from streamq.cli.safe import redacted
 from streamq.errors import StreamQError, UsageError
+from streamq.secret import redacted
 
 DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130
@@ -63,9 +63,9 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         return _told(f"{redacted(_all_named(str(error))).rstrip('.')} (see {_help_of(arguments)})", MISUSED)
     except UsageError as error:
-        return _told(redacted(str(error)), MISUSED)
+        return _told(str(error), MISUSED)
     except StreamQError as error:
-        return _told(redacted(str(error)), FAILED)
+        return _told(str(error), FAILED)
     except ModuleNotFoundError as error:
         if (said := bench.missing(error)) is None:
             raise

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
-from streamq.cli.safe import plain, redacted
+from streamq.cli.safe import plain
+from streamq.secret import redacted
 
 
 class OneLine(logging.Formatter):

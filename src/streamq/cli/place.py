@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Final, Self
 
 from cyclopts import Group, Parameter
 
@@ -16,6 +16,8 @@ from streamq.core.notice import WakeBy
 from streamq.errors import UsageError
 from streamq.store.mongo import MongoStore
 
+URI: Final = "STREAMQ_WORKER_URI"
+
 WHERE = Group("Where the tasks are", sort_key=9)
 
 
@@ -24,14 +26,28 @@ WHERE = Group("Where the tasks are", sort_key=9)
 class Server:
     """Where the tasks are; None: as the environment or the app says."""
 
-    uri: Annotated[str | None, Parameter(help="Connection string; default: $STREAMQ_URI.")] = None
+    uri: Annotated[
+        str | None,
+        Parameter(help="Connection string; default: $STREAMQ_URI, which others do not see in the list of processes."),
+    ] = field(default=None, repr=False)
     database: Annotated[str | None, Parameter(help="Default: streamq, or the app's own.")] = None
     collection: Annotated[str | None, Parameter(help="Default: tasks, or the app's own.")] = None
 
     def arguments(self) -> list[str]:
-        """Return the command line that says this."""
-        given = {"--uri": self.uri, "--database": self.database, "--collection": self.collection}
+        """Return the command line that says this, but for the connection string."""
+        given = {"--database": self.database, "--collection": self.collection}
         return [part for name, value in given.items() if value is not None for part in (name, value)]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment that tells a worker process the connection string: it holds a password, and command
+        lines are for all to see."""
+        return {} if self.uri is None else {URI: self.uri}
+
+    def told(self) -> Self:
+        """Return the place with the connection string that the environment names, if it does. Programs that handlers
+        start do not inherit it."""
+        uri = os.environ.pop(URI, None)
+        return self if uri is None or self.uri is not None else replace(self, uri=uri)
 
     def move(self, app: StreamQ, dead_letters: str | None = None, wake: WakeBy | None = None) -> None:
         """Let an app that was made elsewhere use this place, as far as it says one."""

@@ -1,16 +1,12 @@
-"""Text of others, made safe to print: nothing in it may steer the terminal, and no URI shows its password."""
+"""Text of others, made safe to print: nothing in it may steer the terminal."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from typing import Final
 
 STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories that a terminal may act on: controls, directions of writing, surrogates, line separators."""
-
-CREDENTIALS: Final = re.compile(r"(?i)\b(mongodb(?:\+srv)?://)\S*@")
-"""Up to the last `@`: a password that was not escaped may hold one itself."""
 
 
 def plain(text: str, most: int | None = None) -> str:
@@ -20,11 +16,6 @@ def plain(text: str, most: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(one) if unicodedata.category(one) in STEERING else one for one in text)
-
-
-def redacted(text: str) -> str:
-    """Take user and password out of connection strings."""
-    return CREDENTIALS.sub(r"\1***@", text)
 
 
 def _escaped(character: str) -> str:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from streamq.cli.lifeline import VARIABLE
@@ -48,8 +48,9 @@ class Place:
 class Supervisor:
     """Runs `argv` in N processes until told to stop. For the main thread of a program with no other."""
 
-    def __init__(self, argv: Sequence[str], count: int) -> None:
+    def __init__(self, argv: Sequence[str], count: int, environment: Mapping[str, str]) -> None:
         self._argv = argv
+        self._environment = environment
         self._places = [Place(number) for number in range(1, count + 1)]
         self._asked = 0  # signals heard
         self._told = 0  # of them, handed on
@@ -108,7 +109,7 @@ class Supervisor:
                 place.began_at = time.monotonic()
                 place.process = subprocess.Popen(
                     [sys.executable, "-m", "streamq", *self._argv],
-                    env={**os.environ, VARIABLE: str(lifeline)},
+                    env={**os.environ, **self._environment, VARIABLE: str(lifeline)},
                     pass_fds=(lifeline,),
                     process_group=0,
                 )

@@ -53,9 +53,10 @@ def worker(
         queued = [part for one in queue for part in ("--queue", one)]
         numbers = ["--concurrency", str(concurrency), "--grace", str(grace), "--log-level", log_level]
         _queues(queue, concurrency)
-        Supervisor(["worker", app, *queued, *numbers, *place.arguments()], procs).run()
+        Supervisor(["worker", app, *queued, *numbers, *place.arguments()], procs, place.environment()).run()
         return
     lifeline.hold(grace)
+    place = place.told()
     queues = _queues(queue, concurrency)
     with stopping(linger_s=AT_ONCE_S) as state:
         found = located(app)

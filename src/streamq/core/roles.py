@@ -48,7 +48,7 @@ BESIDE: Final[Mapping[RoleKind, Actions]] = {
     "producer": ("insert",),  # says which features its tasks take part in
     "client": ("find", "insert", "update"),  # unique keys that outlive their tasks
     "worker": ("find", "insert", "listIndexes", "update"),  # schedules, tokens of rates
-    "operator": ("find", "insert", "remove", "update", *MAKING),
+    "operator": ("find", "remove", "update", *MAKING),
     "reader": ("find",),
 }
 
@@ -56,7 +56,7 @@ DEAD_LETTERS: Final[Mapping[RoleKind, Actions]] = {
     "producer": (),
     "client": ("find",),  # a result or a parent may be there
     "worker": ("find", "insert", "listIndexes", "update"),
-    "operator": ("find", "insert", "remove", "update", *MAKING),
+    "operator": ("find", "remove", "update", *MAKING),
     "reader": ("find",),
 }
 

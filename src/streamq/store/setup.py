@@ -16,7 +16,8 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.operations import IndexModel
 
 from streamq.core.indexes import Index
-from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, UsageError
+from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, StreamQError, UsageError
+from streamq.secret import Secret, tells
 from streamq.store.faults import STANDALONE_HINT, reading
 
 Document = dict[str, Any]
@@ -44,12 +45,26 @@ INDEX_CONFLICTS: Final = frozenset({85, 86})
 
 def connect(uri: str) -> pymongo.MongoClient[Document]:
     """Make a client with streamq's defaults; what the URI says itself wins. Nothing is sent yet."""
+    uri = Secret(uri)
+    try:
+        return _client(uri)
+    except StreamQError as error:
+        if not tells(str(error), uri):
+            raise
+    # Outside of the handler: what the driver said is no part of this error, as its cause or context neither.
+    raise UsageError(
+        "cannot connect: the URI is not valid: in user and password all but letters, digits and -._~ must be "
+        "percent-encoded (urllib.parse.quote_plus)"
+    )
+
+
+def _client(uri: str) -> pymongo.MongoClient[Document]:
     try:
         said = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
         defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
         with reading("connect"):
             return pymongo.MongoClient(uri, **defaults)
-    except ValueError as error:  # ports and IPv6 addresses; never the whole URI in its text
+    except ValueError as error:  # ports and IPv6 addresses
         raise UsageError(f"cannot connect: the URI is not valid: {error}") from error
 
 
