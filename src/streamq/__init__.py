@@ -11,6 +11,7 @@ from streamq.blocking import Blocking, BlockingHandler, BlockingQueue, BlockingT
 from streamq.blocking_desk import BlockingDesk
 from streamq.core.cancelled import CancelReport
 from streamq.core.checkup import Checkup, Finding
+from streamq.core.coding import Codec, CodecContext
 from streamq.core.limits import Rate
 from streamq.core.new_task import NewTask, PutReply
 from streamq.core.options import PutOptions
@@ -71,6 +72,8 @@ __all__ = [
     "CancelTask",
     "Checkup",
     "ClaimError",
+    "Codec",
+    "CodecContext",
     "Desk",
     "EmbeddedError",
     "Finding",

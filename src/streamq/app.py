@@ -16,6 +16,7 @@ from streamq.address import Address
 from streamq.blocking import Blocking
 from streamq.bridge import Bridge, ThreadBridge
 from streamq.core.codec import from_stored
+from streamq.core.coding import Codec, require_codec
 from streamq.core.document import TaskDocument
 from streamq.core.handling import LARGEST_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES, BareSettings, Handling, leases_of
 from streamq.core.limits import Limits, Rate
@@ -42,7 +43,7 @@ from streamq.core.sharing import Shared
 from streamq.core.unclaimed import Unclaimed
 from streamq.crews import Declared, stop_of
 from streamq.declaring import Declaration, Declare, require_untaken
-from streamq.desk import Desk, dead_of
+from streamq.desk import Desk, dead_of, served
 from streamq.drafting import put_of_tasks, require_schedule_name, require_switched, schedules_of
 from streamq.errors import UsageError
 from streamq.handle import Handle, Handles, TaskId, chosen
@@ -53,8 +54,9 @@ from streamq.runtime.services import Services
 from streamq.runtime.sole import sole_error
 from streamq.runtime.worker import Worker, finished
 from streamq.secret import secret
+from streamq.store.coded import behind
 from streamq.store.contract import Store
-from streamq.store.mongo import TIMEOUT_S, MongoStore
+from streamq.store.mongo import TIMEOUT_S
 from streamq.store.transactions import Client
 
 P = ParamSpec("P")
@@ -91,6 +93,8 @@ class StreamQ:
         wake: by what puts of this app wake workers, and by what its workers are woken: "stream", the change stream, or
             "tailable", a small capped collection (`<collection>.wakes`) besides, which tells before a majority has the
             task, for a second write a put: measure whether it pays. Apps that say either work together.
+        codec: what encrypts or compresses payloads, results, error texts and progress notes before they are sent; see
+            docs/security.md. Give all apps that put, run or read these tasks the same.
 
     Putting, waiting and working need trio and `async with app`; `app.blocking` needs neither.
     """
@@ -113,6 +117,7 @@ class StreamQ:
         worker_id: str | None = None,
         dead_letter_collection: str | None = None,
         wake: WakeBy = "stream",
+        codec: Codec | None = None,
     ) -> None:
         uri = secret(uri)  # for tracebacks that show the values of names
         if uri is not None and client is not None:
@@ -130,6 +135,7 @@ class StreamQ:
         self._safety_scan_s = require_timeout_s(safety_scan_s, "safety_scan_s")
         self._limit_bytes = require_count(payload_limit_bytes, "payload_limit_bytes", most=LARGEST_LIMIT_BYTES)
         self._retry = require_retry(retry)
+        self._codec = require_codec(codec)
         self._keep_s = None if keep_s is None else require_keep_s(keep_s)
         self._keep_failed_s = None if keep_failed_s is None else require_keep_s(keep_failed_s, "keep_failed_s")
         self._expires_in_s = None if expires_in_s is None else require_limit_s("expires_in_s", expires_in_s)
@@ -162,7 +168,7 @@ class StreamQ:
     def on(cls, store: Store, bridge: Bridge, **options: Any) -> Self:
         """Make an app on a store and bridge of your own: see `streamq.testing`."""
         app = cls("mongodb://unused", **options)
-        app._store, app._bridge = store, bridge
+        app._store, app._bridge = behind(store, app._codec), bridge
         return app
 
     def __repr__(self) -> str:
@@ -570,15 +576,13 @@ class StreamQ:
         """The store, connected lazily. Raises `UsageError` when it is not said where the server is."""
         with self._connecting:  # any thread may be the first to use it
             if self._store is None:
-                self._store = self._address.connect()
+                self._store = behind(self._address.connect(), self._codec)
             return self._store
 
     @property
     def client(self) -> Client:
         """The `MongoClient`, for transactions: `app.client.start_session()`."""
-        if not isinstance(self.store, MongoStore):
-            raise UsageError("this app is not on a MongoDB")
-        return self.store.client
+        return served(self.store).client
 
     @property
     def blocking(self) -> Blocking:

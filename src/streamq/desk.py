@@ -21,6 +21,7 @@ from streamq.core.view import TaskView, view_of
 from streamq.core.workers import WorkerView
 from streamq.errors import OptionInvalid, TaskGone, TaskRunning, UsageError
 from streamq.runtime.services import Services
+from streamq.store.coded import uncovered
 from streamq.store.contract import Deleted, Store
 from streamq.store.mongo import MongoStore
 
@@ -232,9 +233,10 @@ class Pages(Generic[T]):
 
 def served(store: Store) -> MongoStore:
     """Return the store if there is a server behind it. Raises `UsageError`."""
-    if not isinstance(store, MongoStore):
+    there = uncovered(store)
+    if not isinstance(there, MongoStore):
         raise UsageError("this app is not on a MongoDB")
-    return store
+    return there
 
 
 def dead_of(store: Store) -> Store:

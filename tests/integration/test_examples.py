@@ -98,3 +98,7 @@ def test_recurring(uri: str) -> None:
 
 def test_asyncio_program(uri: str) -> None:
     assert run("asyncio_program.py", uri) == "[0, 1, 4, 9]\n"
+
+
+def test_encrypted(uri: str) -> None:
+    assert run("encrypted.py", uri) == "charged 995 to 0002\n"

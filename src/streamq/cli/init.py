@@ -12,7 +12,7 @@ from streamq.cli.screen import say
 from streamq.core.features import FEATURES, Feature
 from streamq.core.notice import WakeBy
 from streamq.core.roles import Role, RoleKind
-from streamq.store.mongo import MongoStore
+from streamq.desk import served
 
 FeatureName = Feature | Literal["all"]
 
@@ -52,9 +52,9 @@ def init(
             _print(app.role(print_role), as_json=json)
         return
     with opened(place, dead_letters, wake) as app:
-        assert isinstance(app.store, MongoStore)  # `opened`
-        app.store.prepare(strictly=True)
-        app.store.use(features)
+        store = served(app.store)
+        store.prepare(strictly=True)
+        store.use(features)
     say("the collections and indexes are there")
 
 

@@ -14,6 +14,7 @@ from streamq.app import StreamQ
 from streamq.cli.locate import located
 from streamq.core.notice import WakeBy
 from streamq.errors import UsageError
+from streamq.store.coded import uncovered
 from streamq.store.mongo import MongoStore
 
 URI: Final = "STREAMQ_WORKER_URI"
@@ -95,7 +96,7 @@ def opened(place: Server, dead_letters: str | None = None, wake: WakeBy | None =
     app = _named(place) or StreamQ()
     try:
         place.move(app, dead_letters, wake)
-        if not isinstance(app.store, MongoStore):
+        if not isinstance(uncovered(app.store), MongoStore):
             raise UsageError("the app keeps its tasks in memory: no other program sees them")
         yield app
     finally:

@@ -49,6 +49,7 @@ from bson.decimal128 import Decimal128
 from bson.son import SON
 
 from streamq.core import tags
+from streamq.core.coding import TAG as CODED
 from streamq.core.misfit import Misfit
 from streamq.core.tags import PREFIX
 from streamq.errors import PayloadInvalid, PayloadTooLarge, PayloadUndecodable
@@ -393,6 +394,8 @@ def _read_tagged(key: str, content: Any) -> Any:
     if name in tags.SCALAR_READERS:
         return tags.loaded_scalar(name, content)
     make = _CONTAINER_READERS.get(name)
+    if key == CODED:
+        raise Misfit("it was encoded by a codec (StreamQ(codec=...)) that this app lacks, or that cannot decode it")
     if make is None:
         raise Misfit(f"unknown tag {key[:40]!r}")
     if type(content) is not list:

@@ -48,7 +48,7 @@ BESIDE: Final[Mapping[RoleKind, Actions]] = {
     "producer": ("insert",),  # says which features its tasks take part in
     "client": ("find", "insert", "update"),  # unique keys that outlive their tasks
     "worker": ("find", "insert", "listIndexes", "update"),  # schedules, tokens of rates
-    "operator": ("find", "remove", "update", *MAKING),
+    "operator": ("find", "insert", "remove", "update", *MAKING),
     "reader": ("find",),
 }
 

@@ -122,5 +122,11 @@ def refused(settlement: Settlement, said: str) -> Settlement:
     )
 
 
+def uncoded(settlement: Settlement, said: str) -> Settlement:
+    """Return what is written instead when the app's codec cannot encode the result: a failure for good, with what is
+    `said` of it."""
+    return _failed(settlement, raised("CodecFailed", said))
+
+
 def _failed(settlement: Settlement, why: Raised) -> Settlement:
     return Settlement(settlement.id, settlement.queue, settlement.claim_id, "fail", error=why, frees=settlement.frees)
