@@ -2,6 +2,7 @@
 # make check   format, lint, types, layers
 # make test    the tests; ARGS="..." goes to pytest
 # make demo    a run to look at; DIR="..." keeps its data there
+# make chaos   faults on a set of three nodes, MINUTES=60 long, by SEED=n; see docs/reliability.md
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
 # make clean   removes what the others made
 
@@ -20,7 +21,7 @@ PYTHON_FOUND := $(shell for p in $(PYTHONS); do \
 STAMP := .venv/.ready-$(shell [ -z "$(PYTHON_FOUND)" ] || { \
 	"$(PYTHON_FOUND)" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | cksum | cut -d' ' -f1)
 
-.PHONY: setup check test demo bench-peers clean
+.PHONY: setup check test demo chaos bench-peers clean
 
 setup: $(STAMP)
 	@:
@@ -58,6 +59,9 @@ test: setup
 # DIR reaches the program whole, whatever characters it holds.
 demo: setup
 	@exec $(BIN)/python -m streamq.demo $(if $(DIR),--dir '$(subst ','\'',$(value DIR))')
+
+chaos: setup
+	@exec $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # The peers' packages, pinned, in an environment of their own: their drivers need not be ours.
 PEERS := .peers/.ready-$(shell cat bench/peers/requirements.txt bench/peers/package.json | cksum | cut -d' ' -f1)

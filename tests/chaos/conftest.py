@@ -1,0 +1,79 @@
+"""The scene of the short rounds: one set, and one set of programs, for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from streamq.embedded import EmbeddedServer
+from tests.chaos import round
+from tests.chaos.report import Report
+from tests.chaos.round import Round
+from tests.chaos.scene import Scene, three_nodes
+
+SHORT_OPTIONS: Final = "&heartbeatFrequencyMS=1000&connectTimeoutMS=2000"
+"""What tells a client sooner that a server is frozen; a long run takes streamq's own."""
+
+SEED: Final = 20_261
+
+
+class Stage:
+    """Keeps a scene for the next round, unless a round went wrong on it."""
+
+    def __init__(self, server: EmbeddedServer, directories: pytest.TempPathFactory) -> None:
+        self._server = server
+        self._directories = directories
+        self._scene: Scene | None = None
+
+    def play(self, one: Round) -> Report:
+        """Play a round."""
+        scene, self._scene = self._scene or self._opened(), None
+        with_all_well = False
+        try:
+            report = round.play(scene, one)
+            with_all_well = report.is_good
+        finally:
+            if with_all_well:
+                self._scene = scene
+            else:
+                scene.keep()
+                scene.__exit__(None, None, None)
+        return report
+
+    def close(self) -> None:
+        """End the programs; they must do so in good order."""
+        scene, self._scene = self._scene, None
+        if scene is not None:
+            died = scene.stop()
+            if died:
+                scene.keep()
+            scene.__exit__(None, None, None)
+            assert not died, died
+
+    def _opened(self) -> Scene:
+        scene = Scene(self._server, self._directories.mktemp("chaos"), SEED, client_options=SHORT_OPTIONS)
+        scene.__enter__()
+        try:
+            scene.hire_all()
+        except BaseException:
+            scene.keep()
+            scene.__exit__(None, None, None)
+            raise
+        return scene
+
+
+@pytest.fixture(scope="package")
+def three() -> Iterator[EmbeddedServer]:
+    """A set of three nodes."""
+    with three_nodes() as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def stage(three: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Where the short rounds are played."""
+    stage = Stage(three, tmp_path_factory)
+    yield stage
+    stage.close()

@@ -1,0 +1,83 @@
+"""A worker without trio: `python -m tests.chaos.hand ORDERS`. A few threads, each with a loop of claim, work, settle.
+
+Nothing extends its leases or cancels its work: what it settles too late only the fence refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+
+from streamq import BlockingTask, LeaseLost, StoreError, StreamQ
+from tests.chaos import event, lifeline, mutants, orders
+from tests.chaos.history import Pen
+from tests.chaos.orders import QUEUE, Orders
+from tests.chaos.producer import RETRY
+from tests.chaos.recording import RecordingStore
+from tests.chaos.work import job_of
+
+THREADS = 3
+WAIT_S = 0.5
+PAUSE_S = 0.1
+
+
+class Hand:
+    """One process's claims."""
+
+    def __init__(self, given: Orders, pen: Pen) -> None:
+        self._pen = pen
+        self._store = RecordingStore.connect(given.uri, given.database)
+        assert isinstance(self._store, RecordingStore)
+        self._store.pen = pen
+        self._app = StreamQ(client=self._store.client, database=given.database, lease_s=given.load.lease_s, retry=RETRY)
+        self._app._store = self._store
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Work until SIGTERM."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
+        threads = [threading.Thread(target=self._work) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        print("ready", flush=True)
+        while not self._stopping.wait(3_600):
+            pass
+        for thread in threads:
+            thread.join()
+        self._store.close()
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                task = self._app.blocking.queue(QUEUE).claim(wait_s=WAIT_S)
+            except StoreError:
+                time.sleep(PAUSE_S)
+                continue
+            if task is not None:
+                self._do(task)
+
+    def _do(self, task: BlockingTask) -> None:
+        id, claim = str(task.info.id), task.info.claim_id.hex()
+        self._pen.write(event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.info.attempt))
+        job = job_of(task.payload)
+        time.sleep(job.work_ms / 1000)
+        self._pen.write(event.Ended(at=time.monotonic(), id=id, claim=claim, how="done"))
+        with contextlib.suppress(LeaseLost, StoreError):  # its lease ends by itself
+            if job.fails and task.info.attempt == 1:
+                task.fail("as the payload asks for")
+            else:
+                task.succeed(job.mark)
+
+
+def main() -> None:
+    """Run it."""
+    lifeline.hold()
+    given = orders.given()
+    mutants.become(given.mutants)
+    Hand(given, Pen(given.path)).run()
+
+
+if __name__ == "__main__":
+    main()

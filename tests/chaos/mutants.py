@@ -1,0 +1,48 @@
+"""Planted bugs, which the checker must find: tests of the tests. The product knows nothing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from bson import ObjectId
+
+from streamq.core.document import RUNNING
+from streamq.runtime.intake import Intake
+from streamq.runtime.watcher import Watcher
+from streamq.store import claiming, reporting, settling
+
+
+def fence_by_status() -> None:
+    """The fence asks whether the task is running, not under whose claim."""
+
+    def fence(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:
+        return {"_id": {"$in": list(ids)}, "queue": queue, "status": RUNNING}
+
+    for module in (settling, claiming, reporting):
+        module.fence = fence  # type: ignore[attr-defined]
+
+
+def scan_before_stream() -> None:
+    """A worker looks at the queue before its stream is open, and then trusts the stream alone."""
+    subscribe = Watcher.subscribe
+
+    async def subscribe_too_late(self: Watcher, intakes: Sequence[Intake]) -> None:
+        await subscribe(self, intakes)
+        for intake in intakes:
+            intake._behind = False  # as if the look that is due now had been made before
+
+    Watcher.subscribe = subscribe_too_late  # type: ignore[method-assign]
+    Intake.scan = lambda self: None  # type: ignore[method-assign]
+
+
+MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
+    "fence_by_status": fence_by_status,
+    "scan_before_stream": scan_before_stream,
+}
+
+
+def become(names: Iterable[str]) -> None:
+    """Plant the bugs of these names in this process."""
+    for name in names:
+        MUTANTS[name]()

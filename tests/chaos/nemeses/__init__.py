@@ -1,0 +1,28 @@
+"""The nemeses, one kind a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from tests.chaos.nemeses.election import ForcedElection, StepDown
+from tests.chaos.nemeses.primary import PrimaryFrozen, PrimaryKilled
+from tests.chaos.nemeses.producer import ProducerKilled
+from tests.chaos.nemeses.rolling import RollingRestart
+from tests.chaos.nemeses.worker import WorkerFrozen, WorkerKilled
+from tests.chaos.nemesis import Nemesis
+
+NEMESES: Final[Mapping[str, Callable[[], Nemesis]]] = {
+    made.name: made
+    for made in (
+        PrimaryKilled,
+        PrimaryFrozen,
+        StepDown,
+        ForcedElection,
+        RollingRestart,
+        WorkerKilled,
+        WorkerFrozen,
+        ProducerKilled,
+    )
+}
+"""By name. A new one is added here, and gets its row in docs/reliability.md and its short round."""

@@ -1,0 +1,52 @@
+"""What a program of the run is told, in its first argument."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+QUEUE = "chaos"
+HANDLER = "job"
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How much is put and what it takes to run."""
+
+    putters: int = 4
+    pause_ms: int = 80
+    """Between two puts of one putter, on average."""
+    burst: int = 60
+    """Tasks in a put of many; a second and more apart."""
+    burst_pause_ms: int = 1_000
+    work_ms: int = 15
+    long_ms: int = 1_200
+    """What one in twenty takes."""
+    long_share: float = 0.05
+    fails_share: float = 0.1
+    """How many fail at their first attempt."""
+    delayed_share: float = 0.15
+    slots: int = 16
+    lease_s: float = 3.0
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """For one program."""
+
+    uri: str
+    database: str
+    log: str
+    seed: int
+    load: Load = Load()
+    mutants: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """Where it writes its log."""
+        return Path(self.log)
+
+
+def given() -> Orders:
+    """Read those of this program."""
+    return msgspec.json.decode(sys.argv[1], type=Orders)

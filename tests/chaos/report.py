@@ -1,0 +1,107 @@
+"""What a round came to, as a row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from tests.chaos.findings import Findings
+from tests.chaos.outages import Outage
+
+OVER_S: Final = 3.0
+"""The target: nothing stands still for longer than the server's own outage and this."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Of one round."""
+
+    name: str
+    seed: int
+    length_s: float
+    findings: Findings
+    outages: tuple[Outage, ...]
+    drained: bool
+    history: str
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether nothing is wrong that must never be."""
+        return self.drained and not self.findings.violations
+
+    @property
+    def worst(self) -> Outage | None:
+        """The fault with the longest gap beyond the server's own."""
+        return max(self.outages, key=lambda one: one.gap_s - one.server_gap_s, default=None)
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What is allowed to happen, and is not as good as it is meant to be."""
+        found = [
+            f"{self.name}: nothing was settled for {one.gap_s:.1f} s after {one.fault}, while the server was out for "
+            f"{one.server_gap_s:.1f} s"
+            for one in self.outages
+            if one.gap_s > one.server_gap_s + OVER_S
+        ]
+        unexcused = sum(self.findings.unexcused.values())
+        if unexcused:
+            found.append(f"{self.name}: {unexcused} repetitions that no fault explains")
+        if self.findings.failed:
+            found.append(f"{self.name}: {self.findings.failed} tasks used up their attempts")
+        return found
+
+    def __str__(self) -> str:
+        state = "good" if self.is_good else f"BAD, its history is in {self.history}"
+        drained = "" if self.drained else "\nthe drain did not come to its end"
+        return f"{self.name} (seed {self.seed}): {state}{drained}\n{self.findings}"
+
+
+HEADS: Final = (
+    "nemesis",
+    "faults",
+    "puts tried",
+    "acknowledged",
+    "unknown",
+    "recovered",
+    "lost",
+    "phantom",
+    "stale",
+    "duplicated",
+    "longest gap s",
+    "server out s",
+    "until written s",
+    "until settled s",
+)
+
+
+def table(reports: Iterable[Report]) -> str:
+    """Draw all of them as a table of Markdown. The four figures of time are those of the worst fault of each round."""
+    rows = [HEADS, tuple("---" for _ in HEADS), *map(_row, reports)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(report: Report) -> Sequence[str]:
+    found, worst = report.findings, report.worst
+    counts = found.counts
+    return (
+        report.name,
+        str(len(report.outages)),
+        f"{found.tried:,}",
+        f"{found.acked:,}",
+        f"{found.unknown:,}",
+        f"{len(found.recovered):,}",
+        str(counts["lost"]),
+        str(counts["phantom"]),
+        str(counts["stale"] + counts["torn"] + counts["unrun"]),
+        f"{sum(found.duplicated.values()):,}",
+        _s(worst, "gap_s"),
+        _s(worst, "server_gap_s"),
+        _s(worst, "until_written_s"),
+        _s(worst, "until_settled_s"),
+    )
+
+
+def _s(outage: Outage | None, name: str) -> str:
+    seconds = getattr(outage, name, None)
+    return "-" if seconds is None else f"{seconds:.1f}"

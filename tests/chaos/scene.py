@@ -1,0 +1,275 @@
+"""The scene of a run: a set, a database, the programs at work, and the hands a nemesis has."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from streamq import embedded
+from streamq.core.document import TERMINAL
+from streamq.embedded import EmbeddedServer, Node
+from streamq.store.mongo import MongoStore
+from tests.chaos.actor import Actor, Role
+from tests.chaos.auditor import MARK
+from tests.chaos.event import AnyEvent, Died, Event, Marked
+from tests.chaos.history import SUFFIX, Pen, events, read
+from tests.chaos.orders import Load, Orders
+from tests.chaos.stored import Stored, look
+
+CAST: Final[tuple[Role, ...]] = ("probe", "worker", "worker", "hand", "producer", "producer")
+"""Who takes part besides the auditor: enough workers that one can go."""
+
+ELECTION_MS: Final = 2_000
+OPLOG_MB: Final = 512
+"""What the auditor may be behind; the embedded server's 64 are little for an hour."""
+
+POLL_S: Final = 0.05
+PRIMARY_S: Final = 90.0
+STILL_S: Final = 45.0
+"""Without any progress for so long a drain is over: longer than a lease, an election and a slow client together."""
+
+AUDIT_S: Final = 90.0
+TAIL_BYTES: Final = 1 << 16
+
+SOON: Final[dict[str, Any]] = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 2_000, "socketTimeoutMS": 10_000}
+
+
+@contextmanager
+def three_nodes() -> Iterator[EmbeddedServer]:
+    """Start the set of a run: three nodes on loopback, elections within 2 s, fail points allowed."""
+    with embedded.start(
+        nodes=3,
+        election_timeout_ms=ELECTION_MS,
+        parameters={"enableTestCommands": 1, "ttlMonitorEnabled": False},
+        extra_args=["--oplogSize", str(OPLOG_MB)],
+    ) as server:
+        yield server
+
+
+class Scene:
+    """Of one run. Leaving it ends the programs, and removes the history unless it is to be kept; the set is its
+    caller's."""
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        directory: Path,
+        seed: int,
+        *,
+        load: Load = Load(),  # noqa: B008 - frozen
+        mutants: tuple[str, ...] = (),
+        client_options: str = "",
+    ) -> None:
+        self.server = server
+        self.directory = directory
+        self.load = load
+        self.database = f"chaos_{Random(seed).getrandbits(40):010x}_{time.monotonic_ns() % 10**9}"
+        self._uri = server.uri + client_options
+        self._dice = Random(seed)
+        self._mutants = mutants
+        self._hired = 0
+        self._paused = False
+        self._kept = False
+        self.actors: list[Actor] = []
+        directory.mkdir(parents=True, exist_ok=True)
+        self._pen = Pen(directory / f"run{SUFFIX}")
+
+    def __enter__(self) -> Self:
+        store = MongoStore.connect(self._uri, self.database)
+        try:
+            store.prepare()
+        finally:
+            store.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for actor in self.actors:
+            with contextlib.suppress(ProcessLookupError):
+                actor.kill()
+        self._pen.close()
+        if kind is None and not self._kept:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            with contextlib.suppress(PyMongoError), MongoClient[dict[str, Any]](self.server.uri, **SOON) as client:
+                client.drop_database(self.database)
+
+    def note(self, event: Event) -> None:
+        """Write down what the run itself does."""
+        self._pen.write(event)
+
+    # --- programs ------------------------------------------------------------------------------------------------
+
+    def hire(self, role: Role, *, wait: bool = True) -> Actor:
+        """Start one more program. `wait` until it is ready: not in the middle of a fault."""
+        self._hired += 1
+        name = f"{role}-{self._hired}"
+        orders = Orders(
+            self._uri if role != "auditor" else self.server.uri,
+            self.database,
+            str(self.directory / (name + SUFFIX)),
+            self._dice.getrandbits(32),
+            self.load,
+            self._mutants,
+        )
+        actor = Actor(role, name, orders)
+        self.actors.append(actor)
+        if wait:
+            actor.wait_ready()
+        return actor
+
+    def hire_all(self, roles: Sequence[Role] = CAST) -> None:
+        """Start the auditor, before there is anything to see, then all others at once; wait until they are ready."""
+        self.hire("auditor")
+        for actor in [self.hire(role, wait=False) for role in roles]:
+            actor.wait_ready()
+
+    def pause(self) -> None:
+        """Let the producers put no more for now; return when nothing of them is on its way. One that was hired in the
+        middle of a fault must have come up by then."""
+        producers = self.of("producer")
+        for actor in producers:
+            actor.wait_ready()
+            actor.pause()
+        for actor in producers:
+            actor.wait_paused()
+        self._paused = True
+
+    def go_on(self) -> None:
+        """Let them put again."""
+        if self._paused:
+            self._paused = False
+            for actor in self.of("producer"):
+                actor.go_on()
+
+    def of(self, *roles: Role) -> list[Actor]:
+        """Return those of these roles that run."""
+        return [actor for actor in self.actors if actor.role in roles and actor.runs]
+
+    def deaths(self) -> list[Died]:
+        """Name those that ended though nobody had killed them."""
+        return [died for actor in self.actors if (died := actor.death()) is not None]
+
+    def stop(self) -> list[Died]:
+        """Ask all programs that end by themselves to, wait until they have, and name those that did not do so in good
+        order."""
+        actors = self.of("producer", "worker", "hand")
+        for actor in actors:
+            actor.wait_ready()
+            actor.ask_to_stop()
+        for actor in actors:
+            actor.wait_ended()
+        return self.deaths()
+
+    # --- the set -------------------------------------------------------------------------------------------------
+
+    def primary(self) -> Node:
+        """Return the primary, waiting for one if need be."""
+        found: list[Node] = []
+
+        def is_there() -> bool:
+            node = self.server.primary()
+            found.extend([] if node is None else [node])
+            return bool(found)
+
+        self._wait(is_there, PRIMARY_S, "no primary came up")
+        return found[0]
+
+    def secondaries(self) -> list[Node]:
+        """Return the others that run."""
+        primary = self.primary()
+        return [node for node in self.server.nodes if node is not primary and node.pid is not None]
+
+    def command(self, node: Node, command: dict[str, Any]) -> None:
+        """Send an admin command to one node. What it answers, if anything, does not matter: a primary that steps down
+        may close the connection."""
+        with (
+            contextlib.suppress(PyMongoError),
+            MongoClient[dict[str, Any]]("127.0.0.1", node.port, directConnection=True, **SOON) as client,
+        ):
+            client.admin.command(command)
+
+    def mend(self) -> None:
+        """Bring all nodes back, whatever a nemesis has left."""
+        for node in self.server.nodes:
+            node.resume()
+            node.start()
+        self.server.wait_healthy()
+
+    def wait_following(self, node: Node) -> None:
+        """Wait until a node that came back is a member in good order."""
+
+        def follows() -> bool:
+            try:
+                with MongoClient[dict[str, Any]]("127.0.0.1", node.port, directConnection=True, **SOON) as client:
+                    hello = client.admin.command("hello")
+            except PyMongoError:
+                return False
+            return bool(hello.get("secondary") or hello.get("isWritablePrimary"))
+
+        self._wait(follows, PRIMARY_S, f"{node} did not come back")
+
+    def _wait(self, condition: Callable[[], bool], within_s: float, otherwise: str) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(otherwise)
+            time.sleep(POLL_S)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def drain(self, still_s: float) -> bool:
+        """Wait until every task has ended; False when nothing has moved for `still_s`. Nobody helps: what only a
+        maintenance call would move is lost."""
+        moved_at, before = time.monotonic(), -1
+        with MongoClient[dict[str, Any]](self.server.uri, **SOON) as client:
+            tasks = client[self.database]["tasks"]
+            while True:
+                try:
+                    left = tasks.count_documents({"kind": {"$exists": False}, "status": {"$nin": list(TERMINAL)}})
+                except PyMongoError:
+                    left = before
+                if left == 0:
+                    return True
+                if left != before:
+                    moved_at, before = time.monotonic(), left
+                if time.monotonic() - moved_at > still_s:
+                    return False
+                time.sleep(POLL_S)
+
+    def books(self) -> tuple[list[AnyEvent], dict[str, Stored]]:
+        """Return the history and what is stored, once the auditor has seen all until now. Nothing may be on its way."""
+        for died in self.deaths():
+            self.note(died)
+        durable = WriteConcern("majority", wtimeout=20_000)
+        mark = f"{MARK}{time.monotonic_ns()}"
+        with MongoClient[dict[str, Any]](self.server.uri, **SOON) as client:
+            tasks = client[self.database].get_collection("tasks", write_concern=durable)
+            tasks.insert_one({"_id": mark, "kind": "chaos"})
+            (auditor,) = self.of("auditor")
+            self._wait(lambda: mark in _marks(auditor.log), AUDIT_S, "the auditor does not come to its end")
+            return read(self.directory), look(client[self.database])
+
+    def keep(self) -> None:
+        """Put beside the history what else tells of the run."""
+        self._kept = True
+        for node in self.server.nodes:
+            shutil.copy(node.log, self.directory / f"node{node.number}.log")
+
+
+def _marks(log: Path) -> set[str]:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    return {one.mark for line in lines[1:-1] for one in events(line + b"\n") if isinstance(one, Marked)}

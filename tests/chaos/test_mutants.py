@@ -1,0 +1,54 @@
+"""Bugs planted in the workers are found by the same rounds: a checker that could find nothing would prove nothing.
+
+The rounds of `test_rounds` are their controls: the same without the bug, and good.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from streamq.embedded import EmbeddedServer
+from tests.chaos.conftest import SEED
+from tests.chaos.orders import Load
+from tests.chaos.round import Round, play
+from tests.chaos.scene import Scene
+from tests.chaos.schedule import Strike
+
+LONG: Final = Load(putters=2, pause_ms=250, burst=0, long_share=1.0, long_ms=2_000, fails_share=0.0, delayed_share=0.0)
+"""Work for two seconds each, of three that a lease lasts: who comes back late finds another at work."""
+
+FEW: Final = Load(putters=2, pause_ms=100, burst=0, long_share=0.0, work_ms=5, fails_share=0.0, delayed_share=0.0)
+"""So few that a worker never has to look what else there is."""
+
+STRIKES: Final = 6
+"""One is mostly enough; which of the workers is frozen, and amid what, is luck."""
+
+HOLD_S: Final = 3.6
+
+
+@pytest.mark.chaos
+def test_fence_of_the_status_alone_is_found_by_a_worker_that_was_frozen(three: EmbeddedServer, tmp_path: Path) -> None:
+    kinds: set[str] = set()
+    with Scene(three, tmp_path / "history", SEED, load=LONG, mutants=("fence_by_status",)) as scene:
+        scene.hire_all(["hand", "hand", "worker", "producer"])
+        for number in range(STRIKES):
+            strike = Strike(2.0, "worker-frozen", "programs", HOLD_S, number)
+            report = play(scene, Round(f"fence-{number}", SEED, 6.0, [strike], still_s=15.0))
+            kinds |= report.findings.counts.keys()
+            if kinds:
+                break
+    assert "stale" in kinds
+
+
+@pytest.mark.chaos
+def test_scan_before_the_stream_is_found_by_tasks_that_nobody_hears_of(three: EmbeddedServer, tmp_path: Path) -> None:
+    with Scene(three, tmp_path / "history", SEED, load=FEW, mutants=("scan_before_stream",)) as scene:
+        scene.hire_all(["producer"])
+        scene.hire("worker")  # while tasks come
+        report = play(scene, Round("scan", SEED, 2.0, [], still_s=6.0))
+    assert not report.drained
+    assert report.findings.counts.keys() == {"lost"}
+    assert all("still ready" in one.why for one in report.findings.violations)

@@ -1,0 +1,54 @@
+"""Gaps and recovery, by histories written by hand."""
+
+from __future__ import annotations
+
+from tests.chaos.event import AnyEvent, Healed, Probed, Settled, Struck
+from tests.chaos.outages import Outage, Silence, longest, outages
+
+
+def settled(*instants: float) -> list[AnyEvent]:
+    return [Settled(at=at, sent_at=at, id="t", claim="x", move="succeed", verdict="settled") for at in instants]
+
+
+def probed(*instants: float) -> list[AnyEvent]:
+    return [Probed(at=at, sent_at=at - 0.1) for at in instants]
+
+
+def test_longest_silence_counts_from_the_last_instant_before() -> None:
+    assert longest([1.0, 2.0, 6.0, 7.0], 3.0, 8.0) == Silence(2.0, 6.0)
+
+
+def test_longest_silence_is_to_the_end_when_nothing_comes_again() -> None:
+    assert longest([1.0, 2.0], 3.0, 8.0) == Silence(2.0, 8.0)
+    assert longest([], 3.0, 8.0) == Silence(3.0, 8.0)
+
+
+def test_outage_tells_the_servers_from_streamqs() -> None:
+    history = [
+        Struck(at=10.0, fault="f", saying=""),
+        Healed(at=14.0, fault="f"),
+        *probed(9.5, 9.9, 13.0, 13.4),
+        *settled(9.7, 9.9, 15.0, 15.1),
+    ]
+    (one,) = outages(history, 16.0)
+    assert one.fault == "f"
+    assert round(one.gap_s, 3) == 5.1
+    assert round(one.server_gap_s, 3) == 3.1
+    assert one.until_written_s == 3.0
+    assert one.until_settled_s == 5.0
+
+
+def test_outage_of_a_fault_that_nothing_survived_has_no_recovery() -> None:
+    (one,) = outages([Struck(at=10.0, fault="f", saying=""), *probed(9.0), *settled(9.0)], 20.0)
+    assert one == Outage("f", 11.0, 11.0, None, None)
+
+
+def test_each_fault_is_measured_up_to_the_next() -> None:
+    history = [
+        Struck(at=10.0, fault="f", saying=""),
+        Struck(at=20.0, fault="g", saying=""),
+        *probed(9.0, 11.0, 21.0, 29.0),
+        *settled(9.0, 12.0, 22.0, 29.5),
+    ]
+    first, second = outages(history, 30.0)
+    assert (first.until_settled_s, second.until_settled_s) == (2.0, 2.0)

@@ -1,0 +1,40 @@
+"""A short round of each nemesis: nothing is lost, run though never put, torn, or written by a stale holder.
+
+Time is judged by the order of an outage only: other programs may be at work on the machine.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.chaos.conftest import SEED, Stage
+from tests.chaos.nemeses import NEMESES
+from tests.chaos.round import Round
+from tests.chaos.schedule import Strike
+
+LENGTH_S = 3.0
+AT_S = 1.0
+HOLDS_S = {"primary-frozen": 5.0, "worker-frozen": 4.5}
+"""The others are held for a second."""
+
+ORDER_S = 30.0
+"""More than an election, a slow client's second try and a lease; far less than for ever."""
+
+
+def strike(name: str) -> Strike:
+    seed = Random(f"{SEED} {name}").getrandbits(32)
+    return Strike(AT_S, name, NEMESES[name]().lane, HOLDS_S.get(name, 1.0), seed)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", NEMESES)
+def test_nothing_is_lost_or_stale(stage: Stage, name: str) -> None:
+    report = stage.play(Round(name, SEED, LENGTH_S, [strike(name)]))
+    assert report.is_good, str(report)
+    assert report.findings.audited
+    assert report.findings.acked > 50
+    (outage,) = report.outages
+    assert outage.until_settled_s is not None
+    assert outage.gap_s < outage.server_gap_s + ORDER_S

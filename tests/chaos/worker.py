@@ -1,0 +1,69 @@
+"""A worker: `python -m tests.chaos.worker ORDERS`. Runs handlers until SIGTERM, with its safety scan off: a wake that
+was lost shows as a task that never runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import trio
+
+from streamq import StreamQ, current_task
+from streamq.bridge import ThreadBridge
+from tests.chaos import event, lifeline, mutants, orders
+from tests.chaos.history import Pen
+from tests.chaos.orders import HANDLER, QUEUE, Orders
+from tests.chaos.producer import RETRY
+from tests.chaos.recording import RecordingStore
+
+
+class JobFailed(Exception):
+    """As the payload asked for."""
+
+
+async def run(given: Orders, pen: Pen) -> None:
+    """Work until SIGTERM."""
+    store = RecordingStore.connect(given.uri, given.database)
+    assert isinstance(store, RecordingStore)
+    store.pen = pen
+    app = StreamQ.on(
+        store, ThreadBridge(), lease_s=given.load.lease_s, safety_scan_s=None, retry=RETRY, worker_id=given.path.stem
+    )
+
+    @app.task(queue=QUEUE, name=HANDLER, retry=RETRY)
+    async def job(mark: str, work_ms: int = 0, fails: bool = False) -> str:
+        task = current_task()
+        id, claim = str(task.id), task.claim_id.hex()
+        pen.write(event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.attempt))
+        how = "cancelled"
+        try:
+            await trio.sleep(work_ms / 1000)
+            if fails and task.attempt == 1:
+                how = "raised"
+                raise JobFailed(mark)
+            how = "done"
+        finally:
+            pen.write(event.Ended(at=time.monotonic(), id=id, claim=claim, how=how))
+        return mark
+
+    try:
+        async with app, trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: app.work({QUEUE: given.load.slots}, task_status=task_status))
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                print("ready", flush=True)
+                await anext(signals)
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+def main() -> None:
+    """Run it."""
+    lifeline.hold()
+    given = orders.given()
+    mutants.become(given.mutants)
+    trio.run(run, given, Pen(given.path))
+
+
+if __name__ == "__main__":
+    main()
