@@ -116,11 +116,12 @@ async def test_enabling_from_a_program_without_trio_is_heard_through_the_stream(
     async with working(app):
         await trio.to_thread.run_sync(other.blocking.disable_schedule, "report")
         looked, fire = trio.Event(), app.store.fire
+        token = trio.lowlevel.current_trio_token()
 
         def look(*args: Any) -> Any:
             firing = fire(*args)
             if firing.next_s is not None:
-                trio.from_thread.run_sync(looked.set)
+                token.run_sync_soon(looked.set)
             return firing
 
         app.store.fire = look  # type: ignore[method-assign,assignment]
