@@ -87,8 +87,8 @@ class ThreadBridge:
     """Calls in worker threads, one further thread for each followed feed."""
 
     def __init__(self) -> None:
-        self._calls = trio.CapacityLimiter(CALLS_AT_ONCE)
-        self._looks = trio.CapacityLimiter(1)
+        self._calls = trio.Semaphore(CALLS_AT_ONCE)
+        self._looks = trio.Semaphore(1)
         # Of its own, so that neither handlers nor store calls can starve the stream.
         self._feeds = trio.CapacityLimiter(FEEDS_AT_ONCE)
 
@@ -154,22 +154,21 @@ class ThreadBridge:
             return  # the server is away: the thread's own read fails or comes back, and sees `stopping`
 
 
-async def _in_thread(limiter: trio.CapacityLimiter, function: Callable[[*Ts], T], *args: *Ts) -> T:
+async def _in_thread(places: trio.Semaphore, function: Callable[[*Ts], T], *args: *Ts) -> T:
     """`trio.to_thread.run_sync`, without what no store call needs, a third of the way there and back: a turn of trio's
-    loop before it, a thread that knows how to call trio, and names it for the call and back.
+    loop before it, and a thread that knows how to call trio and is named for the call.
 
     Cancellation: before the thread begins, or not at all.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    borrower = object()
     try:
-        limiter.acquire_on_behalf_of_nowait(borrower)
+        places.acquire_nowait()
     except trio.WouldBlock:
-        await limiter.acquire_on_behalf_of(borrower)
+        await places.acquire()
     try:
         return await _threaded(functools.partial(contextvars.copy_context().run, function, *args))
     finally:
-        limiter.release_on_behalf_of(borrower)
+        places.release()
 
 
 @trio.lowlevel.enable_ki_protection
