@@ -25,6 +25,10 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 Swift = Callable[[Wake], object | None]
+
+NOTHING: Final = object()
+"""What `swift` returns when nobody has to be told of the wake."""
+
 Deliver = Callable[[Sequence[object]], None]
 
 CALLS_AT_ONCE: Final = 16
@@ -77,7 +81,8 @@ class Bridge(Protocol):
         """Hand over the wakes of `feed`, in batches, until cancelled; then stop it by `ring`.
 
         `swift` is called with each wake in the thread that reads the feed, may block, and must not raise; what it
-        returns is delivered instead of the wake (None: the wake itself). A bridge without threads leaves it out.
+        returns is delivered instead of the wake (None: the wake itself; `NOTHING`: nothing at all). A bridge without
+        threads leaves it out.
         `deliver` runs in trio's thread, must not block and must not raise. Raises the `StoreError` the feed ended
         with. The feed is closed in any case.
         """
@@ -204,6 +209,8 @@ class _Pump:
                 if not self._inbox:
                     ahead = SWIFT_IN_A_ROW
                 early = self._swift(wake) if ahead else None
+                if early is NOTHING:
+                    continue
                 # Behind a wake that is still to be told nothing is claimed ahead of it: it came first.
                 ahead = ahead - 1 if early else 0
                 self._inbox.append(early or wake)

@@ -206,6 +206,28 @@ def test_ids_that_are_ready_are_claimed_and_no_others(lab: Lab, durable: bool) -
 
 
 @pytest.mark.parametrize("durable", [True, False])
+def test_of_several_ids_the_first_in_order_is_claimed_that_is_still_there(lab: Lab, durable: bool) -> None:
+    plain, urgent, last, other = lab.put(), lab.put(priority=9), lab.put(), lab.put(priority=10)
+    ids = (last, ObjectId(), plain, urgent)
+    claims = [claim.id for _ in range(4) for claim in lab.claim(1, ids=ids, durable=durable)]
+    assert claims == [urgent, plain, last]
+    assert lab.stored(other)["status"] == "ready"
+
+
+def test_of_several_ids_a_single_attempt_one_is_left_out_unless_the_claim_is_durable(lab: Lab) -> None:
+    once, often = lab.put(max_attempts=1), lab.put()
+    assert [claim.id for claim in lab.claim(1, ids=(once, often))] == [often]
+    assert lab.claim(1, ids=(once, often)) == []
+    assert [claim.id for claim in lab.claim(1, ids=(once, often), durable=True)] == [once]
+
+
+def test_of_several_ids_one_with_an_end_by_time_is_left_out_if_plain_ones_are_asked_for(lab: Lab) -> None:
+    ended, endless = lab.put(expires_in_s=60), lab.put()
+    assert [claim.id for claim in lab.claim(1, ids=(ended, endless), plain=True)] == [endless]
+    assert [claim.id for claim in lab.claim(1, ids=(ended, endless))] == [ended]
+
+
+@pytest.mark.parametrize("durable", [True, False])
 def test_one_id_of_another_queue_is_not_claimed(lab: Lab, durable: bool) -> None:
     id = lab.put("other")
     assert lab.claim(ids=(id,), durable=durable) == []

@@ -420,6 +420,10 @@ def test_a_task_without_room_for_a_claim_is_passed_over(mongo: MongoLab, limit: 
     assert "larger than" in claimed.refused[0].said
     single = mongo.store.claim(mongo.ask(ids=(bad[0],)))
     assert (single.claims, [one.id for one in single.refused]) == ((), bad[:1])
+    beside = mongo.put()
+    several = mongo.store.claim(mongo.ask(1, ids=(*bad, beside)))
+    assert [claim.id for claim in several.claims] == [beside]
+    assert [one.id for one in several.refused] == bad
     assert [mongo.stored(id)["status"] for id in bad] == ["ready", "ready"]
     assert all(mongo.stored(id)["attempt"] == 1 for id in got)
 

@@ -9,7 +9,7 @@ import trio
 from bson import ObjectId
 
 from streamq import Retry
-from streamq.bridge import ThreadBridge
+from streamq.bridge import NOTHING, Swift, ThreadBridge
 from streamq.core.wake import Wake
 from tests.integration.conftest import MakeApp, Mongo
 
@@ -71,6 +71,28 @@ async def test_no_wake_is_claimed_ahead_of_one_that_was_read_before_it_and_not_t
             nursery.cancel_scope.cancel()
     assert told == wakes
     assert asked == wakes[:1]
+
+
+async def test_wake_that_nobody_has_to_know_of_is_not_told_and_holds_up_no_claim() -> None:
+    wakes = [new_wake() for _ in range(8)]
+    token = trio.lowlevel.current_trio_token()
+    began, heard = trio.Event(), trio.Event()
+    feed = ListedFeed(wakes, lambda: token.run_sync_soon(began.set))
+    told: list[object] = []
+
+    def deliver(items: Sequence[object]) -> None:
+        told.extend(items)
+        heard.set()
+
+    with trio.fail_after(SOON_S):
+        async with trio.open_nursery() as nursery:
+            swift: Swift = lambda wake: "claimed" if wake is wakes[-1] else NOTHING  # noqa: E731
+            nursery.start_soon(ThreadBridge().follow, feed, swift, deliver, feed.stop.set)
+            await began.wait()
+            feed.go.set()
+            await heard.wait()
+            nursery.cancel_scope.cancel()
+    assert told == ["claimed"]
 
 
 async def test_stopped_worker_gives_back_what_a_claim_in_flight_in_the_feed_obtains(

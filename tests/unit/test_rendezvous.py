@@ -6,9 +6,18 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import cast
 
+import pytest
 from bson import ObjectId
 
-from streamq.core.rendezvous import TIER_S, Rendezvous, StandBy, stand_by_s
+from streamq.core.rendezvous import (
+    MOST_PATIENCE,
+    MOST_PATIENCE_OF_SECOND,
+    TIER_S,
+    Rendezvous,
+    calmer,
+    keener,
+    stand_by_s,
+)
 from streamq.core.wake import Wake
 
 MEMBERS = {f"member:{number}": [{"queue": "q"}] for number in range(8)}
@@ -83,30 +92,22 @@ def test_rows_that_say_nonsense_are_passed_over() -> None:
 
 
 def test_tiers_double_and_wait_longer_and_longer() -> None:
-    waits = [stand_by_s(place) / TIER_S for place in range(31)]
-    assert waits == [0] + 2 * [1] + 4 * [3] + 8 * [6] + 16 * [10]
+    waits = [stand_by_s(place) / TIER_S for place in range(32)]
+    assert waits == pytest.approx([0, 1] + 2 * [2] + 4 * [3] + 8 * [4] + 16 * [5])
 
 
-def test_look_tells_what_to_try_now_and_keeps_what_is_another_s_turn() -> None:
-    standing_by = StandBy(10)
-    due, later, gone = wake(), wake(), wake()
-    for one, at in ((due, 1.0), (later, 3.0), (gone, 1.0)):
-        assert standing_by.hear(one, at)
-    assert standing_by.next_at == 1.0
-    asked = standing_by.ids
-    assert due.id is not None
-    assert later.id is not None
-    assert standing_by.seen(asked, [due.id, later.id], 2.0) == [due]
-    assert standing_by.ids == [later.id]
-    assert standing_by.next_at == 3.0
+def test_patience_lengthens_the_second_one_s_wait_less_and_the_first_one_s_not_at_all() -> None:
+    waits = [stand_by_s(place, MOST_PATIENCE) / stand_by_s(place) for place in range(1, 32)]
+    assert waits == pytest.approx([MOST_PATIENCE_OF_SECOND] + 30 * [MOST_PATIENCE])
+    assert stand_by_s(0, MOST_PATIENCE) == 0
 
 
-def test_what_is_heard_twice_takes_one_place_and_past_the_bound_nothing_is_taken() -> None:
-    standing_by = StandBy(1)
-    one = wake()
-    assert standing_by.hear(one, 1.0)
-    assert standing_by.hear(one, 2.0)
-    assert not standing_by.hear(wake(), 1.0)
+def test_patience_grows_to_its_bound_in_a_dozen_looks_and_is_gone_after_two_tasks() -> None:
+    patience = 1.0
+    for _ in range(12):
+        patience = calmer(patience)
+    assert patience == MOST_PATIENCE
+    assert keener(keener(patience)) == 1.0
 
 
 def test_ids_that_another_producer_made_have_their_order_too() -> None:

@@ -70,14 +70,15 @@ class Past(msgspec.Struct, frozen=True):
 class Ask(msgspec.Struct, frozen=True):
     """What a claim call asks for.
 
-    With `ids` it claims those of them that are ready (a wake named them), else the first `limit` by priority and `seq`.
-    `only` restricts to handler names; None takes every task of the queue. `leases` are those of handlers that have a
-    lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for waiting in the process (prefetch):
-    a task with a single attempt is never among them, since a SIGKILL would burn the attempt of a task that never
-    started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue is claimed; without, the
-    asker knows from the stream. With `past` it looks behind that place only: what comes before it a claim has found to
-    be for others. With `plain` the one of `ids` is claimed only if it is (`ENDS_BY`), which spares the server work.
-    With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if it had been released first.
+    With `ids` it claims those of them that are ready (a wake named them), the first `limit` by priority and `seq`; else
+    the first `limit` of the queue. `only` restricts to handler names; None takes every task of the queue. `leases` are
+    those of handlers that have a lease of their own; all other tasks get `lease_s`. `spare` of the `limit` are for
+    waiting in the process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the
+    attempt of a task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue
+    is claimed; without, the asker knows from the stream. With `past` it looks behind that place only: what comes before
+    it a claim has found to be for others. With `plain` one of `ids` is claimed only if it is (`ENDS_BY`), which spares
+    the server work. With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if it had been
+    released first.
     """
 
     queue: str
@@ -99,6 +100,11 @@ class Ask(msgspec.Struct, frozen=True):
     def lease_of(self, task: object) -> float:
         """Return the lease of a task whose stored handler's name is `task`."""
         return self.leases.get(task, self.lease_s) if self.leases and isinstance(task, str) else self.lease_s
+
+    @property
+    def is_for_one(self) -> bool:
+        """Say whether at most one of some known tasks is wanted: a delicate one then only if `durable`."""
+        return self.ids is not None and (len(self.ids) == 1 or self.limit == 1)
 
     @property
     def slots(self) -> int:

@@ -4,11 +4,16 @@ Every process works out the same order of the live members for a task (rendezvou
 is highest comes first) and finds its own place in it. The first claims at once, the others stand by and look after a
 while whether the task is still there, in tiers that double:
 
-    place   0    1 2    3 … 6    7 … 14    15 … 30
-    after   0    10     30       60        100 ms
+    place     0    1     2 3    4 … 7    8 … 15    16 … 31
+    after     0    10    20     30       40        50 ms
+    at most   0    30    160    240      320       400 ms
 
 so a first that is dead, or busy, costs milliseconds and never a task. Who comes is told by the stream; who has gone is
 known at the next heartbeat, and until then the others look after its tasks.
+
+A look costs this process and the server as much as hearing of the task did, and where all are idle all but none of them
+finds anything: then each process looks later and later, up to what the last line says. It looks soon again once it has
+got a task that was another's to try: others are busy, or dead.
 """
 
 from __future__ import annotations
@@ -22,9 +27,15 @@ from bson import ObjectId
 from streamq.core.wake import Wake
 
 TIER_S: Final = 0.01
-"""The first tier's wait; the k-th tier waits k (k + 1) / 2 times as long. A claim by the first takes 2 to 8 ms from the
-event on, with 16 processes on two cores (docs/measurements.md); the later tiers wait longer so that one look serves
-several tasks."""
+"""The first tier's wait; the k-th tier waits k times as long. A claim by the first takes 2 to 8 ms from the event on,
+with 16 processes on two cores (docs/measurements.md)."""
+
+MOST_PATIENCE: Final = 8.0
+"""How many times as long the later tiers wait at most: chosen so that one look serves several tasks at some ten a
+second, and that a task whose first ones have all died meanwhile is late by less than half a second, once."""
+
+MOST_PATIENCE_OF_SECOND: Final = 3.0
+"""The same of the first tier: a first that is dead costs every sixteenth task of sixteen processes this wait."""
 
 MASK: Final = 2**64 - 1
 
@@ -68,10 +79,20 @@ class Rendezvous:
         return sum(_mixed(key ^ number) > mine for number, only in others if _knows(only, wake))
 
 
-def stand_by_s(place: int) -> float:
+def stand_by_s(place: int, patience: float = 1.0) -> float:
     """Return how long the process at `place` waits before it looks."""
-    tier = (place + 1).bit_length() - 1
-    return TIER_S * tier * (tier + 1) / 2
+    tier = place.bit_length()
+    return TIER_S * tier * (patience if tier > 1 else min(patience, MOST_PATIENCE_OF_SECOND))
+
+
+def calmer(patience: float) -> float:
+    """Return the patience after a look, or a claim after one, that came after another process had taken the task."""
+    return min(patience * 1.25, MOST_PATIENCE)
+
+
+def keener(patience: float) -> float:
+    """Return the patience of one that has got a task which others were to try first."""
+    return max(patience / 4, 1.0)
 
 
 def _knows(only: frozenset[str] | None, wake: Wake) -> bool:
@@ -107,49 +128,3 @@ def _read(serves: object) -> dict[str, frozenset[str] | None]:
         before = read.get(queue, frozenset())
         read[queue] = None if only is None or before is None else before | only
     return read
-
-
-class StandBy:
-    """What others are to try first, until this process looks. Pure: the caller says what time it is."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._waiting: dict[ObjectId, tuple[float, Wake]] = {}
-
-    def hear(self, wake: Wake, look_at: float) -> bool:
-        """Take a wake in; False when there is no room."""
-        assert wake.id is not None  # it has no place without
-        if wake.id not in self._waiting and len(self._waiting) >= self._most:
-            return False
-        self._waiting[wake.id] = look_at, wake
-        return True
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def next_at(self) -> float:
-        """When to look next."""
-        return min((look_at for look_at, _ in self._waiting.values()), default=float("inf"))
-
-    @property
-    def ids(self) -> list[ObjectId]:
-        """What to look at: all, since one look serves all."""
-        return list(self._waiting)
-
-    def seen(self, asked: Iterable[ObjectId], there: Iterable[ObjectId], now: float) -> list[Wake]:
-        """Take in what of those `asked` about is still there; return what this process is to try now."""
-        left = set(there)
-        due = []
-        for id in asked:
-            look_at, wake = self._waiting[id]
-            if id in left and look_at > now:
-                continue  # it is another's turn yet
-            del self._waiting[id]
-            if id in left:
-                due.append(wake)
-        return due
-
-    def clear(self) -> None:
-        """Forget all: the queue itself is looked at."""
-        self._waiting.clear()

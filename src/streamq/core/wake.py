@@ -46,3 +46,8 @@ class Wake(msgspec.Struct, frozen=True):
     serves: Any = None
     freed_in: str = ""
     follow_up: bool = False
+
+    @property
+    def says_no_more(self) -> bool:
+        """Say whether all it says is that the task may be claimed."""
+        return self.kind == "ready" and self.look_in_s is None and not self.freed_in and not self.follow_up

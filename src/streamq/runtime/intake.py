@@ -16,13 +16,14 @@ from typing import Final
 
 import msgspec
 import trio
+from bson import ObjectId
 
 from streamq.bridge import Bridge, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.limits import Limits
 from streamq.core.pressure import LOOK_S, Pressure
-from streamq.core.rendezvous import Rendezvous, StandBy, stand_by_s
+from streamq.core.rendezvous import Rendezvous
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
@@ -33,6 +34,7 @@ from streamq.runtime.hints import MOST_HINTS, Hints
 from streamq.runtime.journal import Journal
 from streamq.runtime.pauses import Pauses
 from streamq.runtime.sole import sole_error
+from streamq.runtime.standing_by import MOST_AMONG, StandingBy
 from streamq.runtime.takers import Takers
 from streamq.store.contract import Claimed, Store
 
@@ -116,8 +118,9 @@ class Intake:
         self._dry = trio.lowlevel.ParkingLot()
         self.rendezvous = Rendezvous()
         """Who is to try first; the watcher's, which knows the others."""
-        self._standing_by = StandBy(MOST_HINTS)
+        self._standing_by = StandingBy(MOST_HINTS)
         self._others_turn = trio.lowlevel.ParkingLot()
+        self._thread_behind_s: float | None = None  # trio's clock less that of threads, once known
         self.has_claimed: Callable[[], None] = lambda: None
         """Called after each claim: whether the queue `is_saturated` may have changed."""
         self._unheard = False  # no stream tells of the queue: it is looked at every few ms
@@ -183,8 +186,9 @@ class Intake:
         if unheard:
             self.scan()
 
-    def hint(self, wake: Wake, *, at_once: bool = False) -> None:
-        """Note that a task became ready. Unless it is to be tried `at_once`, other processes may come first."""
+    def hint(self, wake: Wake, *, at_once: bool = False, looked: bool = False) -> None:
+        """Note that a task became ready. Unless it is to be tried `at_once`, other processes may come first. `looked`:
+        what stands by was looked at just now."""
         if self._paused or not self._knows(wake):
             return
         if self._behind:
@@ -193,17 +197,34 @@ class Intake:
         if not at_once and (place := self.rendezvous.place(wake)):
             if wake.is_new and wake.id is not None and self._holdings.keeps(wake.id):
                 return  # it was told before; one that is not new was given back, which its holder may hear of later
-            if self._standing_by.hear(wake, clock.now() + stand_by_s(place)):
-                self._others_turn.unpark_all()
+            if self._stand_by_for(wake, place):
                 return
-        if self.wants.limits is not None or 0 < len(self._standing_by) >= self.takers.idle:
-            self.scan()  # what stands by came first, and may be the more urgent: the slot is for the head of the queue
+        if self.wants.limits is not None:
+            self.scan()
+            return
+        if 0 < len(self._standing_by) >= self.takers.idle:
+            # What stands by came first, and may be the more urgent. Most often it is gone: to look costs less than to
+            # claim from the head, which may take what others are about to.
+            # Many of them are a burst, and some of it still there.
+            many = len(self._standing_by) > MOST_AMONG
+            if looked or many or wake.id is None or not self._stand_by_for(wake, 0):
+                self.scan()
             return
         self.takers.offer.withdraw()  # what comes after it must not be claimed ahead of it
         if self._hints.hear(wake):
             self.look()
         else:
             self.scan()
+
+    def _stand_by_for(self, wake: Wake, place: int) -> bool:
+        sooner = self._standing_by.hear(wake, place, clock.now())
+        if sooner:
+            self.look_after()
+        return sooner is not None
+
+    def look_after(self) -> None:
+        """Decide anew when to look after what others are to try first."""
+        self._others_turn.unpark_all()
 
     def _knows(self, wake: Wake) -> bool:
         return not wake.is_new or self.wants.only is None or wake.task in self.wants.only
@@ -221,16 +242,38 @@ class Intake:
             or (not due and self._hints.was_heard(wake.id))  # else it is no echo: it was read from the store
             or not self._knows(wake)
             or self.rendezvous.place(wake)
-            or 0 < len(self._standing_by) >= self.takers.offer.left
-            or not self.takers.offer.take()
         ):
             return None
+        among: tuple[ObjectId, ...] = (wake.id,)
+        plain = wake.is_plain
+        if 0 < len(self._standing_by) >= self.takers.offer.left:
+            first = None if due else self._standing_by.with_first_of(wake)
+            if first is None:
+                return None
+            among, plain = first
+        if not self.takers.offer.take():
+            return None
         sent_at = clock.thread_now()
-        ask = self._ask(demand.ClaimIds((wake.id,), wake.durable), due=due, plain=wake.is_plain)
+        ask = self._ask(demand.ClaimIds(among, wake.durable), due=due, plain=plain, first=True)
         try:
             return Early(self, wake, self._store.claim(ask), None, sent_at)
         except Exception as error:  # noqa: BLE001 - the slot must come back whatever happens; the claimer raises it
             return Early(self, wake, None, error, sent_at)
+
+    def stand_by_early(self, wake: Wake) -> bool | None:
+        """Stand by for the task of a wake in the thread that read it, if others are to try it first; say whether trio
+        must be told so (`look_after`). None: tell trio the wake."""
+        if (
+            self._paused
+            or self._behind
+            or wake.id is None
+            or not self._knows(wake)
+            or self._holdings.keeps(wake.id)
+            or self._thread_behind_s is None
+            or not (place := self.rendezvous.place(wake))
+        ):
+            return None
+        return self._standing_by.hear(wake, place, clock.thread_now() + self._thread_behind_s)
 
     def take_early(self, early: Early) -> None:
         """Take in what `claim_early` obtained. In trio's thread."""
@@ -238,7 +281,12 @@ class Intake:
         sent_at = clock.now() - (clock.thread_now() - early.sent_at)
         if early.claimed is not None:
             assert early.wake.id is not None  # `claim_early` asked
-            self._hints.remember((early.wake.id,))
+            obtained = [claim.id for claim in early.claimed.claims]
+            if not obtained or early.wake.id in obtained:
+                self._hints.remember((early.wake.id,))
+            else:  # what came before it was still there: its own turn is next
+                self._standing_by.forget(obtained)
+                self._stand_by_for(early.wake, 1)
             self._take_in(early.claimed, sent_at)
         elif isinstance(early.error, StoreError):
             self._note(early.error)
@@ -370,6 +418,8 @@ class Intake:
 
     def _arrive(self, action: demand.ClaimIds | demand.ClaimHead, ask: Ask, claimed: Claimed, sent_at: float) -> None:
         self._pace.note(clock.now(), clock.now() - sent_at, self.takers.taken)
+        if isinstance(action, demand.ClaimIds):
+            self._standing_by.tried(action.ids, [claim.id for claim in claimed.claims])
         self._take_in(claimed, sent_at)
         self._again_at = float("inf") if claimed.again_s is None else clock.now() + claimed.again_s
         goes_on = isinstance(action, demand.ClaimHead) and self._ahead.note(claimed)
@@ -440,9 +490,11 @@ class Intake:
         if self._unheard and not self._behind:
             self._again_at = min(self._again_at, now + LOOK_S)
 
-    def _ask(self, action: demand.ClaimIds | demand.ClaimHead, *, due: bool = False, plain: bool = False) -> Ask:
+    def _ask(
+        self, action: demand.ClaimIds | demand.ClaimHead, *, due: bool = False, plain: bool = False, first: bool = False
+    ) -> Ask:
         if isinstance(action, demand.ClaimIds):
-            limit, spare, ids, durable, past = len(action.ids), 0, action.ids, action.durable, None
+            limit, spare, ids, durable, past = 1 if first else len(action.ids), 0, action.ids, action.durable, None
         else:
             limit, spare, ids, durable = action.limit, action.spare, None, False
             if self._hints.has_any:
@@ -487,7 +539,8 @@ class Intake:
     async def _stand_by(self) -> None:
         """Look after those that others were to try first. Trips: 1 a look, for all of them."""
         while True:
-            next_at = self._standing_by.next_at
+            self._thread_behind_s = clock.now() - clock.thread_now()
+            next_at = self._standing_by.next_look()
             if next_at > clock.now():
                 with trio.move_on_at(next_at):
                     await self._others_turn.park()
@@ -505,7 +558,7 @@ class Intake:
                 self.scan()
                 continue
             for wake in self._standing_by.seen(asked, there, clock.now()):
-                self.hint(wake, at_once=True)
+                self.hint(wake, at_once=True, looked=True)
 
     async def _let_go(self) -> None:
         """Give back what was claimed ahead when its takers turn out slow: others may be idle."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from streamq.bridge import Bridge
+from streamq.bridge import NOTHING, Bridge
 from streamq.core.member import BEAT_S, Member, Roster
 from streamq.core.rendezvous import Rendezvous
 from streamq.core.wake import Wake
@@ -144,20 +144,30 @@ class Watcher:
             self._waiters.wanted = bool(len(self._waiters))
             raise
 
-    def swift(self, wake: Wake) -> Early | None:
-        """Claim at once for an idle intake, in the thread that reads the stream; None: the wake is to be told.
+    def swift(self, wake: Wake) -> object | None:
+        """Claim at once for an idle intake, or stand by for others, in the thread that reads the stream; None: the wake
+        is to be told.
 
-        Not within a burst: one after the other is slower than a batch.
+        Nothing is claimed within a burst: one after the other is slower than a batch.
         """
         now = clock.thread_now()
         quiet = now - self._last_wake_at > BURST_S
         self._last_wake_at = now
-        if wake.kind != "ready" or not quiet:
+        if wake.kind != "ready":
             return None
-        early = self._claim_early(wake, due=False)
-        if early is not None:
+        if quiet and (early := self._claim_early(wake, due=False)) is not None:
             self._last_wake_at = clock.thread_now()
-        return early
+            return early
+        return self._stand_by_early(wake)
+
+    def _stand_by_early(self, wake: Wake) -> object | None:
+        """Leave alone what others are to try first, if nobody here has to know of it now."""
+        if not wake.says_no_more:
+            return None
+        intakes = [one for one in self._intakes if one.wants.queue == wake.queue]
+        if len(intakes) != 1 or (sooner := intakes[0].stand_by_early(wake)) is None:
+            return None
+        return intakes[0] if sooner else NOTHING
 
     def _claim_early(self, wake: Wake, *, due: bool) -> Early | None:
         for intake in self._intakes:
@@ -176,6 +186,8 @@ class Watcher:
             if isinstance(item, Early):
                 item.intake.take_early(item)
                 self._hear_end(item.wake)
+            elif isinstance(item, Intake):
+                item.look_after()
             elif isinstance(item, Wake):
                 self._tell(item)
 

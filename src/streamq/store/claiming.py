@@ -48,10 +48,10 @@ MOST_LOOKS: Final = 10
 
 
 def claim(tasks: Tasks, ask: Ask) -> Claimed:
-    """See `Store.claim`. Trips: 1 for a single id, else 2, or 3 after a lost race; 2 more when all that was found has
-    expired unnoticed, and when all that comes first is for others (`looking_ahead`)."""
-    if ask.ids is not None and len(ask.ids) == 1:
-        return _claim_one(tasks, ask, ask.ids[0])
+    """See `Store.claim`. Trips: 1 for one of known ids, else 2, or 3 after a lost race; 2 more when all that was found
+    has expired unnoticed, and when all that comes first is for others (`looking_ahead`)."""
+    if ask.is_for_one and (claimed := _claim_one(tasks, ask, ask.ids or ())) is not None:
+        return claimed
     refused: dict[ObjectId, str] = {}
     expired = False  # whether the head of the queue is known to hold what nobody has expired yet
     for _ in range(MOST_LOOKS):
@@ -96,7 +96,8 @@ def told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:
     return tuple(Refused(id, said) for id, said in refused.items())
 
 
-def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
+def _claim_one(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId]) -> Claimed | None:
+    """Claim the first of `ids` that is there; None when the server refuses it and does not say which of several."""
     # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
     # So is one of a group, which would run beside the next.
     once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER, "group_lock": {"$exists": False}}
@@ -105,19 +106,20 @@ def _claim_one(tasks: Tasks, ask: Ask, id: ObjectId) -> Claimed:
     try:
         with tasks.deadline():
             taken = into.find_one_and_update(
-                queries.ready(ask) | in_time | {"_id": id} | once,
+                queries.ready(ask) | in_time | {"_id": ids[0] if len(ids) == 1 else {"$in": list(ids)}} | once,
                 move.update(ask, plain=ask.plain),
+                sort=None if len(ids) == 1 else queries.CLAIM_ORDER,
                 hint=BY_ID,
                 return_document=ReturnDocument.AFTER,
             )
     except DRIVER_ERRORS as error:
         if is_refusal(error):
-            return Claimed((), more=False, refused=(Refused(id, short(error)),))
+            return None if len(ids) > 1 else Claimed((), more=False, refused=(Refused(ids[0], short(error)),))
         if not is_unknown(error):
             raise translated(error, "claim a task", writing=True) from error
-        taken = read_own(tasks, ask, [id], error, durable=ask.durable).get(id)
+        taken = next(iter(read_own(tasks, ask, list(ids), error, durable=ask.durable).values()), None)
         if taken is None:
-            raise claim_unknown(tasks, ask, [id], error) from error
+            raise claim_unknown(tasks, ask, ids, error) from error
     claims = (
         ()
         if taken is None

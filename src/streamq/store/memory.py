@@ -219,12 +219,12 @@ class MemoryStore:
         if ask.limits is not None:
             return MemoryShelf(self.documents, self.buckets, ask, now, self._tell).claim(ask.limits)
         ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask, now)]
+        if ask.is_for_one and not ask.durable:
+            ready = [document for document in ready if not claim_move.is_delicate(document)]
         ready.sort(key=lambda document: (-document["priority"], document["seq"]))
         found, chosen = _startable(ready, ask, now)
         if not chosen:
             found, chosen = _startable([one for one in ready if not expire.is_over(one, now)], ask, now)
-        if ask.ids is not None and len(ask.ids) == 1 and not ask.durable:
-            chosen = [one for one in chosen if not claim_move.is_delicate(one)]
         claims = []
         for document in chosen:
             claim_move.apply(document, ask, now)
