@@ -45,14 +45,14 @@ class Guarded:
 
 
 @contextmanager
-def guarded(directory: Path) -> Iterator[Guarded]:
+def guarded(directory: Path, *extra_args: str) -> Iterator[Guarded]:
     """Run a server to which nobody has access who has not logged in."""
     key = directory / "key"
     key.write_text(secrets.token_urlsafe(60).replace("-", "+").replace("_", "/"))
     key.chmod(0o600)
     parameters = {"enableTestCommands": 1, "ttlMonitorEnabled": False}
     with (
-        embedded.start(key_file=key, parameters=parameters) as server,
+        embedded.start(key_file=key, parameters=parameters, extra_args=extra_args) as server,
         MongoClient[dict[str, Any]](server.uri, tz_aware=True, **login_by(key)) as root,
     ):
         yield Guarded(server, root)

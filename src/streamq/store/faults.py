@@ -47,8 +47,9 @@ DriverError = PyMongoError | BSONError
 DRIVER_ERRORS: Final = (PyMongoError, BSONError)
 """What the driver raises: errors of encoding and decoding stand in a tree of their own."""
 
-ACCESS: Final = frozenset({13, 18, 33, 8000})
-"""Unauthorized, AuthenticationFailed, UnsupportedMechanism, AtlasError (wrong credentials)."""
+ACCESS: Final = frozenset({11, 13, 18, 33, 8000})
+"""UserNotFound (of a client certificate), Unauthorized, AuthenticationFailed, UnsupportedMechanism, AtlasError (wrong
+credentials)."""
 
 UNAUTHORIZED: Final = 13
 NOT_LOGGED_IN: Final = "requires authentication"
@@ -84,6 +85,17 @@ MAKE_A_SET: Final = (
 )
 
 STANDALONE_HINT: Final = f"the server is a standalone, which has no change streams. {MAKE_A_SET}"
+
+TLS_HINTS: Final = {
+    "certificate has expired": "the server's certificate has expired: renew it, or mend this machine's clock",
+    "certificate is not valid for": "the server's certificate is of another host: connect by a name that it holds",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is of no authority that is trusted here: name yours by "
+    "tlsCAFile= in the connection string",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS there: tls=true is wrong, or the port is",
+    "connection closed": "the server ended the connection: if it wants TLS, say tls=true; if it wants a certificate, "
+    "name a valid one by tlsCertificateKeyFile=",
+}
+"""What is behind the words of a handshake that failed; the first that fits. Source: OpenSSL's, as Python tells them."""
 
 SHOWN: Final = 300
 """Characters of a driver's message that are shown: its topology descriptions run to thousands."""
@@ -147,7 +159,7 @@ def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | 
     if "belongs to a set named 'None'" in said:
         return NotAReplicaSet(f"cannot {what}: {STANDALONE_HINT}")
     if isinstance(error, ServerSelectionTimeoutError):
-        return StoreUnavailable(f"cannot {what}: no server could be reached in time: {said}")
+        return StoreUnavailable(f"cannot {what}: no server could be reached in time: {said}{_tls_hint(said)}")
     if writing and is_unknown(error):
         return OutcomeUnknown(f"{what}: the outcome is unknown, it may have been applied: {said}")
     if not writing and getattr(error, "code", None) in STOPPED_READS:
@@ -159,6 +171,10 @@ def translated(error: DriverError, what: str, *, writing: bool) -> StoreError | 
     if isinstance(error, InvalidOperation) and "close" in said.lower():
         return StoreUnavailable(f"cannot {what}: the client has been closed")
     return StoreError(f"cannot {what}: {said}")
+
+
+def _tls_hint(said: str) -> str:
+    return next((f" ({hint})" for words, hint in TLS_HINTS.items() if words in said), "")
 
 
 def _of_bson(error: BSONError, what: str, said: str, *, writing: bool) -> StoreError:

@@ -66,6 +66,8 @@ def _client(uri: str) -> pymongo.MongoClient[Document]:
             return pymongo.MongoClient(uri, **defaults)
     except ValueError as error:  # ports and IPv6 addresses
         raise UsageError(f"cannot connect: the URI is not valid: {error}") from error
+    except OSError as error:  # files of certificates, which are read at once
+        raise UsageError(f"cannot connect: a file that the URI names for TLS cannot be used: {error}") from error
 
 
 def check_server(database: Database[Document]) -> None:
