@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from bson import ObjectId
 
 from streamq.core import queries
 from streamq.core.claim import Claim
+from streamq.core.document import TaskDocument
+from streamq.core.options import PutOptions
+from streamq.core.outcome import Raised
 from streamq.errors import ClaimUnknown
-from streamq.store import releasing
+from streamq.store import claiming, releasing
 from tests.conformance.conftest import Lab, MongoLab
 
+MANY = 64
 
-def claim_due(lab: Lab, id: ObjectId, *, durable: bool = False, **more: object) -> list[Claim]:
-    return lab.claim(1, ids=(id,), due=True, durable=durable, **more)
+
+def claim_due(lab: Lab, *ids: ObjectId, found: Sequence[TaskDocument | None] | None = None, **more: Any) -> list[Claim]:
+    """Claim those of `ids` among what is (or was) found due."""
+    read = lab.store.due(MANY, whole=True).found if found is None else found
+    tasks = [one for one in read if one is not None and one["_id"] in ids]
+    ask = lab.ask(max(1, len(tasks)), ids=tuple(one["_id"] for one in tasks), due=True, **more)
+    return list(lab.store.claim_due(ask, tasks).claims)
 
 
 def test_due_tasks_are_told_the_more_urgent_first_with_all_that_a_claim_needs(lab: Lab) -> None:
@@ -23,7 +34,7 @@ def test_due_tasks_are_told_the_more_urgent_first_with_all_that_a_claim_needs(la
     urgent = lab.put(priority=9, options={"delay_s": 7})
     lab.put(options={"delay_s": 500})
     lab.pass_time(60)
-    due = lab.store.due()
+    due = lab.store.due(MANY)
     assert [(one.id, one.queue, one.task, one.durable) for one in due.wakes] == [
         (urgent, "q", "t", False),
         (plain, "q", "t", False),
@@ -35,9 +46,9 @@ def test_due_tasks_are_told_the_more_urgent_first_with_all_that_a_claim_needs(la
 
 
 def test_a_look_with_nothing_due_says_when_the_next_is(lab: Lab) -> None:
-    assert (lab.store.due().wakes, lab.store.due().next_s) == ((), None)
+    assert (lab.store.due(MANY).wakes, lab.store.due(MANY).next_s) == ((), None)
     lab.put(options={"delay_s": 50})
-    due = lab.store.due()
+    due = lab.store.due(MANY)
     assert due.wakes == ()
     assert due.next_s == pytest.approx(50, abs=5)
 
@@ -75,21 +86,74 @@ def test_due_task_is_claimed_as_if_it_had_been_released(lab: Lab) -> None:
     assert lab.settle(claim, "succeed") == "settled"
 
 
-def test_delayed_task_is_not_claimed_before_its_time(lab: Lab) -> None:
-    later = lab.put(options={"delay_s": 500})
-    assert claim_due(lab, later) == []
-    assert lab.stored(later)["status"] == "delayed"
-
-
-def test_ready_task_is_not_claimed_as_a_due_one(lab: Lab) -> None:
-    assert claim_due(lab, lab.put()) == []
-
-
-def test_due_task_of_another_handler_or_queue_is_not_claimed(lab: Lab) -> None:
-    due = lab.put(options={"delay_s": 5})
+def test_due_tasks_are_claimed_together_the_more_urgent_first(lab: Lab) -> None:
+    plain, once = lab.put(options={"delay_s": 5}), lab.put(max_attempts=1, options={"delay_s": 6})
+    urgent, timed = lab.put(priority=9, options={"delay_s": 7}), lab.put(total_timeout_s=9, options={"delay_s": 8})
     lab.pass_time(60)
-    assert claim_due(lab, due, only=("u",)) == []
-    assert claim_due(lab, due, queue="other") == []
+    claims = claim_due(lab, plain, once, urgent, timed)
+    assert [claim.id for claim in claims] == [urgent, plain, once, timed]
+    assert [claim.total_s for claim in claims[:-1]] == [None, None, None]
+    assert claims[-1].total_s == pytest.approx(9, abs=0.1)
+    assert {lab.stored(claim.id)["status"] for claim in claims} == {"running"}
+
+
+def test_task_that_is_ahead_is_not_read(lab: Lab) -> None:
+    lab.put(options={"delay_s": 500})
+    assert lab.store.due(MANY, whole=True).found == ()
+
+
+def test_look_reads_those_that_have_been_due_for_longest(lab: Lab) -> None:
+    for delay_s in (7, 5, 6):
+        lab.put(options={"delay_s": delay_s}, priority=delay_s)
+    lab.pass_time(60)
+    due = lab.store.due(2, whole=True)
+    assert [one["priority"] for one in due.found if one is not None] == [6, 5]
+    assert due.next_s == 0.0
+
+
+def put_off(lab: Lab, id: ObjectId) -> None:
+    """Claimed by another, who puts it off without using up an attempt: but for its time it is as it was."""
+    (claim,) = claim_due(lab, id)
+    lab.settle(claim, "snooze", delay_s=500)
+
+
+def claimed_by_another(lab: Lab, id: ObjectId) -> None:
+    claim_due(lab, id)
+
+
+def released_by_another(lab: Lab, id: ObjectId) -> None:
+    lab.store.release_due([id])
+
+
+def retried(lab: Lab, id: ObjectId) -> None:
+    (claim,) = claim_due(lab, id)
+    lab.settle(claim, "retry_later", error=Raised("Boom", "no"), delay_s=5)
+    lab.pass_time(60)
+
+
+def cancelled(lab: Lab, id: ObjectId) -> None:
+    lab.store.cancel([id])
+
+
+def replaced(lab: Lab, id: ObjectId) -> None:
+    options: PutOptions = {"unique": "k", "on_conflict": "replace", "delay_s": 5}
+    assert lab.store.put([lab.new(payload={"new": 1}, options=options)])[0].outcome == "replaced"
+    lab.pass_time(60)
+
+
+def removed(lab: Lab, id: ObjectId) -> None:
+    lab.remove(id)
+
+
+@pytest.mark.parametrize(
+    "meanwhile", [put_off, claimed_by_another, released_by_another, retried, cancelled, replaced, removed]
+)
+def test_task_that_is_not_as_it_was_read_is_not_claimed(lab: Lab, meanwhile: Callable[[Lab, ObjectId], None]) -> None:
+    due, other = lab.put(options={"delay_s": 5, "unique": "k"}), lab.put(options={"delay_s": 5})
+    lab.pass_time(60)
+    found = lab.store.due(MANY, whole=True).found
+    meanwhile(lab, due)
+    assert [claim.id for claim in claim_due(lab, due, other, found=found)] == [other]
 
 
 def test_due_task_that_has_expired_unnoticed_is_not_claimed(lab: Lab) -> None:
@@ -98,11 +162,13 @@ def test_due_task_that_has_expired_unnoticed_is_not_claimed(lab: Lab) -> None:
     assert claim_due(lab, due) == []
 
 
-def test_due_task_with_a_single_attempt_is_claimed_with_majority_only(lab: Lab) -> None:
-    due = lab.put(max_attempts=1, options={"delay_s": 5})
+def test_overdue_tasks_are_told_by_their_queues(lab: Lab) -> None:
+    due = [lab.put(options={"delay_s": 5}), lab.put(options={"delay_s": 6}), lab.put("b", options={"delay_s": 7})]
+    lab.put(options={"delay_s": 500})
     lab.pass_time(60)
-    assert claim_due(lab, due) == []
-    assert [claim.id for claim in claim_due(lab, due, durable=True)] == [due]
+    overdue = lab.store.overdue()
+    assert (sorted(overdue.ids), sorted(overdue.queues), overdue.more) == (sorted(due), ["b", "q"], False)
+    assert lab.store.release_due(overdue.ids).moved == 3
 
 
 def test_unknown_claim_of_a_due_task_is_released(lab: Lab) -> None:
@@ -141,25 +207,54 @@ def test_flush_waits_until_a_majority_has_the_release(mongo: MongoLab) -> None:
         assert stored["status"] == "ready"
 
 
-def test_more_than_one_step_moves_is_read_in_steps(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releasing, "MOST_A_TICK", 2)
+def test_flood_is_read_in_steps(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releasing, "MOST_OVERDUE", 2)
     for number in range(3):
         mongo.put(options={"delay_s": 5 + number})
     mongo.pass_time(60)
     left = []
     for _ in range(3):
-        due = mongo.store.due()
-        mongo.store.release_due([one.id for one in due.wakes if one.id is not None])
-        left.append((len(due.wakes), due.next_s))
-    assert left == [(2, 0.0), (1, None), (0, None)]
+        overdue = mongo.store.overdue()
+        mongo.store.release_due(overdue.ids)
+        left.append((len(overdue.ids), overdue.more))
+    assert left == [(2, True), (1, False), (0, False)]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"attempt": "0"}, {"attempt": -1}, {"attempt": float("nan")}, {"max_attempts": None}, {"attempt": True}]
+)
+def test_what_is_no_task_is_released_and_not_claimed(mongo: MongoLab, broken: dict[str, Any]) -> None:
+    due = mongo.put(options={"delay_s": 5})
+    mongo.edit(due, {"$set": broken})
+    mongo.pass_time(60)
+    found = mongo.store.due(MANY, whole=True)
+    assert ([wake.id for wake in found.wakes], found.found) == ([due], (None,))
+
+
+def test_due_task_that_must_not_start_twice_is_claimed_with_majority(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, plain = mongo.put(max_attempts=1, options={"delay_s": 5}), mongo.put(options={"delay_s": 5})
+    mongo.pass_time(60)
+    into: list[tuple[ObjectId, bool]] = []
+    take = claiming._Taking.take
+
+    def taking(one: claiming._Taking, ids: list[ObjectId]) -> Sequence[ObjectId]:
+        into.extend((id, one.durable) for id in ids)
+        return take(one, ids)
+
+    monkeypatch.setattr(claiming._Taking, "take", taking)
+    assert len(claim_due(mongo, once, plain)) == 2
+    assert sorted(into) == sorted([(once, True), (plain, False)])
 
 
 def test_task_nobody_can_be_woken_for_is_released_all_the_same(mongo: MongoLab) -> None:
     due = mongo.put(options={"delay_s": 5})
     mongo.mongo._tasks.durable.update_one({"_id": due}, {"$set": {"queue": 7}})
     mongo.pass_time(60)
-    found = mongo.store.due()
-    assert (found.wakes, found.others) == ((), (due,))
+    found, overdue = mongo.store.due(MANY, whole=True), mongo.store.overdue()
+    assert (found.wakes, found.others, found.found) == ((), (due,), ())
+    assert (overdue.ids, overdue.queues) == ((due,), ())
     assert mongo.store.release_due(found.others).moved == 1
 
 
@@ -171,8 +266,8 @@ def test_due_tasks_are_found_by_the_index_however_many_are_ahead(mongo: MongoLab
         {"due_at": {"$lt": later}}, {"$set": {"due_at": datetime.now(UTC) - timedelta(seconds=1)}}
     )
     quick = mongo.mongo._tasks.quick
-    stages = queries.due_and_next(10, quick.name)
-    command = {"aggregate": quick.name, "pipeline": stages[:-1], "cursor": {}}
-    found = quick.database.command("explain", command, verbosity="executionStats")
-    stats = found["stages"][0]["$cursor"]["executionStats"] if "stages" in found else found["executionStats"]
-    assert stats["totalKeysExamined"] <= 3
+    for stages in (queries.due_and_next(10, whole=True), queries.overdue(10)):
+        command = {"aggregate": quick.name, "pipeline": stages, "cursor": {}}
+        found = quick.database.command("explain", command, verbosity="executionStats")
+        stats = found["stages"][0]["$cursor"]["executionStats"] if "stages" in found else found["executionStats"]
+        assert stats["totalKeysExamined"] <= 10

@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 from pymongo.write_concern import WriteConcern
 
 from streamq.core.claim import Ask, Claim, Past
-from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status
+from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status, TaskDocument
 from streamq.core.invariants import INVARIANTS
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves import cancel as cancel_move
@@ -356,6 +356,12 @@ class Model(RuleBasedStateMachine):
         assert [self._plain(claim) for claim in real.claims] == [self._plain(claim) for claim in memory.claims]
         self.claims += real.claims
 
+    def _claim_due(self, ask: Ask, found: list[tuple[TaskDocument, TaskDocument]]) -> None:
+        real = self.real.claim_due(ask, [one for one, _ in found])
+        memory = self.memory.claim_due(ask, [two for _, two in found])
+        assert [self._plain(claim) for claim in real.claims] == [self._plain(claim) for claim in memory.claims]
+        self.claims += real.claims
+
     @staticmethod
     def _plain(claim: Claim) -> dict[str, Any]:
         return {name: getattr(claim, name) for name in claim.__struct_fields__ if name not in ("created_at", "total_s")}
@@ -515,15 +521,17 @@ class Model(RuleBasedStateMachine):
     @rule(claimed=st.integers(0, 2))
     def release_due(self, claimed: int) -> None:
         """As a releaser does: some are claimed at once, the rest is released."""
-        real, memory = self.real.due(), self.memory.due()
+        real, memory = self.real.due(64, whole=True), self.memory.due(64, whole=True)
         assert {one.id: one for one in real.wakes} == {one.id: one for one in memory.wakes}
         assert_same_time(real.next_s, memory.next_s)
-        for wake in memory.wakes[:claimed]:
-            assert wake.id is not None
-            ask = Ask(wake.queue, 1, os.urandom(16), 1_500.0, "w", ids=(wake.id,), durable=wake.durable, due=True)
-            self._claim(ask)
-        ids = [one.id for one in memory.wakes if one.id is not None]
-        assert self.real.release_due(ids).moved == self.memory.release_due(ids).moved
+        there = {one["_id"]: one for one in real.found if one is not None}
+        chosen = [(there[two["_id"]], two) for two in memory.found if two is not None][:claimed]
+        for queue in dict.fromkeys(two["queue"] for _, two in chosen):
+            mine = [pair for pair in chosen if pair[1]["queue"] == queue]
+            ids = tuple(two["_id"] for _, two in mine)
+            self._claim_due(Ask(queue, len(ids), os.urandom(16), 1_500.0, "w", ids=ids, due=True), mine)
+        due = [one.id for one in memory.wakes if one.id is not None]
+        assert self.real.release_due(due).moved == self.memory.release_due(due).moved
 
     @rule()
     def tick_without_releases(self) -> None:

@@ -81,6 +81,20 @@ async def test_all_that_a_task_carries_is_encoded_and_comes_back_the_same() -> N
     assert set(codec.seen) == {CodecContext(field, "q") for field in ("payload", "result", "error", "progress")}
 
 
+async def test_task_that_is_claimed_when_it_is_due_is_decoded() -> None:
+    """By a call of the store's own, which takes it as it was read."""
+    app = memory_app(codec=Packed())
+
+    @app.task
+    async def move(point: Point) -> int:
+        return point.x
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        assert await (await move.options(delay_s=5).put(Point(7, {CANARY}))).result() == 7
+        nursery.cancel_scope.cancel()
+
+
 async def test_task_with_a_bare_payload_and_a_replaced_one_are_encoded() -> None:
     app = memory_app(codec=Packed())
     queue = app.queue("q")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ import streamq
 from streamq import LeaseLost, Retry, StoreUnavailable, UsageError
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask
+from streamq.core.document import TaskDocument
 from streamq.core.settlement import Settlement
 from streamq.runtime.takers import TAKES_A_TURN, Takers
 from streamq.store.contract import Claimed
@@ -407,16 +409,14 @@ async def test_task_that_was_delayed_before_the_worker_came_starts_on_time() -> 
 async def test_due_task_whose_claim_fails_is_released_at_once() -> None:
     app = memory_app(safety_scan_s=None, lease_s=86_400)
     store = cast(MemoryStore, app.store)
-    claim, failed = store.claim, 0
+    failed = 0
 
-    def failing(ask: Ask) -> Claimed:
+    def failing(ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
         nonlocal failed
-        if ask.due:
-            failed += 1
-            raise StoreUnavailable("no primary")
-        return claim(ask)
+        failed += 1
+        raise StoreUnavailable("no primary")
 
-    store.claim = failing  # type: ignore[method-assign]
+    store.claim_due = failing  # type: ignore[method-assign]
 
     @app.task
     async def when() -> float:

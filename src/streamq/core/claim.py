@@ -77,8 +77,7 @@ class Ask(msgspec.Struct, frozen=True):
     attempt of a task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue
     is claimed; without, the asker knows from the stream. With `past` it looks behind that place only: what comes before
     it a claim has found to be for others. With `plain` one of `ids` is claimed only if it is (`ENDS_BY`), which spares
-    the server work. With `due` the one of `ids` is still delayed: it is claimed if its time has come, as if it had been
-    released first.
+    the server work. With `due` its `ids` are still delayed: they are claimed as if they had been released first.
     """
 
     queue: str

@@ -60,8 +60,6 @@ def ready(ask: Ask) -> dict[str, Any]:
         "_id": {"$not": {"$type": "object"}},
     }
     found |= known(ask)
-    if ask.due:
-        found |= due()
     if ask.ids is not None:
         found["_id"] = {"$in": list(ask.ids)}
     if ask.slots <= 0:
@@ -302,17 +300,27 @@ def next_due() -> list[dict[str, Any]]:
     return next_instant("due_at", {"status": DELAYED})
 
 
-def due_and_next(limit: int, collection: str) -> list[dict[str, Any]]:
-    """Read the first `limit` that are due, and behind them in how many ms the first comes that is not (`in_ms`, at most
-    one row). `$$NOW` is one instant for both, so none falls between them."""
-    ahead = {"$expr": {"$gt": ["$due_at", "$$NOW"]}}
+def due_and_next(limit: int, *, whole: bool) -> list[dict[str, Any]]:
+    """Read the first `limit` delayed tasks: those that are due (`whole`, or who may claim them), and of the others
+    in how many ms they are (`in_ms`, without an `_id`)."""
+    told: Any = "$$ROOT" if whole else {name: f"${name}" for name in ("_id", "queue", *CLAIMED_BY)}
+    ahead = {"in_ms": {"$subtract": ["$due_at", "$$NOW"]}}
+    return [
+        # One read: a second one for what is ahead, by `$unionWith`, costs the server as much again (0.3 of 0.55 ms).
+        {"$match": {"status": DELAYED, "due_at": DATE}},
+        {"$sort": {"due_at": 1}},
+        {"$limit": limit},
+        {"$replaceWith": {"$cond": [{"$lte": ["$due_at", "$$NOW"]}, told, ahead]}},
+    ]
+
+
+def overdue(limit: int) -> list[dict[str, Any]]:
+    """Read the `ids` of the first `limit` that are due, a row for each queue (`_id`)."""
     return [
         {"$match": due()},
         {"$sort": {"due_at": 1}},
         {"$limit": limit},
-        {"$project": {"queue": 1} | dict.fromkeys(CLAIMED_BY, 1)},
-        {"$unionWith": {"coll": collection, "pipeline": next_instant("due_at", {"status": DELAYED} | ahead)}},
-        {"$limit": limit},  # where that many are due, the next is not looked for behind all of them
+        {"$group": {"_id": "$queue", "ids": {"$push": "$_id"}}},
     ]
 
 

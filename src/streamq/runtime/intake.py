@@ -11,7 +11,7 @@ makes another one. While there is more than this process can take, the next clai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -21,6 +21,7 @@ from bson import ObjectId
 from streamq.bridge import Bridge, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
+from streamq.core.document import TaskDocument
 from streamq.core.limits import Limits
 from streamq.core.pressure import LOOK_S, Pressure
 from streamq.core.rendezvous import Rendezvous
@@ -67,11 +68,11 @@ class Wants(msgspec.Struct, frozen=True):
 
 
 class Early(msgspec.Struct, frozen=True):
-    """What the feed's thread obtained for an intake by a `wake`, on its way to it. `sent_at` is by
-    `clock.thread_now`."""
+    """What a thread obtained for an intake by a wake, or the releaser's by several for tasks that are due, on its way
+    to it. For each of `wakes` a slot was taken off the offer. `sent_at` is by `clock.thread_now`."""
 
     intake: Intake
-    wake: Wake
+    wakes: tuple[Wake, ...]
     claimed: Claimed | None
     error: Exception | None
     sent_at: float
@@ -231,15 +232,14 @@ class Intake:
 
     # --- in the feed's thread ---------------------------------------------------------------------------------
 
-    def claim_early(self, wake: Wake, *, due: bool = False) -> Early | None:
-        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake. With
-        `due` it is a delayed task whose time has come."""
+    def claim_early(self, wake: Wake) -> Early | None:
+        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake."""
         if (
             self._paused
             or wake.id is None
             or not wake.is_new
             or self.wants.limits is not None
-            or (not due and self._hints.was_heard(wake.id))  # else it is no echo: it was read from the store
+            or self._hints.was_heard(wake.id)
             or not self._knows(wake)
             or self.rendezvous.place(wake)
         ):
@@ -247,18 +247,38 @@ class Intake:
         among: tuple[ObjectId, ...] = (wake.id,)
         plain = wake.is_plain
         if 0 < len(self._standing_by) >= self.takers.offer.left:
-            first = None if due else self._standing_by.with_first_of(wake)
+            first = self._standing_by.with_first_of(wake)
             if first is None:
                 return None
             among, plain = first
         if not self.takers.offer.take():
             return None
+        ask = self._ask(demand.ClaimIds(among, wake.durable), plain=plain, first=True)
+        return self._early((wake,), lambda: self._store.claim(ask))
+
+    def claim_due(self, due: Sequence[tuple[Wake, TaskDocument]]) -> Early | None:
+        """Claim delayed tasks of the queue whose time has come, in the thread that read them, the more urgent first, as
+        many as slots are on offer; None: none is for this intake now."""
+        if self._paused or self.wants.limits is not None:
+            return None
+        # No echo can be among them, as among wakes: they were read from the store.
+        mine = [one for one in due if self._knows(one[0]) and not self.rendezvous.place(one[0])]
+        if not mine or 0 < len(self._standing_by) > self.takers.offer.left - len(mine):
+            return None
+        mine = [one for one in mine if self.takers.offer.take()]
+        if not mine:
+            return None
+        wakes, found = tuple(wake for wake, _ in mine), [task for _, task in mine]
+        ids = tuple(task["_id"] for task in found)
+        ask = self._ask(demand.ClaimIds(ids, durable=False), due=True)
+        return self._early(wakes, lambda: self._store.claim_due(ask, found))
+
+    def _early(self, wakes: tuple[Wake, ...], claim: Callable[[], Claimed]) -> Early:
         sent_at = clock.thread_now()
-        ask = self._ask(demand.ClaimIds(among, wake.durable), due=due, plain=plain, first=True)
         try:
-            return Early(self, wake, self._store.claim(ask), None, sent_at)
-        except Exception as error:  # noqa: BLE001 - the slot must come back whatever happens; the claimer raises it
-            return Early(self, wake, None, error, sent_at)
+            return Early(self, wakes, claim(), None, sent_at)
+        except Exception as error:  # noqa: BLE001 - the slots must come back whatever happens; the claimer raises it
+            return Early(self, wakes, None, error, sent_at)
 
     def stand_by_early(self, wake: Wake) -> bool | None:
         """Stand by for the task of a wake in the thread that read it, if others are to try it first; say whether trio
@@ -276,17 +296,17 @@ class Intake:
         return self._standing_by.hear(wake, place, clock.thread_now() + self._thread_behind_s)
 
     def take_early(self, early: Early) -> None:
-        """Take in what `claim_early` obtained. In trio's thread."""
-        self.takers.back(self, len(early.claimed.claims) if early.claimed is not None else 0)
+        """Take in what `claim_early` or `claim_due` obtained. In trio's thread."""
+        self.takers.back(self, len(early.claimed.claims) if early.claimed is not None else 0, len(early.wakes))
         sent_at = clock.now() - (clock.thread_now() - early.sent_at)
         if early.claimed is not None:
-            assert early.wake.id is not None  # `claim_early` asked
+            heard = [wake.id for wake in early.wakes if wake.id is not None]
             obtained = [claim.id for claim in early.claimed.claims]
-            if not obtained or early.wake.id in obtained:
-                self._hints.remember((early.wake.id,))
+            if all(id in heard for id in obtained):
+                self._hints.remember(heard)
             else:  # what came before it was still there: its own turn is next
                 self._standing_by.forget(obtained)
-                self._stand_by_for(early.wake, 1)
+                self._stand_by_for(early.wakes[0], 1)
             self._take_in(early.claimed, sent_at)
         elif isinstance(early.error, StoreError):
             self._note(early.error)

@@ -49,6 +49,6 @@ class Offer:
             return False
         return True
 
-    def back(self) -> None:
-        """A permit that was taken has been delivered, with a task or without."""
-        self._given -= 1
+    def back(self, count: int = 1) -> None:
+        """So many permits that were taken have been delivered, with a task or without."""
+        self._given -= count

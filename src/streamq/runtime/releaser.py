@@ -3,13 +3,15 @@
 Beside the scheduler, which it is told the first instants by: what a scheduler's look does may wait for a majority, and
 a task that is due is not to wait behind it. Every worker has one; by rank the others stand by as for the scheduler.
 
-    due? ──→ a few, and takers wait: claimed by id, here and now ──→ the takers ──→ due? …
-         └─→ else release_due (w:1) ──→ own intakes claim ──→ due? …
-                                    └─→ flush, one in flight: then the streams tell the others
+    due? ──→ a few, and takers wait: claimed as they were read, here and now ──→ the takers ──→ due? …
+         ├─→ else release_due (w:1) ──→ own intakes claim ──→ due? …
+         │                          └─→ flush, one in flight: then the streams tell the others
+         └─→ a flood: the ids of many, released in parts, two in flight ──→ due? …
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,6 +19,7 @@ import msgspec
 import trio
 
 from streamq.bridge import Bridge
+from streamq.core.document import TaskDocument
 from streamq.core.member import Roster
 from streamq.core.wake import Wake
 from streamq.errors import StoreError
@@ -24,21 +27,36 @@ from streamq.runtime import clock
 from streamq.runtime.alarm import Alarm
 from streamq.runtime.intake import Early
 from streamq.runtime.journal import Journal
-from streamq.store.contract import Due, Released, Store
+from streamq.store.contract import Due, Overdue, Released, Store
 
-CLAIMED_IN_A_ROW: Final = 2
-"""Due tasks that are claimed one by one, if takers wait for them: a trip each. More are released by one statement for
-all, and claimed by two."""
+CLAIMS_IN_A_ROW: Final = 2
+"""Queues of which due tasks are claimed one queue after the other, a trip each. What is due in more is released by one
+statement for all, and each queue's own intake claims it."""
+
+FEWEST_READ: Final = 4
+MOST_READ: Final = 64
+"""Delayed tasks that one look reads, by how many the one before found due: twice that and two more, so that mostly one
+ahead is among them and few more are read for nothing. If all of the most are due, a flood has come: then only ids are
+read. Who may claim each task, in what order, and a wake for each cost this process 10 µs a task."""
+
+PART: Final = 500
+"""Tasks of a flood that one statement releases: 25 to 50 ms of the server, after which others get their turn."""
+
+PARTS_AT_ONCE: Final = 2
+"""Statements of a flood in flight. One leaves the server idle while this process turns round, and where all cores are
+busy it gets no more of them than one claim does; more would only take them away from those."""
+
+TaskWake = tuple[Wake, TaskDocument]
 
 
-class Done(msgspec.Struct, frozen=True):
-    """What one look came to: what was claimed at once, whom to wake for the rest, and what went wrong."""
+class Seen(msgspec.Struct, frozen=True):
+    """What one look came to: what was claimed at once, what is to be released, and whom to wake for that. `next_s` is
+    when to look again, None: nothing is ahead."""
 
-    due: Due
     early: Sequence[Early]
+    ids: Sequence[object]
     wakes: Sequence[Wake]
-    released: Released
-    error: StoreError | None = None
+    next_s: float | None
 
 
 class Releaser:
@@ -48,18 +66,22 @@ class Releaser:
         self,
         store: Store,
         bridge: Bridge,
-        claim: Callable[[Wake], Early | None],
+        is_idle: Callable[[], bool],
+        claim: Callable[[str, Sequence[TaskWake]], Early | None],
         deliver: Callable[[Sequence[object]], None],
         journal: Journal,
     ) -> None:
-        """`claim` is called in the thread that looks; `deliver` in trio's, with what it obtained and other wakes."""
+        """`is_idle`, whether any taker waits, and `claim`, for those of one queue, are called in the thread that looks;
+        `deliver` in trio's, with what was obtained and wakes."""
         self._store = store
         self._bridge = bridge
+        self._is_idle = is_idle
         self._claim = claim
         self._deliver = deliver
         self._journal = journal
         self._stand_by_s = 0.0
         self._alarm = Alarm(float("inf"))
+        self._most = FEWEST_READ
         self._unflushed = False
         self._flusher = trio.lowlevel.ParkingLot()
 
@@ -77,10 +99,10 @@ class Releaser:
             await self._alarm.wait()
             sent_at = clock.now()
             try:
-                done = await self._bridge.call(self._release)
-                self._note(done, sent_at)
-                if done.error is not None:
-                    raise done.error
+                seen = await self._bridge.call(self._look)
+                self._deliver(seen.early)
+                released = await self._release(seen)
+                self._note(seen, released, sent_at)
                 self._alarm.went_well()
             except StoreError as error:
                 self._journal.write("store error", doing="release", error=error)
@@ -99,23 +121,73 @@ class Releaser:
                 # Nothing is owed: the server comes to it by itself, or takes the releases back and they are due again.
                 self._journal.write("store error", doing="flush releases", error=error)
 
-    def _release(self) -> Done:
-        """Look, and see to what is due. In a thread: what has been claimed must be told in any case."""
-        due = self._store.due()
-        tried = [self._claim(wake) for wake in due.wakes] if len(due.wakes) <= CLAIMED_IN_A_ROW else []
-        early = [one for one in tried if one is not None]
-        mine = {one.wake.id for one in early if one.claimed is not None and one.claimed.claims}
-        rest = [wake for wake in due.wakes if wake.id not in mine]
-        ids = [*(wake.id for wake in rest if wake.id is not None), *due.others]
-        try:
-            released = self._store.release_due(ids) if ids else Released(0)
-        except StoreError as error:
-            return Done(due, early, (), Released(0), error)
-        return Done(due, early, rest, released)
+    # --- in a thread --------------------------------------------------------------------------------------------
 
-    def _note(self, done: Done, sent_at: float) -> None:
-        self._deliver([*done.early, *done.wakes])
-        released, next_s = done.released, done.due.next_s
+    def _look(self) -> Seen:
+        """Look what is due, and claim what waits for nothing but a claim. What it has obtained must be told in any
+        case, so nothing after it may fail."""
+        most = self._most
+        due = self._store.due(most, whole=self._is_idle())
+        found = len(due.wakes) + len(due.others)
+        self._most = max(FEWEST_READ, min(2 * found + 2, MOST_READ))
+        if found == most == MOST_READ:
+            return _flood(self._store.overdue())
+        early = self._claim_some(due)
+        claimed = [claim.id for one in early if one.claimed is not None for claim in one.claimed.claims]
+        rest = [wake for wake in due.wakes if wake.id not in claimed]
+        return Seen(early, [*(wake.id for wake in rest), *due.others], rest, due.next_s)
+
+    def _claim_some(self, due: Due) -> list[Early]:
+        by_queue: dict[str, list[TaskWake]] = {}
+        for wake, task in zip(due.wakes, due.found, strict=False):  # none was read whole unless takers wait
+            if task is not None:
+                by_queue.setdefault(wake.queue, []).append((wake, task))
+        claimed: list[Early] = []
+        for queue, tasks in by_queue.items():
+            if len(claimed) < CLAIMS_IN_A_ROW and (one := self._claim(queue, tasks)) is not None:
+                claimed.append(one)
+        return claimed
+
+    # --- in trio's thread ---------------------------------------------------------------------------------------
+
+    async def _release(self, seen: Seen) -> Released:
+        """Release in parts. An error ends it, when those in flight are through."""
+        parts = deque(seen.ids[first : first + PART] for first in range(0, len(seen.ids), PART))
+        done: list[Released] = []
+        failed: list[StoreError] = []
+
+        async def release() -> None:
+            while parts and not failed:
+                try:
+                    one = await self._bridge.call(self._store.release_due, parts.popleft())
+                except StoreError as error:
+                    failed.append(error)
+                    return
+                done.append(one)
+                self._deliver(seen.wakes)
+                self._tell(one)
+
+        if len(parts) == 1:
+            await release()
+        elif parts:
+            async with trio.open_nursery() as nursery:
+                for _ in range(PARTS_AT_ONCE):
+                    nursery.start_soon(release)
+        if failed:
+            raise failed[0]
+        again_s = [one.again_s for one in done if one.again_s is not None]
+        return Released(sum(one.moved for one in done), again_s=min(again_s, default=None))
+
+    def _tell(self, released: Released) -> None:
+        for refused in released.refused:
+            self._journal.write_once("task cannot be moved", refused.id, doing="release", error=refused.said)
+        if released.moved:
+            self._journal.add("released", released.moved)
+            self._unflushed = True
+            self._flusher.unpark_all()
+
+    def _note(self, seen: Seen, released: Released, sent_at: float) -> None:
+        next_s = seen.next_s
         if released.again_s is not None:
             # What is refused stays due. If nothing else was there, the next look waits too.
             stuck = next_s is None or (next_s <= 0 and not released.moved)
@@ -124,9 +196,8 @@ class Releaser:
             # The server counted after `sent_at`: a look that comes a moment too soon is cheaper than one too late. What
             # one step left over is next at once.
             self._alarm.sooner(sent_at + next_s + (0.0 if next_s <= 0 else self._stand_by_s))
-        for refused in released.refused:
-            self._journal.write_once("task cannot be moved", refused.id, doing="release", error=refused.said)
-        if released.moved:
-            self._journal.add("released", released.moved)
-            self._unflushed = True
-            self._flusher.unpark_all()
+
+
+def _flood(overdue: Overdue) -> Seen:
+    # What is ahead is asked for when there is no more.
+    return Seen((), overdue.ids, [Wake("ready", queue=queue) for queue in overdue.queues], 0.0)

@@ -27,7 +27,7 @@ from streamq.runtime.keeper import Keeper
 from streamq.runtime.picker import Picker
 from streamq.runtime.putter import Putter
 from streamq.runtime.recurrer import Recurrer
-from streamq.runtime.releaser import Releaser
+from streamq.runtime.releaser import Releaser, TaskWake
 from streamq.runtime.reporter import Reporter
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.settler import GIVE_BACK_S, Settler
@@ -64,7 +64,7 @@ class Services:
         self.reporter = Reporter(store, bridge, self.holdings, journal)
         self.keeper = Keeper(store, bridge, self.holdings, journal)
         self._abandoner = Abandoner(store, bridge, journal)
-        self._releaser = Releaser(store, bridge, self._claim_due, self._released_due, journal)
+        self._releaser = Releaser(store, bridge, self._is_idle, self._claim_due, self._released_due, journal)
         self._scheduler = Scheduler(store, bridge, self._releaser, self._released, journal, lease_s)
         self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
         self._tailer = Tailer(store, bridge, journal) if store.has_tail else None
@@ -173,8 +173,11 @@ class Services:
     def _released(self, tick: Tick) -> None:
         self.watcher.told([Wake("ready", id, queue) for id, queue in tick.released])
 
-    def _claim_due(self, wake: Wake) -> Early | None:
-        return self.watcher.claim_due(wake)
+    def _is_idle(self) -> bool:
+        return self.watcher.is_idle
+
+    def _claim_due(self, queue: str, due: Sequence[TaskWake]) -> Early | None:
+        return self.watcher.claim_due(queue, due)
 
     def _released_due(self, items: Sequence[object]) -> None:
         # Of a task that is still held here (its giving back is not answered yet) a wake as of a new one would be taken

@@ -166,9 +166,9 @@ class Takers:
         if not source.is_wanting:
             self.offer.give(self._untaken())
 
-    def back(self, source: Source, obtained: int) -> None:
-        """What was on offer and taken has come back."""
-        self.offer.back()
+    def back(self, source: Source, obtained: int, taken: int = 1) -> None:
+        """So many that were on offer and `taken` have come back."""
+        self.offer.back(taken)
         self._early_back.unpark_all()
 
     async def wait_all_back(self) -> None:
@@ -213,10 +213,10 @@ class Pool(Takers):
         if not self._asked and not any(one.is_wanting for one in self._sources):
             self.offer.give(self._untaken())
 
-    def back(self, source: Source, obtained: int) -> None:
+    def back(self, source: Source, obtained: int, taken: int = 1) -> None:
         """See `Takers.back`."""
         self._charge(source, obtained)
-        super().back(source, obtained)
+        super().back(source, obtained, taken)
 
     def _charge(self, source: Source, count: int) -> None:
         self._turns = charged(self._shared, self._turns, self._sources.index(source), count)

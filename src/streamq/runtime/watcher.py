@@ -23,6 +23,7 @@ import msgspec
 import trio
 
 from streamq.bridge import NOTHING, Bridge
+from streamq.core.document import TaskDocument
 from streamq.core.member import BEAT_S, Member, Roster
 from streamq.core.rendezvous import Rendezvous
 from streamq.core.wake import Wake
@@ -155,7 +156,7 @@ class Watcher:
         self._last_wake_at = now
         if wake.kind != "ready":
             return None
-        if quiet and (early := self._claim_early(wake, due=False)) is not None:
+        if quiet and (early := self._claim_early(wake)) is not None:
             self._last_wake_at = clock.thread_now()
             return early
         return self._stand_by_early(wake)
@@ -169,23 +170,32 @@ class Watcher:
             return None
         return intakes[0] if sooner else NOTHING
 
-    def _claim_early(self, wake: Wake, *, due: bool) -> Early | None:
+    def _claim_early(self, wake: Wake) -> Early | None:
         for intake in self._intakes:
-            if intake.wants.queue == wake.queue and (early := intake.claim_early(wake, due=due)) is not None:
+            if intake.wants.queue == wake.queue and (early := intake.claim_early(wake)) is not None:
                 return early
         return None
 
-    def claim_due(self, wake: Wake) -> Early | None:
-        """Claim a delayed task whose time has come for an idle intake, in the thread that read it; None: it is to be
-        released."""
-        return self._claim_early(wake, due=True)
+    def claim_due(self, queue: str, due: Sequence[tuple[Wake, TaskDocument]]) -> Early | None:
+        """Claim delayed tasks of `queue` whose time has come for an idle intake, in the thread that read them; what it
+        does not obtain is to be released."""
+        for intake in self._intakes:
+            if intake.wants.queue == queue and (early := intake.claim_due(due)) is not None:
+                return early
+        return None
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether any slot waits for a task. Any thread."""
+        return any(intake.takers.offer.left for intake in self._intakes)
 
     def told(self, items: Sequence[object]) -> None:
         """Hand wakes, and what was claimed at once, to those they are for."""
         for item in items:
             if isinstance(item, Early):
                 item.intake.take_early(item)
-                self._hear_end(item.wake)
+                for wake in item.wakes:
+                    self._hear_end(wake)
             elif isinstance(item, Intake):
                 item.look_after()
             elif isinstance(item, Wake):

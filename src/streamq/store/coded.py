@@ -147,10 +147,11 @@ class CodedStore:
 
     def claim(self, ask: Ask) -> Claimed:
         """See `Store.claim`. A payload that the codec cannot decode stays as it is stored: running it fails."""
-        claimed = self.inner.claim(ask)
-        if not claimed.claims:
-            return claimed
-        return msgspec.structs.replace(claimed, claims=tuple(map(self._claim, claimed.claims)))
+        return self._all_claims(self.inner.claim(ask))
+
+    def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
+        """See `Store.claim_due`, and `claim`; `found` is as it is stored."""
+        return self._all_claims(self.inner.claim_due(ask, found))
 
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`."""
@@ -183,6 +184,11 @@ class CodedStore:
     def dead_letters(self) -> Store:
         """See `Store.dead_letters`."""
         return behind(self.inner.dead_letters(), self._codec)
+
+    def _all_claims(self, claimed: Claimed) -> Claimed:
+        if not claimed.claims:
+            return claimed
+        return msgspec.structs.replace(claimed, claims=tuple(map(self._claim, claimed.claims)))
 
     def _claim(self, claim: Claim) -> Claim:
         return msgspec.structs.replace(claim, payload=self._value_of(claim.payload, "payload", claim.queue))

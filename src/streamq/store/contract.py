@@ -81,11 +81,22 @@ class Tick(msgspec.Struct, frozen=True):
 class Due(msgspec.Struct, frozen=True):
     """Delayed tasks that are due, the more urgent first, told of as a stream does of new ones: all is known that a
     claim by id needs. `next_s` is the time until the next is due, 0.0 when more are than were read, None when none is
-    ahead. `others` are due too and may be released, but nobody could be woken for them."""
+    ahead. `others` are due too and may be released, but nobody could be woken for them. `found` are the tasks as they
+    were read, one for each of `wakes` (None: it is no task that can be claimed), if they were read whole."""
 
     wakes: tuple[Wake, ...]
     next_s: float | None
     others: tuple[Any, ...] = ()
+    found: tuple[TaskDocument | None, ...] = ()
+
+
+class Overdue(msgspec.Struct, frozen=True):
+    """Many tasks that are due, those that have been for longest, and the queues they are in. `more` says whether there
+    are more."""
+
+    ids: tuple[Any, ...]
+    queues: tuple[str, ...]
+    more: bool
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -235,10 +246,17 @@ class Store(Records, Protocol):
         """Release what is due, take back what has ended, end what has expired, remove what has outlived its time, and
         say when to look again. Without `releases` what is due stays: somebody calls `release_due`."""
 
-    def due(self) -> Due:
-        """Read some of what is due, and when the next is."""
+    def due(self, most: int, *, whole: bool = False) -> Due:
+        """Read up to `most` of what is due, `whole` or only what a wake tells of them, and when the next is."""
 
-    def release_due(self, ids: Sequence[ObjectId]) -> Released:
+    def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
+        """Claim those of `found`, which `due` has read whole, that are still as they were read, as if they had been
+        released. They are all of the queue of `ask`, and it knows their handlers. Raises `ClaimUnknown`."""
+
+    def overdue(self) -> Overdue:
+        """Read the ids of many tasks that are due."""
+
+    def release_due(self, ids: Sequence[Any]) -> Released:
         """Release those of `ids` that are due; nobody waits for a majority here.
 
         Until one has it the streams tell nothing of it, and a failover may undo it: the task is delayed again then,

@@ -63,6 +63,7 @@ from streamq.store.contract import (
     Deleted,
     Due,
     Firing,
+    Overdue,
     Purged,
     Refused,
     Released,
@@ -225,19 +226,18 @@ class MemoryStore:
         found, chosen = _startable(ready, ask, now)
         if not chosen:
             found, chosen = _startable([one for one in ready if not expire.is_over(one, now)], ask, now)
-        claims = []
-        for document in chosen:
-            claim_move.apply(document, ask, now)
-            claims.append(
-                claim_of(
-                    copy.deepcopy(document),
-                    claim_id=ask.claim_id,
-                    lease_s=ask.lease_of(document["task"]),
-                    attempt=document["attempt"],
-                )
-            )
+        claims = tuple(self._begin(document, ask, now) for document in chosen)
         full = ask.ids is None and (len(found) == ask.limit or len(claims) < len(found))
-        return Claimed(tuple(claims), more=full)
+        return Claimed(claims, more=full)
+
+    def _begin(self, document: TaskDocument, ask: Ask, now: datetime) -> Claim:
+        claim_move.apply(document, ask, now)
+        return claim_of(
+            copy.deepcopy(document),
+            claim_id=ask.claim_id,
+            lease_s=ask.lease_of(document["task"]),
+            attempt=document["attempt"],
+        )
 
     def abandon(self, unknown: ClaimUnknown) -> int:
         """See `Store.abandon`."""
@@ -384,14 +384,34 @@ class MemoryStore:
             ahead = 0.0
         return Tick(tuple(released), failed, ahead, followed=len(marked), expired=expired, removed=removed, due_s=due_s)
 
-    def due(self) -> Due:
+    def due(self, most: int, *, whole: bool = False) -> Due:
         """See `Store.due`."""
         now = whole_ms(self._clock())
-        found = [document for document in self.documents.values() if release_due.is_due(document, now)]
-        ahead = _ahead_s([instant for instant in self._dues() if instant > now], now)
-        return Due(tuple(wake_of_due(one) for one in sorted(found, key=by_urgency)), ahead)
+        first = sorted(self._all_due(now), key=lambda one: one["due_at"])[:most]
+        found = sorted(first, key=by_urgency)
+        later = [instant for instant in self._dues() if instant > now]
+        ahead = 0.0 if len(found) == most else _ahead_s(later, now)
+        read = [copy.deepcopy(one) for one in found] if whole else []
+        return Due(tuple(wake_of_due(one) for one in found), ahead, found=tuple(read))
 
-    def release_due(self, ids: Sequence[ObjectId]) -> Released:
+    def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
+        """See `Store.claim_due`."""
+        now = whole_ms(self._clock())
+        there = [(self.documents[one["_id"]], one) for one in found if one["_id"] in self.documents]
+        chosen = [
+            one for one, read in there if claim_move.is_as_read(one, read, ask, now) and not expire.is_over(one, now)
+        ]
+        return Claimed(tuple(self._begin(one, ask, now) for one in chosen), more=False)
+
+    def overdue(self) -> Overdue:
+        """See `Store.overdue`. It reads all."""
+        found = self._all_due(whole_ms(self._clock()))
+        return Overdue(tuple(one["_id"] for one in found), tuple({one["queue"] for one in found}), more=False)
+
+    def _all_due(self, now: datetime) -> list[TaskDocument]:
+        return [document for document in self.documents.values() if release_due.is_due(document, now)]
+
+    def release_due(self, ids: Sequence[Any]) -> Released:
         """See `Store.release_due`."""
         now = whole_ms(self._clock())
         found = [self.documents[id] for id in ids if id in self.documents]

@@ -60,6 +60,7 @@ from streamq.store.contract import (
     Deleted,
     Due,
     Firing,
+    Overdue,
     Purged,
     Refused,
     Released,
@@ -235,11 +236,19 @@ class MongoStore:
             stuck.append(Refused("dead letters", str(error)))
         return msgspec.structs.replace(done, refused=(*done.refused, *stuck)) if stuck else done
 
-    def due(self) -> Due:
+    def due(self, most: int, *, whole: bool = False) -> Due:
         """See `Store.due`. Trips: 1."""
-        return releasing.due(self._tasks)
+        return releasing.due(self._tasks, most, whole=whole)
 
-    def release_due(self, ids: Sequence[ObjectId]) -> Released:
+    def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
+        """See `Store.claim_due`."""
+        return claiming.claim_due(self._tasks, ask, found)  # type: ignore[arg-type]
+
+    def overdue(self) -> Overdue:
+        """See `Store.overdue`. Trips: 1."""
+        return releasing.overdue(self._tasks)
+
+    def release_due(self, ids: Sequence[Any]) -> Released:
         """See `Store.release_due`. Trips: 1."""
         return releasing.release_due(self._tasks, ids)
 

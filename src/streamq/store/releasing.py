@@ -1,8 +1,9 @@
 """Releasing delayed tasks as soon as they are due, on the real server.
 
-    aggregate: what is due, and when the next is → a taker is free: claimed by id, as if it had been released
+    aggregate: what is due, and when the next is → takers are free: claimed as read, as if it had been released
                                                  → else update (w:1) → the process's own takers look
                                                        └→ flush: no-op (majority) → the streams tell all the others
+    a flood:   ids of many → updates (w:1), a part each
 
 Nobody waits for the journal on the way from the due instant to the handler: a release that a failover undoes leaves
 the task delayed and due, and a claim of it is undone with it. The streams do wait, for what a majority has; a one-node
@@ -12,35 +13,46 @@ set comes to that within 100 ms by itself (its journal's interval), and at once 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from bson import ObjectId
+from typing import Any, Final
 
 from streamq.core import queries
+from streamq.core.moves import claim as claim_move
 from streamq.core.moves import nothing
 from streamq.core.moves import release_due as move_due
 from streamq.core.wakes import by_urgency, wake_of_due
 from streamq.store.collections import Tasks
-from streamq.store.contract import Due, Refused, Released
+from streamq.store.contract import Due, Overdue, Refused, Released
 from streamq.store.faults import reading, rereading
-from streamq.store.moving import MOST_A_TICK, lasting, move, pause_s, wakes_somebody
+from streamq.store.moving import lasting, move, pause_s, wakes_somebody
+
+MOST_OVERDUE: Final = 4_000
+"""Ids read by one look at a flood: so many that the looks cost nothing beside the releases."""
 
 
 @rereading
-def due(tasks: Tasks) -> Due:
+def due(tasks: Tasks, most: int, *, whole: bool) -> Due:
     """See `Store.due`. Trips: 1."""
     with reading("look for due tasks"), tasks.deadline():
-        stages = queries.due_and_next(MOST_A_TICK, tasks.quick.name)
-        rows = list(tasks.quick.aggregate(stages, batchSize=MOST_A_TICK + 1))
-    found = [row for row in rows if "in_ms" not in row]
-    ahead = [row["in_ms"] / 1000 for row in rows if "in_ms" in row]
-    if len(found) == MOST_A_TICK:
-        ahead = [0.0]
+        rows = list(tasks.quick.aggregate(queries.due_and_next(most, whole=whole), batchSize=most + 1))
+    found = [row for row in rows if "_id" in row]
+    next_s = 0.0 if len(found) == most else min((row["in_ms"] / 1000 for row in rows[len(found) :]), default=None)
     told = sorted((one for one in found if wakes_somebody(one)), key=by_urgency)
     others = [] if len(told) == len(found) else [one["_id"] for one in found if not wakes_somebody(one)]
-    return Due(tuple(wake_of_due(one) for one in told), min(ahead, default=None), tuple(others))
+    claimable: Any = [one if claim_move.is_task(one) else None for one in told] if whole else []
+    return Due(tuple(wake_of_due(one) for one in told), next_s, tuple(others), tuple(claimable))
 
 
-def release_due(tasks: Tasks, ids: Sequence[ObjectId]) -> Released:
+@rereading
+def overdue(tasks: Tasks) -> Overdue:
+    """See `Store.overdue`. Trips: 1."""
+    with reading("look for due tasks"), tasks.deadline():
+        rows = list(tasks.quick.aggregate(queries.overdue(MOST_OVERDUE)))
+    ids = [id for row in rows for id in row["ids"]]
+    queues = [row["_id"] for row in rows if isinstance(row.get("_id"), str)]
+    return Overdue(tuple(ids), tuple(queues), more=len(ids) == MOST_OVERDUE)
+
+
+def release_due(tasks: Tasks, ids: Sequence[Any]) -> Released:
     """See `Store.release_due`. Trips: 1. Idempotent, as a tick is."""
     refused: list[Refused] = []
     with reading("release due tasks"), tasks.deadline():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -14,6 +14,7 @@ from streamq.bench.place import Place
 from streamq.bench.worked import RunRow, Worked
 from streamq.bridge import ThreadBridge
 from streamq.core.claim import Ask
+from streamq.core.document import TaskDocument
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
@@ -48,8 +49,11 @@ class StampedStore(MongoStore):
 
     def claim(self, ask: Ask) -> Claimed:
         """Claim, and note when the answer was there."""
+        return self._noted(lambda: super(StampedStore, self).claim(ask))
+
+    def _noted(self, claim: Callable[[], Claimed]) -> Claimed:
         began_at = time.monotonic_ns()
-        claimed = super().claim(ask)
+        claimed = claim()
         ended_at = time.monotonic_ns()
         self.worked.note_claim(began_at, ended_at, len(claimed.claims))
         if self.each:
@@ -62,7 +66,14 @@ class StampedStore(MongoStore):
         self.worked.note_settled(time.monotonic_ns(), len(settlements))
         return verdicts
 
-    def release_due(self, ids: Sequence[ObjectId]) -> Released:
+    def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
+        """As `claim`; what it obtains needs no release."""
+        claimed = self._noted(lambda: super(StampedStore, self).claim_due(ask, found))
+        if claimed.claims:
+            self.worked.released.append((time.time_ns(), len(claimed.claims)))
+        return claimed
+
+    def release_due(self, ids: Sequence[Any]) -> Released:
         """Release what is due, and note how much was by when (by the wall clock)."""
         released = super().release_due(ids)
         if released.moved:

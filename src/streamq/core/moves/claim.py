@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from streamq.core import queries
-from streamq.core.claim import Ask, is_plain
+from streamq.core.claim import INT32, Ask, is_number, is_plain
 from streamq.core.document import DELAYED, READY, TaskDocument
 from streamq.core.moves import total
 from streamq.core.moves.fence import after, after_ms
@@ -38,6 +38,8 @@ def guard(ask: Ask, attempt: int, *, plain: bool) -> dict[str, Any]:
     the holder would then count its attempts wrongly. Its expiry is, unless all are `plain`.
     """
     held = {"status": READY, "queue": ask.queue, "attempt": attempt}
+    if ask.due:
+        held |= queries.due()  # it may have been claimed and put off since, which no attempt tells
     return held if attempt or plain else held | queries.UNEXPIRED
 
 
@@ -78,12 +80,29 @@ def _lease_until(ask: Ask) -> dict[str, Any]:
 def is_ready(document: TaskDocument, ask: Ask, now: datetime) -> bool:
     """`queries.ready`, for a document in memory."""
     return (
-        (is_due(document, now) if ask.due else document["status"] == READY)
+        document["status"] == READY
         and document["queue"] == ask.queue
         and (ask.only is None or document["task"] in ask.only)
         and (ask.ids is None or document["_id"] in ask.ids)
         and (ask.slots > 0 or not is_delicate(document))
         and (not ask.plain or is_plain(document))
+    )
+
+
+def is_task(document: Mapping[str, Any]) -> bool:
+    """Say of a stored document whether it can be claimed at all, as `queries.ready` asks the server."""
+    attempt: Any = document.get("attempt")
+    counted = is_number(attempt) and 0 <= attempt < INT32 - 1 and is_number(document.get("max_attempts"))
+    return counted and isinstance(document.get("queue"), str) and not isinstance(document["_id"], dict)
+
+
+def is_as_read(document: TaskDocument, read: Mapping[str, Any], ask: Ask, now: datetime) -> bool:
+    """`guard` and `revision_guard` of a due task, for a document in memory."""
+    return (
+        is_due(document, now)
+        and document["queue"] == ask.queue
+        and document["attempt"] == read["attempt"]
+        and document.get("revision") == read.get("revision")
     )
 
 
