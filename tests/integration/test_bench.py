@@ -52,7 +52,7 @@ FIGURES = {
     "load": ("p50_ms", "p99_ms"),
     "throughput": ("per_s",),
     "drain": ("per_s",),
-    "delayed": ("p50_ms", "p99_ms"),
+    "delayed": ("released_per_s",),
     "lease": ("p50_ms", "p99_ms"),
     "fanout": ("p99_ms", "wasted_per_task"),
     "idle": ("commands_per_s", "cpu_percent", "rss_mb"),

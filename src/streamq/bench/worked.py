@@ -37,7 +37,7 @@ class Worked(msgspec.Struct):
     streams: int = 0
     most_threads: int = 0
     rows: list[RunRow] = []
-    released: list[tuple[int, int]] = []  # when a look for what is due was answered, and how many it released
+    released: list[tuple[int, int]] = []  # when due tasks had left `delayed`, and how many
 
     def note_claim(self, began_at: int, ended_at: int, obtained: int) -> None:
         """Count one claim call."""

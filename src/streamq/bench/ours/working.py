@@ -22,7 +22,8 @@ OWN_THREADS = 1  # the one by which an actor hears of its parent
 
 class Work(msgspec.Struct, frozen=True):
     """What a worker is to do: `count` tasks (None: until it is stopped) in so many slots. `each` asks for the instants
-    of every task; `wall` for those of the handlers by the wall clock. `by` is how it consumes: "work" by a worker's
+    of every task; `wall` for those of the handlers by the wall clock. It says how many it has run, or, if it
+    `tells_released`, how many delayed ones have left that state. `by` is how it consumes: "work" by a worker's
     slots, "loop" by trio tasks that share one `consume`, "own" by trio tasks with a `consume` each. `queues` are worked
     on besides."""
 
@@ -35,6 +36,7 @@ class Work(msgspec.Struct, frozen=True):
     by: str = "work"
     lease_s: float | None = None
     queues: tuple[str, ...] = ()
+    tells_released: bool = False
 
 
 class Hand:
@@ -92,7 +94,7 @@ async def _work(stage: Stage, place: Place, asked: Work) -> Worked:
                 stage.ready()
                 await stage.gone()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_tell, stage, hand, store)
+                nursery.start_soon(_tell, stage, hand, store, asked)
                 await nursery.start(CONSUMERS[asked.by], app, hand, asked)
                 if not asked.go:
                     stage.ready()
@@ -100,17 +102,21 @@ async def _work(stage: Stage, place: Place, asked: Work) -> Worked:
                     await hand.enough.wait()
                 nursery.cancel_scope.cancel()
             # Leaving the app waits until every settlement is known.
-    stage.tell(hand.done)
+    stage.tell(_done(hand, store, asked))
     store.close()
     store.worked.rows = store.rows(hand.begun)
     return store.worked
 
 
-async def _tell(stage: Stage, hand: Hand, store: StampedStore) -> None:
+async def _tell(stage: Stage, hand: Hand, store: StampedStore, asked: Work) -> None:
     while True:
-        stage.tell(hand.done)
+        stage.tell(_done(hand, store, asked))
         store.worked.most_threads = max(store.worked.most_threads, threading.active_count() - OWN_THREADS)
         await trio.sleep(TELL_S)
+
+
+def _done(hand: Hand, store: StampedStore, asked: Work) -> int:
+    return sum(count for _, count in store.worked.released) if asked.tells_released else hand.done
 
 
 async def _by_slots(
