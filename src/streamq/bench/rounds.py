@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from streamq.bench.cast import Actor, results
 from streamq.bench.floor import draining, picking, serving
@@ -14,10 +14,14 @@ from streamq.bench.ours import putting, working
 from streamq.bench.ours.working import Work
 from streamq.bench.pickups import soon
 from streamq.bench.place import Place
+from streamq.bench.process import wait_quiet
 from streamq.bench.result import FLOOR
 from streamq.bench.run import Run
 from streamq.bench.worked import Put, Worked
 from streamq.core.notice import WakeBy
+
+SETTLE_S: Final = 5.0
+"""How long a round waits at most for its processes to be through with their start, which holds up the first puts."""
 
 Begin = Callable[[Actor, Place, int], None]
 """Lets a process consume so many tasks of a place."""
@@ -50,7 +54,7 @@ def pick_in_groups(name: str, slots: int, handler_s: float) -> Begin:
 def play_pickups(
     run: Run, name: str, begin: Begin, rate: float, count: int, consumers: int = 1, wake: WakeBy = "stream"
 ) -> tuple[Put, list[Worked]]:
-    """Put `count` tasks at `rate` in one process, while so many others consume."""
+    """Put `count` tasks at `rate` in one process, while so many others consume; all of them idle when it begins."""
     with run.place(wake) as place:
         hands = run.cast.actors(f"{name} consumer", consumers)
         for hand in hands:
@@ -59,6 +63,7 @@ def play_pickups(
         producer.begin(floor_putting.put_at_rate if name == FLOOR else putting.put_at_rate, place, rate, count)
         for one in (producer, *hands):
             one.wait_ready()
+        wait_quiet([one.pid for one in (producer, *hands)], min(SETTLE_S, run.budget.left_s / 8))
         producer.go(soon())
         put: Put = producer.result()
         run.until_told(hands, put.count)
