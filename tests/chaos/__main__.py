@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="how long load is on, in all")
     parser.add_argument("--seed", type=int, default=None, help="by which a run is repeated; printed")
     parser.add_argument("--only", action="append", choices=sorted(NEMESES), help="these nemeses; may be repeated")
+    parser.add_argument("--client-options", default="", help="for the connection string of all programs: &name=value&…")
     parser.add_argument("--keep", type=Path, default=Path(".chaos"), help="where the history of a bad round is kept")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -54,7 +55,7 @@ def main() -> int:
         with three_nodes() as server:
             for number, one in enumerate(rounds(seed, names, asked.minutes * 60)):
                 directory = asked.keep / f"{seed}-{number}-{one.name}"
-                with Scene(server, directory.absolute(), one.seed) as scene:
+                with Scene(server, directory.absolute(), one.seed, client_options=asked.client_options) as scene:
                     scene.hire_all()
                     reports.append(play(scene, one, lambda line: print(line, flush=True)))
                     print(f"{reports[-1]}\n", flush=True)

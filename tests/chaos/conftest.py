@@ -30,36 +30,33 @@ class Stage:
     def play(self, one: Round) -> Report:
         """Play a round."""
         scene, self._scene = self._scene or self._opened(), None
-        with_all_well = False
+        report: Report | None = None
         try:
             report = round.play(scene, one)
-            with_all_well = report.is_good
         finally:
-            if with_all_well:
+            if report is not None and report.is_good:
                 self._scene = scene
             else:
                 scene.keep()
-                scene.__exit__(None, None, None)
+                scene.close()
         return report
 
     def close(self) -> None:
         """End the programs; they must do so in good order."""
         scene, self._scene = self._scene, None
         if scene is not None:
-            died = scene.stop()
-            if died:
-                scene.keep()
-            scene.__exit__(None, None, None)
-            assert not died, died
+            with scene:
+                died = scene.stop()
+                assert not died, died
 
     def _opened(self) -> Scene:
         scene = Scene(self._server, self._directories.mktemp("chaos"), SEED, client_options=SHORT_OPTIONS)
-        scene.__enter__()
         try:
+            scene.open()
             scene.hire_all()
         except BaseException:
             scene.keep()
-            scene.__exit__(None, None, None)
+            scene.close()
             raise
         return scene
 

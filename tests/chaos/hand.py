@@ -19,7 +19,9 @@ from tests.chaos.recording import RecordingStore
 from tests.chaos.work import job_of
 
 THREADS = 3
-WAIT_S = 0.5
+WAIT_S = 3_600.0
+"""So long that nothing but a wake makes it look again: one that was lost is to show."""
+
 PAUSE_S = 0.1
 
 
@@ -34,19 +36,19 @@ class Hand:
         self._app = StreamQ(client=self._store.client, database=given.database, lease_s=given.load.lease_s, retry=RETRY)
         self._app._store = self._store
         self._stopping = threading.Event()
+        self._busy = 0
+        self._changed = threading.Condition()
 
     def run(self) -> None:
-        """Work until SIGTERM."""
+        """Work until SIGTERM; then end what was begun. Who waits for a task is left waiting."""
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
-        threads = [threading.Thread(target=self._work) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
+        for _ in range(THREADS):
+            threading.Thread(target=self._work, daemon=True).start()
         print("ready", flush=True)
         while not self._stopping.wait(3_600):
             pass
-        for thread in threads:
-            thread.join()
-        self._store.close()
+        with self._changed:
+            self._changed.wait_for(lambda: self._busy == 0)
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -56,7 +58,14 @@ class Hand:
                 time.sleep(PAUSE_S)
                 continue
             if task is not None:
+                self._count(1)
                 self._do(task)
+                self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._changed:
+            self._busy += more
+            self._changed.notify_all()
 
     def _do(self, task: BlockingTask) -> None:
         id, claim = str(task.info.id), task.info.claim_id.hex()

@@ -86,24 +86,40 @@ class Scene:
         self._pen = Pen(directory / f"run{SUFFIX}")
 
     def __enter__(self) -> Self:
-        store = MongoStore.connect(self._uri, self.database)
-        try:
-            store.prepare()
-        finally:
-            store.close()
+        self.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            self.keep()
+        self.close()
+
+    def open(self) -> None:
+        """Make the database as the programs expect it."""
+        store = MongoStore.connect(self._uri, self.database)
+        try:
+            store.prepare()
+        finally:
+            store.close()
+
+    def close(self) -> None:
+        """End the programs; remove the history unless it is to be kept."""
         for actor in self.actors:
-            with contextlib.suppress(ProcessLookupError):
-                actor.kill()
+            actor.kill()
         self._pen.close()
-        if kind is None and not self._kept:
+        if not self._kept:
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(PyMongoError), MongoClient[dict[str, Any]](self.server.uri, **SOON) as client:
                 client.drop_database(self.database)
+
+    def keep(self) -> None:
+        """Put beside the history what else tells of the run, and leave it there at the end."""
+        self._kept = True
+        for node in self.server.nodes:
+            with contextlib.suppress(OSError):
+                shutil.copy(node.log, self.directory / f"node{node.number}.log")
 
     def note(self, event: Event) -> None:
         """Write down what the run itself does."""
@@ -260,12 +276,6 @@ class Scene:
             (auditor,) = self.of("auditor")
             self._wait(lambda: mark in _marks(auditor.log), AUDIT_S, "the auditor does not come to its end")
             return read(self.directory), look(client[self.database])
-
-    def keep(self) -> None:
-        """Put beside the history what else tells of the run."""
-        self._kept = True
-        for node in self.server.nodes:
-            shutil.copy(node.log, self.directory / f"node{node.number}.log")
 
 
 def _marks(log: Path) -> set[str]:

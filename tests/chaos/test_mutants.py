@@ -44,7 +44,9 @@ def test_fence_of_the_status_alone_is_found_by_a_worker_that_was_frozen(three: E
 
 
 @pytest.mark.chaos
-def test_scan_before_the_stream_is_found_by_tasks_that_nobody_hears_of(three: EmbeddedServer, tmp_path: Path) -> None:
+def test_scan_before_the_stream_is_found_and_the_history_of_a_bad_round_is_kept(
+    three: EmbeddedServer, tmp_path: Path
+) -> None:
     with Scene(three, tmp_path / "history", SEED, load=FEW, mutants=("scan_before_stream",)) as scene:
         scene.hire_all(["producer"])
         scene.hire("worker")  # while tasks come
@@ -52,3 +54,5 @@ def test_scan_before_the_stream_is_found_by_tasks_that_nobody_hears_of(three: Em
     assert not report.drained
     assert report.findings.counts.keys() == {"lost"}
     assert all("still ready" in one.why for one in report.findings.violations)
+    kept = {path.name for path in (tmp_path / "history").iterdir()}
+    assert {"run.jsonl", "stored.json", "node0.log", "node1.log", "node2.log"} <= kept
