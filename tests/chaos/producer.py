@@ -21,6 +21,7 @@ from streamq.core.new_task import NewTask
 from tests.chaos import event, lifeline, orders, work
 from tests.chaos.history import Pen
 from tests.chaos.orders import HANDLER, QUEUE, Orders
+from tests.chaos.start import Start
 
 ATTEMPTS = 100
 """More than there are faults: a run is to be lost by streamq, not by having been struck too often."""
@@ -32,10 +33,11 @@ RETRY = Retry(max_attempts=ATTEMPTS, first_s=0.05, cap_s=0.3)
 class Producer:
     """One process's putting."""
 
-    def __init__(self, given: Orders, pen: Pen) -> None:
+    def __init__(self, given: Orders, pen: Pen, start: Start) -> None:
         self._load = given.load
         self._dice = Random(given.seed)
         self._pen = pen
+        self._start = start
         self._app = StreamQ(given.uri, database=given.database, retry=RETRY)
         self._job = self._app.task(queue=QUEUE, name=HANDLER, retry=RETRY)(_job)
         self._stopping = trio.Event()
@@ -49,7 +51,7 @@ class Producer:
         """Put until SIGTERM; then know what became of what is on the way."""
         async with self._app, trio.open_nursery() as nursery:
             await nursery.start(self._listen)
-            print("ready", flush=True)
+            self._start.ready()
             async with trio.open_nursery() as putters:
                 for _ in range(self._load.putters):
                     putters.start_soon(self._put, 1, self._load.pause_ms)
@@ -123,8 +125,8 @@ def main() -> None:
     """Run it."""
     lifeline.hold()
     given = orders.given()
-    pen = Pen(given.path)
-    trio.run(Producer(given, pen).run)
+    pen, start = Pen(given.path), Start()
+    start.run(lambda: trio.run(Producer(given, pen, start).run))
 
 
 if __name__ == "__main__":

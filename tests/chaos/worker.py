@@ -15,13 +15,14 @@ from tests.chaos.history import Pen
 from tests.chaos.orders import HANDLER, QUEUE, Orders
 from tests.chaos.producer import RETRY
 from tests.chaos.recording import RecordingStore
+from tests.chaos.start import Start
 
 
 class JobFailed(Exception):
     """As the payload asked for."""
 
 
-async def run(given: Orders, pen: Pen) -> None:
+async def run(given: Orders, pen: Pen, start: Start) -> None:
     """Work until SIGTERM."""
     store = RecordingStore.connect(given.uri, given.database)
     assert isinstance(store, RecordingStore)
@@ -50,7 +51,7 @@ async def run(given: Orders, pen: Pen) -> None:
         async with app, trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: app.work({QUEUE: given.load.slots}, task_status=task_status))
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
-                print("ready", flush=True)
+                start.ready()
                 await anext(signals)
             nursery.cancel_scope.cancel()
     finally:
@@ -62,7 +63,8 @@ def main() -> None:
     lifeline.hold()
     given = orders.given()
     mutants.become(given.mutants)
-    trio.run(run, given, Pen(given.path))
+    pen, start = Pen(given.path), Start()
+    start.run(lambda: trio.run(run, given, pen, start))
 
 
 if __name__ == "__main__":
