@@ -53,6 +53,7 @@ class Databases:
         store.prepare()
         store.use(FEATURES)
         self._shape = self._shape_of(name)
+        self._empty(name)  # of what `use` has announced
         return name
 
     # Plain commands from here on: the methods of `Collection` may still be what the test replaced them by.
