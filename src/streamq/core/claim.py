@@ -98,7 +98,7 @@ class Ask(msgspec.Struct, frozen=True):
 
     def lease_of(self, task: object) -> float:
         """Return the lease of a task whose stored handler's name is `task`."""
-        return self.leases.get(task, self.lease_s) if self.leases and isinstance(task, str) else self.lease_s
+        return self.leases.get(task, self.lease_s) if self.leases and type(task) is str else self.lease_s
 
     @property
     def is_for_one(self) -> bool:
@@ -128,7 +128,7 @@ def claim_of(
     return Claim(
         document["_id"],
         document["queue"],
-        task if isinstance(task, str) else None,
+        task if type(task) is str else None,  # a BSON Code is a str too, and no key of a dict
         get("payload"),
         attempt if type(attempt) is int else int(attempt),
         max_attempts if type(max_attempts) is int and 0 <= max_attempts < INT32 else _whole(max_attempts, 1),
@@ -138,12 +138,12 @@ def claim_of(
         None if keep_s is None else _keep_s(keep_s),
         None if headers is None else _headers(headers),
         created_at if isinstance(created_at, datetime) else None,
-        tag if isinstance(tag, str) else None,
+        tag if type(tag) is str else None,
         slot_at if isinstance(slot_at, datetime) else None,
         has_slot,
         get("has_children") is True or isinstance(group, str),
         _total_s(document) if "total_until" in document else None,
-        group if isinstance(group, str) else None,
+        group if type(group) is str else None,
     )
 
 

@@ -71,7 +71,7 @@ def view_of(document: TaskDocument) -> TaskView:
         id=stored["_id"],
         queue=stored.get("queue", ""),
         handler=stored.get("task"),
-        status=stored["status"],
+        status=stored.get("status", ""),
         priority=stored.get("priority", 0),
         attempt=stored.get("attempt", 0),
         max_attempts=stored.get("max_attempts", 0),

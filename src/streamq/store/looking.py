@@ -81,7 +81,7 @@ def counts_by_handler(tasks: Tasks) -> Mapping[str, Mapping[str, Mapping[str, in
 
 
 def _name(stored: object) -> str:
-    return stored if isinstance(stored, str) else NAMELESS
+    return stored if type(stored) is str else NAMELESS  # a BSON Code is a str too, and no key of a dict
 
 
 def as_task(document: Document) -> TaskDocument:

@@ -1,0 +1,183 @@
+"""What others have stored as tasks may hold anything in any field: a worker fails it or leaves it, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex
+from bson.datetime_ms import DatetimeMS
+from bson.timestamp import Timestamp
+from pymongo import MongoClient
+from pymongo.errors import BulkWriteError
+
+from streamq.core.document import ASSIGN_SEQ, STATUSES, TaskDocument
+from streamq.store.setup import CODEC
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import MakeApp
+
+ABSENT: Final = object()
+
+DEEP: Any = 1
+for _ in range(90):
+    DEEP = [DEEP]
+
+ODD: Final[tuple[Any, ...]] = (
+    ABSENT,
+    None,
+    True,
+    -1,
+    Int64(2**62),
+    float("nan"),
+    float("-inf"),
+    "",
+    "$$NOW",
+    "$status",
+    "x" * 2_000,
+    [],
+    ["a", None, 1],
+    {},
+    {"$gt": 0},
+    {"a": {"$ne": 1}},
+    {"~int": "no"},
+    {"~later": 1},
+    b"\\x00",
+    Binary(b"x", 128),
+    ObjectId("0" * 24),
+    datetime(1, 1, 1, tzinfo=UTC),
+    DatetimeMS(2**60),
+    Timestamp(1, 1),
+    Decimal128("1e6000"),
+    Regex(".*"),
+    Code("function(){}"),
+    DBRef("tasks", 1),
+    MinKey(),
+    MaxKey(),
+    DEEP,
+)
+
+EACH: Final = (7, 11)
+"""Of all documents each so manieth, for the worker and for the desk: no divisor of the number of values."""
+
+SOUND_ENOUGH: Final = 400
+"""So many of them can be run all the same."""
+
+FIELDS: Final = tuple(sorted(TaskDocument.__annotations__.keys() - {"_id", "queue"}))
+
+
+def bases() -> Iterator[dict[str, Any]]:
+    """One sound task of each status."""
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    common = {
+        "v": 1,
+        "queue": "q",
+        "task": "work",
+        "priority": 0,
+        "seq": Timestamp(1, 1),
+        "payload": {"word": "w"},
+        "attempt": 0,
+        "max_attempts": 3,
+        "created_at": past,
+    }
+    more: dict[str, dict[str, Any]] = {
+        "delayed": {"due_at": past},
+        "running": {"attempt": 1, "claim_id": b"c" * 16, "lease_until": past, "worker": "w", "started_at": past},
+        "blocked": {"blocked_by": [ObjectId()], "follow_up": 0.0},
+        "succeeded": {"finished_at": past, "settled_by": b"c" * 16},
+        "failed": {"finished_at": past, "errors": [{"attempt": 1, "type": "E", "message": "m", "at": past}]},
+    }
+    for status in STATUSES:
+        yield common | {"status": status} | more.get(status, {})
+
+
+def odd_documents() -> Iterator[dict[str, Any]]:
+    """Every field of every status with every odd value, one at a time; some of a schema to come."""
+    for base in bases():
+        for field in FIELDS:
+            for value in ODD:
+                changed = {name: one for name, one in base.items() if name != field}
+                if value is not ABSENT:
+                    changed[field] = value
+                elif field not in base:
+                    continue
+                yield changed | {"_id": ObjectId()} | ({} if field == "seq" else {"seq": ASSIGN_SEQ})
+        yield base | {"_id": ObjectId(), "v": 99, "status": "hibernating", "new": {"$set": 1}}
+
+
+def fill(mongo: MongoClient[dict[str, Any]], database: str, documents: list[dict[str, Any]]) -> int:
+    """Store them; those that an index refuses are left out."""
+    try:
+        mongo[database].get_collection("tasks", codec_options=CODEC).insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        refused = error.details["writeErrors"]
+        if {one["code"] for one in refused} != {11000}:
+            raise
+        return len(documents) - len(refused)
+    return len(documents)
+
+
+async def test_worker_gets_through_whatever_is_stored_and_sound_tasks_are_run(
+    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str
+) -> None:
+    app = make_app()
+    ran: list[str] = []
+    through = trio.Event()
+
+    @app.task(queue="q")
+    async def work(word: str) -> str:
+        ran.append(word)
+        if len(ran) > SOUND_ENOUGH:
+            through.set()
+        return word
+
+    app.blocking.store()
+    assert fill(mongo, database, list(odd_documents())[:: EACH[0]]) > 1_000
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        with trio.fail_after(60):
+            sound = [await work.options(priority=priority).put("sound") for priority in (9, 0, -9)]
+            assert [await one.result() for one in sound] == ["sound"] * 3
+            await through.wait()
+        nursery.cancel_scope.cancel()
+
+
+def test_desk_looks_at_whatever_is_stored(make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str) -> None:
+    app = make_app()
+    app.blocking.store()
+    documents = list(odd_documents())[:: EACH[1]]
+    fill(mongo, database, documents)
+    desk = app.blocking.desk
+    assert len(list(desk.export())) == len(list(desk.each())) > 1_000
+    assert desk.counts().keys() == desk.counts_by_handler().keys() == {"q"}
+    assert len(desk.peek("q", limit=100)) == 100
+    assert (len(desk.workers()) > 0, app.blocking.unclaimed() != [], app.blocking.schedules()) == (True, True, [])
+    assert not desk.check().valid
+    desk.check(repair=True)
+    assert desk.cancel_found(queue="q").cancelled > 100
+    assert desk.requeue_found(queue="q").requeued > 100
+    desk.cancel_found(queue="q")
+    assert desk.purge(queue="q", older_than_s=0) > 100
+
+
+def test_bare_loop_gets_through_whatever_is_stored(
+    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str
+) -> None:
+    app = make_app()
+
+    @app.task(queue="q", lease_s=5)
+    def work(word: str) -> None: ...
+
+    app.blocking.store()
+    ready = [one for one in odd_documents() if one.get("status") == "ready"]
+    odd = [one for n, one in enumerate(ready) if n % EACH[0] == 0 or one.get("task") != "work"]
+    fill(mongo, database, odd)
+    queue = app.blocking.queue("q")
+    claimed = 0
+    while tasks := queue.claim_many(100):
+        claimed += len(tasks)
+        for task in tasks:
+            task.succeed()
+    assert claimed > 100
