@@ -35,10 +35,14 @@ def windows(history: Iterable[AnyEvent]) -> list[Window]:
 
 INFINITY = float("inf")
 
+AFTERMATH_S = 5.0
+"""What a fault leaves behind: a primary that was frozen serves on until a heartbeat tells it that it was replaced, and
+what it serves is rolled back. Two heartbeats and the lease of a run."""
+
 
 class Excuses:
     """The faults of a run. Each excuses one repetition of a task, if it was there while the first run was on: the first
-    run began before it was over, and the second began after it had struck."""
+    run began before its aftermath was over, and the second began after it had struck."""
 
     def __init__(self, history: Iterable[AnyEvent]) -> None:
         self._windows = windows(history)
@@ -46,6 +50,6 @@ class Excuses:
     def find(self, first_at: float, second_at: float, spent: Set[int]) -> int | None:
         """Return the number of a fault that explains it and is not `spent`."""
         for number, window in enumerate(self._windows):
-            if number not in spent and window.from_s <= second_at and first_at <= window.to_s:
+            if number not in spent and window.from_s <= second_at and first_at <= window.to_s + AFTERMATH_S:
                 return number
         return None

@@ -196,6 +196,12 @@ def test_repetition_without_a_fault_is_not_excused() -> None:
     assert (found.violations, found.duplicated, found.unexcused) == ((), {T: 1}, {T: 1})
 
 
+def test_repetition_long_after_a_fault_is_not_excused() -> None:
+    history = [*begun(X, 20.0), *run(Y, 25.0)]
+    assert check([*PUT, *history, *fault(15.0, 16.0)], succeeded(Y)).unexcused == {}
+    assert check([*PUT, *history, *fault(13.0, 14.0)], succeeded(Y)).unexcused == {T: 1}
+
+
 def test_one_fault_excuses_one_repetition_of_a_task() -> None:
     history = [*begun(X, 1.0), *begun(Y, 5.0), *run("z", 9.0), *fault(1.5, 8.0)]
     found = check([*PUT, *history], succeeded("z"))
