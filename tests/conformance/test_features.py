@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from streamq.core import queries
@@ -60,7 +61,7 @@ def names_of(feature: Feature) -> set[str]:
 
 
 def in_use(lab: MongoLab) -> set[str]:
-    return {one["_id"] for one in lab.mongo._tasks.meta.find(queries.in_use())}
+    return {one["_id"] for one in lab.mongo._tasks.features.in_use.find()}
 
 
 def test_a_queue_of_plain_tasks_has_the_indexes_that_these_need(fresh: MongoLab) -> None:
@@ -117,30 +118,30 @@ def test_a_process_that_looked_before_learns_of_what_another_puts(fresh: MongoLa
 
 def test_nothing_is_asked_of_a_feature_without_indexes() -> None:
     """A look without an index would read every task."""
-    asked = repr(queries.outlook("tasks", frozenset(), None, "tasks.meta"))
+    asked = repr(queries.outlook("tasks", frozenset(), None, "tasks.features"))
     assert not any(field in asked for field in ("expires_at", "lifetime_until", "follow_up"))
-    every = repr(queries.outlook("tasks", FEATURES, None, "tasks.meta"))
+    every = repr(queries.outlook("tasks", FEATURES, None, "tasks.features"))
     assert all(field in every for field in ("expires_at", "lifetime_until", "follow_up"))
 
 
 def test_what_is_announced_costs_one_trip_a_process(fresh: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
     inserted: list[str] = []
-    insert_one = type(fresh.mongo._tasks.meta).insert_one
+    insert_one = Collection.insert_one
 
     def counting(self: Any, document: Any, *args: Any, **more: Any) -> Any:
-        if str(document["_id"]).startswith("feature:"):
+        if self.name == "tasks.features":
             inserted.append(document["_id"])
         return insert_one(self, document, *args, **more)
 
-    monkeypatch.setattr(type(fresh.mongo._tasks.meta), "insert_one", counting)
+    monkeypatch.setattr(Collection, "insert_one", counting)
     for _ in range(3):
         fresh.put(options=PutOptions(tag="t"))
         fresh.put()
-    assert inserted == ["feature:search"]
+    assert inserted == ["search"]
 
 
 def test_nothing_is_stored_when_it_cannot_be_announced(fresh: MongoLab) -> None:
-    fault = {"failCommands": ["insert"], "errorCode": 11600, "namespace": fresh.mongo._tasks.meta.full_name}
+    fault = {"failCommands": ["insert"], "errorCode": 11600, "namespace": fresh.mongo._tasks.features.in_use.full_name}
     admin = fresh.mongo.client.admin
     impatient = MongoStore(fresh.mongo.client, fresh.mongo._database.name, timeout_s=0.5)
     admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": fault})
@@ -151,7 +152,7 @@ def test_nothing_is_stored_when_it_cannot_be_announced(fresh: MongoLab) -> None:
         admin.command({"configureFailPoint": "failCommand", "mode": "off"})
     assert fresh.store.counts() == {}
     fresh.put(options=PutOptions(tag="t"))
-    assert in_use(fresh) == {"feature:search"}
+    assert in_use(fresh) == {"search"}
 
 
 def test_a_put_in_a_callers_transaction_announces_outside_of_it(fresh: MongoLab) -> None:
@@ -160,7 +161,7 @@ def test_a_put_in_a_callers_transaction_announces_outside_of_it(fresh: MongoLab)
         session.start_transaction()
         fresh.mongo.put([fresh.new()], session)
         fresh.mongo.put([fresh.new(expires_in_s=5.0)], session)
-        assert in_use(fresh) == {"feature:expiry"}
+        assert in_use(fresh) == {"expiry"}
         session.commit_transaction()
     fresh.pass_time(6.0)
     assert fresh.store.tick().expired == 1
@@ -175,7 +176,7 @@ def test_a_schedule_announces_before_its_first_slot(fresh: MongoLab) -> None:
     now = datetime.now(UTC)
     fresh.mongo._tasks.meta.update_one({"_id": schedule.row_id}, {"$set": {"next_at": now - timedelta(seconds=1)}})
     assert len(fresh.store.fire([schedule], "w").fired) == 1
-    assert in_use(fresh) == {"feature:search"}
+    assert in_use(fresh) == {"search"}
 
 
 def test_slots_are_given_where_their_indexes_are(fresh: MongoLab) -> None:
@@ -183,7 +184,7 @@ def test_slots_are_given_where_their_indexes_are(fresh: MongoLab) -> None:
     fresh.put()
     assert len(fresh.claim(limits=Limits(running=1))) == 1
     assert there(fresh) == BASE | names_of("limits")
-    assert in_use(fresh) == {"feature:limits"}
+    assert in_use(fresh) == {"limits"}
 
 
 def test_indexes_of_what_is_in_use_are_made_again_at_a_start(fresh: MongoLab, uri: str) -> None:

@@ -163,7 +163,7 @@ def test_role_allows_its_actions_and_no_other(guard: Guarded, place: str, kind: 
     with MongoClient[dict[str, Any]](guard.user_with(role)) as client:
         database = client[place]
         granted = {one.collection: set(one.actions) for one in role.privileges}
-        for collection in ("tasks", "tasks.meta", DEAD):
+        for collection in ("tasks", "tasks.meta", "tasks.features", DEAD):
             let = {name for name, trial in TRIALS.items() if is_let(trial, database, collection)}
             assert let == granted.get(collection, set()), collection
         let = {name for name, trial in TRIALS_OF_ALL.items() if is_let(trial, database)}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from streamq.core.features import FEATURES, features_of, named, row_id
+from streamq.core.features import FEATURES, features_of, named
 from streamq.core.indexes import INDEXES, needed
 from streamq.core.new_task import NewTask
 from streamq.core.options import NO_OPTIONS, Options
@@ -34,7 +34,7 @@ def test_tasks_take_part_in_what_their_options_say(task: NewTask, features: set[
 
 
 def test_features_of_a_newer_streamq_are_not_ours() -> None:
-    assert named([row_id("search"), "feature:dreams"]) == {"search"}
+    assert named(["search", "dreams"]) == {"search"}
 
 
 def test_every_feature_has_indexes_and_all_of_them_are_all() -> None:

@@ -21,14 +21,14 @@ def test_roles_hold_nothing_beyond_their_database_and_inherit_nothing() -> None:
 def test_producer_may_insert_tasks_and_nothing_else() -> None:
     granted = StreamQ(database="shop", collection="jobs").role("producer").command()["privileges"]
     assert granted == [
-        {"resource": {"db": "shop", "collection": name}, "actions": ["insert"]} for name in ("jobs", "jobs.meta")
+        {"resource": {"db": "shop", "collection": name}, "actions": ["insert"]} for name in ("jobs", "jobs.features")
     ]
 
 
 def test_role_of_an_app_names_its_own_collections() -> None:
     app = StreamQ(collection="jobs", dead_letter_collection="dead", wake="tailable")
     names = [one.collection for one in app.role("worker").privileges]
-    assert names == ["jobs", "jobs.meta", "dead", "jobs.wakes", ""]
+    assert names == ["jobs", "jobs.meta", "jobs.features", "dead", "jobs.wakes", ""]
 
 
 def test_unknown_kind_of_role_is_refused_by_name() -> None:

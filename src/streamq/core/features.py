@@ -16,19 +16,14 @@ Feature = Literal["expiry", "followers", "lifetime", "limits", "search"]
 
 FEATURES: Final[frozenset[Feature]] = frozenset(get_args(Feature))
 
-PREFIX: Final = "feature:"
-END: Final = "feature;"
-"""The features in use are documents of the meta collection, `_id` from `PREFIX` up to `END`."""
-
-
-def row_id(feature: Feature) -> str:
-    """Name the document that says that `feature` is in use."""
-    return PREFIX + feature
+SUFFIX: Final = ".features"
+"""What is behind the name of a tasks collection in that of the collection that holds a document for each feature in use
+(`_id`: its name). A collection of its own: whoever may put may insert there, and could write nothing else in it."""
 
 
 def named(ids: Iterable[str]) -> frozenset[Feature]:
-    """Return which features the documents of these ids stand for; those of a newer streamq are left out."""
-    there = {id.removeprefix(PREFIX) for id in ids}
+    """Return the features of these names; those of a newer streamq are left out."""
+    there = set(ids)
     return frozenset(feature for feature in FEATURES if feature in there)
 
 

@@ -10,9 +10,7 @@ from bson import ObjectId
 
 from streamq.core.claim import ENDS_BY, INT32, Ask, Past
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL, WAITING
-from streamq.core.features import END as IN_USE_END
 from streamq.core.features import FEATURES, Feature
-from streamq.core.features import PREFIX as IN_USE
 from streamq.core.schedule import PREFIX
 from streamq.core.wakes import CLAIMED_BY
 
@@ -349,14 +347,14 @@ def first_mark(among: dict[str, Any] | None = None) -> list[dict[str, Any]]:
 
 
 def outlook(
-    collection: str, features: Set[Feature] = FEATURES, dead: str | None = None, meta: str | None = None
+    collection: str, features: Set[Feature] = FEATURES, dead: str | None = None, in_use: str | None = None
 ) -> list[dict[str, Any]]:
     """Build the aggregation that tells of each kind of what the scheduler sees to in how many ms the first is due: rows
     of `of` and `in_ms`, none of a kind of which there is nothing. One trip instead of one a kind: an idle worker looks
     once in each lease.
 
     `features` are those that have their indexes; of others nothing is asked. `dead` names the collection for dead
-    letters, if there is one, `meta` the one whose documents tell which features are in use (rows of `feature`).
+    letters, if there is one, `in_use` the one that holds the features in use (rows of `feature`).
     """
     kinds = {"due": next_due(), "lease": next_lease_end()}
     if "expiry" in features:
@@ -369,14 +367,14 @@ def outlook(
     also = [(collection, stages) for stages in others]
     if dead is not None:
         also.append((dead, [*first_mark(marked_dead()), {"$set": {"of": "mark"}}]))
-    if meta is not None:
-        also.append((meta, [{"$match": in_use()}, {"$project": {"_id": 0, "feature": "$_id"}}]))
+    if in_use is not None:
+        also.append((in_use, [{"$match": features_in_use()}, {"$project": {"_id": 0, "feature": "$_id"}}]))
     return first + [{"$unionWith": {"coll": name, "pipeline": stages}} for name, stages in also]
 
 
-def in_use() -> dict[str, Any]:
-    """Match the documents of the meta collection that tell which features are in use: a range of the `_id` index."""
-    return {"_id": {"$gte": IN_USE, "$lt": IN_USE_END}}
+def features_in_use() -> dict[str, Any]:
+    """Match the documents that tell which features are in use, in the collection for these."""
+    return {"_id": {"$in": sorted(FEATURES)}}
 
 
 def schedules(ids: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
+from streamq.core import features
 from streamq.core.notice import SUFFIX, WakeBy
 from streamq.errors import OptionInvalid
 
@@ -45,12 +46,21 @@ TASKS: Final[Mapping[RoleKind, Actions]] = {
 }
 
 BESIDE: Final[Mapping[RoleKind, Actions]] = {
-    "producer": ("insert",),  # says which features its tasks take part in
+    "producer": (),
     "client": ("find", "insert", "update"),  # unique keys that outlive their tasks
     "worker": ("find", "insert", "listIndexes", "update"),  # schedules, tokens of rates
     "operator": ("find", "insert", "remove", "update", *MAKING),
     "reader": ("find",),
 }
+
+IN_USE: Final[Mapping[RoleKind, Actions]] = {
+    "producer": ("insert",),
+    "client": ("insert",),
+    "worker": ("find", "insert"),
+    "operator": ("find", "insert"),
+    "reader": ("find",),
+}
+"""Which features tasks take part in: see `features`."""
 
 DEAD_LETTERS: Final[Mapping[RoleKind, Actions]] = {
     "producer": (),
@@ -114,7 +124,11 @@ def role_of(
     """Return the role that a program of this kind needs; the arguments are those of its app. Raises `OptionInvalid`."""
     if kind not in KINDS:
         raise OptionInvalid("role", kind, f"one of {', '.join(KINDS)}")
-    granted = [(collection, TASKS[kind]), (collection + META, BESIDE[kind])]
+    granted = [
+        (collection, TASKS[kind]),
+        (collection + META, BESIDE[kind]),
+        (collection + features.SUFFIX, IN_USE[kind]),
+    ]
     if dead_letter_collection is not None:
         granted.append((dead_letter_collection, DEAD_LETTERS[kind]))
     if wake == "tailable":

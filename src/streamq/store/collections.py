@@ -13,6 +13,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from streamq.core.features import SUFFIX as FEATURES
 from streamq.core.notice import WakeBy
 from streamq.core.roles import META
 from streamq.store.features import Features
@@ -62,15 +63,15 @@ def tasks_of(
 
     majority = WriteConcern(w="majority", j=True)
     durable = handle(majority, ReadConcern("local"))
-    meta = handle(majority, ReadConcern("local"), name + META)
+    in_use = handle(majority, ReadConcern("local"), name + FEATURES)
     return Tasks(
         durable=durable,
         quick=handle(WriteConcern(w=1), ReadConcern("local")),
         committed=handle(majority, ReadConcern("majority")),
-        meta=meta,
+        meta=handle(majority, ReadConcern("local"), name + META),
         buckets=handle(WriteConcern(w=1), ReadConcern("local"), name + META),
         timeout_s=timeout_s,
-        features=Features(durable, meta, timeout_s),
+        features=Features(durable, in_use, timeout_s),
         dead=None if dead is None else tasks_of(database, dead, timeout_s),
         wakes=WakeChannel(database, name, timeout_s) if wake == "tailable" else None,
     )

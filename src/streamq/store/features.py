@@ -1,6 +1,6 @@
 """The features in use, and their indexes, on the real server.
 
-    put ── announce (a document of the meta collection, with majority) ── insert
+    put ── announce (a document in a collection of its own, with majority) ── insert
                               └→ tick of any scheduler → the indexes are made → its looks take the feature in
 
 Announced is before anything is stored that takes part, and never inside a caller's transaction: making an index waits
@@ -23,7 +23,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from streamq.core import queries
-from streamq.core.features import FEATURES, Feature, named, row_id
+from streamq.core.features import FEATURES, Feature, named
 from streamq.core.indexes import INDEXES, Index
 from streamq.errors import AccessRefused, StoreUnavailable
 from streamq.store.faults import lacks_right, reading, writing
@@ -46,9 +46,9 @@ def own_of(features: Set[Feature]) -> tuple[Index, ...]:
 class Features:
     """What this process knows of the features of one collection. Thread-safe: what it knows only grows."""
 
-    def __init__(self, durable: Collection[Document], meta: Collection[Document], timeout_s: float) -> None:
+    def __init__(self, durable: Collection[Document], in_use: Collection[Document], timeout_s: float) -> None:
         self._durable = durable
-        self._meta = meta
+        self.in_use = in_use
         self._timeout_s = timeout_s
         self._told: frozenset[Feature] = frozenset()
         self._made: frozenset[Feature] | None = None
@@ -64,14 +64,14 @@ class Features:
                 pymongo.timeout(self._timeout_s),
                 contextlib.suppress(DuplicateKeyError),
             ):
-                self._meta.insert_one({"_id": row_id(feature)})  # a bare insert: a producer may do nothing else
+                self.in_use.insert_one({"_id": feature})  # a bare insert: a producer may do nothing else
             self._told |= {feature}
 
     def announced(self) -> frozenset[Feature]:
         """Ask which features are in use; none, as far as a user can tell who may not ask. Trips: 1."""
         try:
             with reading("ask which features are in use"), pymongo.timeout(self._timeout_s):
-                return named(one["_id"] for one in self._meta.find(queries.in_use(), {"_id": 1}))
+                return named(one["_id"] for one in self.in_use.find(queries.features_in_use(), {"_id": 1}))
         except AccessRefused as refused:
             if not lacks_right(refused.__cause__):
                 raise

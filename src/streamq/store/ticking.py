@@ -71,7 +71,8 @@ def _outlook(tasks: Tasks, denied: list[Refused]) -> dict[str, float]:
     while True:
         made = tasks.features.made()
         with tasks.deadline():
-            rows = list(tasks.quick.aggregate(queries.outlook(tasks.quick.name, made, dead, tasks.meta.name)))
+            stages = queries.outlook(tasks.quick.name, made, dead, tasks.features.in_use.name)
+            rows = list(tasks.quick.aggregate(stages))
         new = features_named(row["feature"] for row in rows if "feature" in row) - made - tasks.features.denied
         if not new or not in_time:
             ahead = {row["of"]: float(row["in_ms"]) / 1000 for row in rows if "of" in row}
