@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from streamq.core.notice import SUFFIX, WakeBy
+from streamq.core import features, notice
+from streamq.core.notice import WakeBy
 from streamq.core.options import require_collection
 from streamq.core.roles import META, Role, RoleKind, role_of
 from streamq.errors import UsageError
@@ -106,7 +107,7 @@ class Address:
     def _dead_letter_collection(self) -> str | None:
         if self._dead_letters is None:
             return None
-        taken = (self._collection, self._collection + META, self._collection + SUFFIX)
+        taken = [self._collection + suffix for suffix in ("", META, features.SUFFIX, notice.SUFFIX)]
         return require_collection("dead_letter_collection", self._dead_letters, *taken)
 
     def stop(self) -> None:

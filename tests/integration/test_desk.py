@@ -297,7 +297,7 @@ async def test_a_dead_letter_is_waited_for_found_and_requeued(make_app: MakeApp)
     assert app.blocking.dead_letters.find() == []
 
 
-@pytest.mark.parametrize("name", ["", "tasks", "tasks.meta", "a$b", "system.x", 7, "a b"])
+@pytest.mark.parametrize("name", ["", "tasks", "tasks.meta", "tasks.features", "a$b", "system.x", 7, "a b"])
 def test_a_name_that_no_collection_of_dead_letters_can_have_is_refused(name: Any) -> None:
     with pytest.raises(OptionInvalid, match="dead_letter_collection"):
         StreamQ("mongodb://unused", dead_letter_collection=name)
