@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 QUEUE = "chaos"
 HANDLER = "job"
+
+
+LEASE_S: Final = 3.0
+"""Of every task of a run: short, so that what a fault leaves is soon taken by others."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -28,7 +33,7 @@ class Load(msgspec.Struct, frozen=True):
     """How many fail at their first attempt."""
     delayed_share: float = 0.15
     slots: int = 16
-    lease_s: float = 3.0
+    lease_s: float = LEASE_S
 
 
 class Orders(msgspec.Struct, frozen=True):

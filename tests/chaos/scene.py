@@ -26,6 +26,7 @@ from tests.chaos.event import AnyEvent, Died, Event, Marked
 from tests.chaos.history import SUFFIX, Pen, events, read
 from tests.chaos.orders import Load, Orders
 from tests.chaos.stored import Stored, look
+from tests.patience import eventually
 
 CAST: Final[tuple[Role, ...]] = ("probe", "worker", "worker", "hand", "producer", "producer")
 """Who takes part besides the auditor: enough workers that one can go."""
@@ -241,11 +242,8 @@ class Scene:
         self._wait(follows, PRIMARY_S, f"{node} did not come back")
 
     def _wait(self, condition: Callable[[], bool], within_s: float, otherwise: str) -> None:
-        deadline = time.monotonic() + within_s
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(otherwise)
-            time.sleep(POLL_S)
+        if not eventually(condition, within_s):
+            raise TimeoutError(otherwise)
 
     # --- the end -------------------------------------------------------------------------------------------------
 

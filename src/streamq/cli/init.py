@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from streamq.cli.place import HERE, Place, opened, placed
 from streamq.cli.screen import say
-from streamq.core.features import FEATURES, Feature
+from streamq.core.features import FEATURES, Feature, named
 from streamq.core.notice import WakeBy
 from streamq.core.roles import Role, RoleKind
 from streamq.desk import served
@@ -46,7 +46,7 @@ def init(
     """
     wake: WakeBy | None = "tailable" if wake_channel else None
     wanted = set(feature or ())
-    features = FEATURES if "all" in wanted else frozenset(one for one in FEATURES if one in wanted)
+    features = FEATURES if "all" in wanted else named(wanted)
     if print_role is not None:
         with placed(place, dead_letters, wake) as app:
             _print(app.role(print_role), as_json=json)

@@ -67,20 +67,17 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
         if mine or (len(refused) == before and (plain or expired)):
             break
         expired = not plain
-    obtained = wanted if len(mine) == len(wanted) else _among(wanted, set(mine))
-    claims = [_claim(document, ask) for document in begun(tasks, ask, obtained)]
+    claims = _claims(tasks, ask, wanted, mine)
     full = ask.ids is None and (head.more or len(claims) < len(found))
-    return Claimed(tuple(claims), more=full, refused=told(refused), past=head.past)
+    return Claimed(claims, more=full, refused=told(refused), past=head.past)
 
 
 def claim_due(tasks: Tasks, ask: Ask, found: Sequence[Document]) -> Claimed:
     """See `Store.claim_due`. Trips: 1, 2 after a lost race, 1 more when one of them has a total time."""
     refused: dict[ObjectId, str] = {}
     wanted = list(found)
-    mine = take(tasks, ask, wanted, refused)
-    obtained = wanted if len(mine) == len(wanted) else _among(wanted, set(mine))
-    claims = [_claim(document, ask) for document in begun(tasks, ask, obtained)]
-    return Claimed(tuple(claims), more=False, refused=told(refused))
+    claims = _claims(tasks, ask, wanted, take(tasks, ask, wanted, refused))
+    return Claimed(claims, more=False, refused=told(refused))
 
 
 @rereading
@@ -158,6 +155,12 @@ def begun(tasks: Tasks, ask: Ask, obtained: list[Document]) -> list[Document]:
 def _startable(found: list[Document], ask: Ask) -> list[Document]:
     """Leave out what could not start at once and must not wait here."""
     return [one for place, one in enumerate(found) if place < ask.slots or not move.is_delicate(one)]
+
+
+def _claims(tasks: Tasks, ask: Ask, wanted: list[Document], mine: Sequence[ObjectId]) -> tuple[Claim, ...]:
+    """Return the claims of those of `wanted` that were obtained. Raises and trips: as `begun`."""
+    obtained = wanted if len(mine) == len(wanted) else _among(wanted, set(mine))
+    return tuple(_claim(document, ask) for document in begun(tasks, ask, obtained))
 
 
 def _claim(document: Document, ask: Ask) -> Claim:

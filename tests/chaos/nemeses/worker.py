@@ -6,6 +6,7 @@ from random import Random
 
 from tests.chaos.actor import Actor
 from tests.chaos.nemesis import Lane
+from tests.chaos.orders import LEASE_S
 from tests.chaos.scene import Scene
 
 PAST_LEASE_S = 1.5
@@ -45,11 +46,10 @@ class WorkerFrozen:
 
     def __init__(self) -> None:
         self._victim: Actor | None = None
-        self._lease_s = 0.0
 
     def hold_s(self, dice: Random) -> float:
-        """Added to the lease, which is the scene's."""
-        return dice.uniform(3.0, 3.0 + PAST_LEASE_S)
+        """A little longer than the lease of the run's tasks."""
+        return dice.uniform(LEASE_S, LEASE_S + PAST_LEASE_S)
 
     def start(self, scene: Scene, dice: Random) -> str:
         """Freeze one."""
