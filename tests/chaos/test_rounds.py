@@ -19,6 +19,9 @@ AT_S = 1.0
 HOLDS_S = {"primary-frozen": 5.0, "worker-frozen": 4.5}
 """The others are held for a second."""
 
+IN_LONG_RUNS = {"majority-lost", "rolled-back"}
+"""They have short tests of their own, which look closer."""
+
 ORDER_S = 30.0
 """More than an election, a slow client's second try and a lease; far less than for ever."""
 
@@ -29,7 +32,7 @@ def strike(name: str) -> Strike:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("name", NEMESES)
+@pytest.mark.parametrize("name", [name for name in NEMESES if name not in IN_LONG_RUNS])
 def test_nothing_is_lost_or_stale(stage: Stage, name: str) -> None:
     report = stage.play(Round(name, SEED, LENGTH_S, [strike(name)]))
     assert report.is_good, str(report)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pytest
@@ -16,9 +15,9 @@ from pymongo.errors import PyMongoError
 from streamq import PutUnknown, embedded
 from streamq.core.new_task import NewTask
 from streamq.core.options import Options
-from streamq.embedded import Node
 from streamq.store import covering, wake_channel
 from streamq.store.mongo import MongoStore
+from tests.replication import nothing_replicated
 
 Mongo = MongoClient[dict[str, Any]]
 
@@ -51,35 +50,6 @@ def store(healthy: embedded.EmbeddedServer) -> Iterator[MongoStore]:
 
 def new_task(id: ObjectId | None = None) -> NewTask:
     return NewTask(id=id or ObjectId(), queue="q", task="t", payload=None, options=Options(), max_attempts=5)
-
-
-def followers(server: embedded.EmbeddedServer) -> list[Node]:
-    primary = server.primary()
-    return [node for node in server.nodes if node is not primary]
-
-
-def on(node: Node) -> Mongo:
-    return Mongo("127.0.0.1", node.port, directConnection=True)
-
-
-@contextmanager
-def nothing_replicated(server: embedded.EmbeddedServer) -> Iterator[Callable[[], None]]:
-    """Let no follower fetch anything; yield what lets them again."""
-    stopped = followers(server)
-
-    def switch(mode: str) -> None:
-        for node in stopped:
-            with on(node) as client:
-                client.admin.command("configureFailPoint", "stopReplProducer", mode=mode)
-
-    switch("alwaysOn")
-    try:
-        for node in stopped:
-            with on(node) as client:
-                client.admin.command("waitForFailPoint", "stopReplProducer", timesEntered=1, maxTimeMS=30_000)
-        yield lambda: switch("off")
-    finally:
-        switch("off")
 
 
 def wait_for_another_primary(client: Mongo) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tests.chaos.nemeses.election import ForcedElection, StepDown
+from tests.chaos.nemeses.majority import MajorityLost, RolledBack
 from tests.chaos.nemeses.primary import PrimaryFrozen, PrimaryKilled
 from tests.chaos.nemeses.producer import ProducerKilled
 from tests.chaos.nemeses.rolling import RollingRestart
@@ -20,6 +21,8 @@ NEMESES: Final[Mapping[str, Callable[[], Nemesis]]] = {
         StepDown,
         ForcedElection,
         RollingRestart,
+        MajorityLost,
+        RolledBack,
         WorkerKilled,
         WorkerFrozen,
         ProducerKilled,

@@ -1,0 +1,156 @@
+"""Claims that a primary acknowledged and then lost: their tasks run again, and only who claimed them then settles them.
+
+One rollback for all tests: each has a task of its own, claimed before it by one program and after it by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+from bson import ObjectId
+
+from streamq import BlockingTask, LeaseLost, StoreError, StreamQ
+from streamq.core.document import RUNNING
+from streamq.embedded import EmbeddedServer
+from streamq.errors import ClaimUnknown
+from streamq.store import settling
+from tests.chaos.conftest import SHORT_OPTIONS
+from tests.patience import eventually
+from tests.replication import nothing_replicated
+
+CLAIMS: Final = 50
+LONG_S: Final = 60.0
+IMPATIENT_S: Final = 1.0
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One task, as its first and its second holder have it."""
+
+    first: BlockingTask
+    second: BlockingTask
+
+
+class RolledBack(msgspec.Struct, frozen=True):
+    """After the rollback."""
+
+    app: StreamQ
+    pairs: list[Pair]
+    once: ObjectId
+    once_unknown: ClaimUnknown
+
+
+@pytest.fixture(scope="module")
+def rolled_back(three: EmbeddedServer) -> Iterator[RolledBack]:
+    """Claim by one program, lose that, claim by another."""
+    for node in three.nodes:
+        node.start()
+    three.wait_healthy()
+    place = f"rolled_back_{time.monotonic_ns()}"
+    first, second, impatient = (_app(three, place, timeout_s) for timeout_s in (LONG_S, LONG_S, IMPATIENT_S))
+    try:
+        many, once = first.blocking.queue("many"), first.blocking.queue("once")
+        many.put_many(range(CLAIMS))
+        id = once.put("once", max_attempts=1).id
+        impatient.blocking.store()
+        old = three.primary()
+        assert old is not None
+        with nothing_replicated(three) as let_replicate:
+            before = many.claim_many(CLAIMS)
+            assert len(before) == CLAIMS
+            with pytest.raises(ClaimUnknown) as unknown:
+                impatient.blocking.queue("once").claim()
+            old.kill()
+            let_replicate()
+        again = {task.info.id: task for task in _claimed(second, CLAIMS)}
+        old.start()
+        three.wait_healthy()
+        pairs = [Pair(task, again[task.info.id]) for task in before]
+        yield RolledBack(second, pairs, id, unknown.value)
+    finally:
+        for app in (first, second, impatient):
+            app.close()
+
+
+def _app(three: EmbeddedServer, place: str, timeout_s: float) -> StreamQ:
+    return StreamQ(three.uri + SHORT_OPTIONS, database=place, lease_s=600.0, timeout_s=timeout_s)
+
+
+def _claimed(app: StreamQ, n: int) -> list[BlockingTask]:
+    found: list[BlockingTask] = []
+
+    def has_all() -> bool:
+        with contextlib.suppress(StoreError):  # the election may still be on
+            found.extend(app.blocking.queue("many").claim_many(n))
+        return len(found) >= n
+
+    assert eventually(has_all, LONG_S)
+    return found
+
+
+@pytest.mark.chaos
+def test_rolled_back_claim_counts_for_nothing(rolled_back: RolledBack) -> None:
+    """Which shows that there was a rollback: a counter would be the same for both holders."""
+    for pair in rolled_back.pairs:
+        assert pair.first.info.attempt == pair.second.info.attempt == 1
+        assert pair.first.info.claim_id != pair.second.info.claim_id
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("how", ["succeed", "fail", "release", "extend", "progress"])
+def test_holder_of_a_rolled_back_claim_writes_nothing(rolled_back: RolledBack, how: str) -> None:
+    pair = rolled_back.pairs.pop()
+    writes: dict[str, Callable[[], object]] = {
+        "succeed": lambda: pair.first.succeed("first"),
+        "fail": lambda: pair.first.fail("first", retry=False),
+        "release": pair.first.release,
+        "extend": pair.first.extend,
+        "progress": lambda: pair.first.progress(1),
+    }
+    with pytest.raises(LeaseLost):
+        writes[how]()
+    pair.second.succeed("second")
+    assert rolled_back.app.blocking.result(pair.second.info.id) == "second"
+
+
+@pytest.mark.chaos
+def test_each_task_of_a_rolled_back_claim_is_settled_once_whoever_comes_first(rolled_back: RolledBack) -> None:
+    settled: Counter[ObjectId] = Counter()
+    for number in range(len(rolled_back.pairs) - 1):
+        pair = rolled_back.pairs.pop()
+        holders = [pair.first, pair.second]
+        for holder in holders if number % 2 else reversed(holders):
+            with contextlib.suppress(LeaseLost):
+                holder.succeed()
+                settled[holder.info.id] += 1
+        assert rolled_back.app.blocking.wait(pair.second.info.id)["settled_by"] == pair.second.info.claim_id
+    assert set(settled.values()) == {1}
+
+
+@pytest.mark.chaos
+def test_task_that_may_start_once_is_not_begun_by_a_claim_without_a_majority(rolled_back: RolledBack) -> None:
+    assert rolled_back.once_unknown.ids == (rolled_back.once,)
+    task = rolled_back.app.blocking.queue("once").claim()
+    assert task is not None
+    assert (task.info.id, task.info.attempt) == (rolled_back.once, 1)
+
+
+@pytest.mark.chaos
+def test_fence_of_the_attempts_number_alone_lets_both_settle(
+    rolled_back: RolledBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the tests above: with the bug planted both are told that they have ended it."""
+    pair = rolled_back.pairs.pop()
+
+    def by_attempt(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:
+        return {"_id": {"$in": list(ids)}, "queue": queue, "status": RUNNING, "attempt": pair.first.info.attempt}
+
+    monkeypatch.setattr(settling, "fence", by_attempt)
+    pair.first.succeed("first")
+    pair.second.succeed("second")  # told that it has: the end carries its claim
+    assert rolled_back.app.blocking.result(pair.first.info.id) == "first"
