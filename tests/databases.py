@@ -7,13 +7,16 @@ program or a thread of its own takes a fresh database instead.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pymongo import MongoClient, WriteConcern
+from pymongo.collection import Collection
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 from streamq.core.features import FEATURES
 from streamq.store.mongo import MongoStore
@@ -22,6 +25,9 @@ Shape = dict[str, tuple[Any, ...]]
 
 DURABLE: Final = WriteConcern("majority", j=True)
 """Without `j` the majority waits for the journal's next turn, which comes every 100 ms."""
+
+INDEX_IN_THE_MAKING: Final = 12_587
+"""BackgroundOperationInProgressForNamespace."""
 
 FEW: Final = 1_000
 """Documents; to make a database anew takes no longer than to take more than these out."""
@@ -82,6 +88,20 @@ class Databases:
 def _batch(database: Database[dict[str, Any]], command: str, value: object) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = database.command(command, value)["cursor"]["firstBatch"]
     return found
+
+
+def rename(collection: Collection[dict[str, Any]], name: str) -> None:
+    """Rename it, once the server is through with making its indexes."""
+    until = time.monotonic() + 10.0
+    while True:
+        try:
+            collection.rename(name)
+        except OperationFailure as error:
+            if error.code != INDEX_IN_THE_MAKING or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def drop_collections(client: MongoClient[dict[str, Any]], name: str) -> None:

@@ -13,6 +13,7 @@ from pymongo.write_concern import WriteConcern
 
 from streamq import AccessRefused, StreamQ
 from streamq.core.member import Member, Roster
+from tests.databases import rename
 from tests.integration.conftest import MakeApp, Mongo
 from tests.integration.echo import echoing
 
@@ -188,7 +189,7 @@ async def test_stream_whose_collection_goes_is_opened_again(
                 case "drop":
                     mongo[database].tasks.drop()
                 case "rename":
-                    mongo[database].tasks.rename(f"old_{turn}")
+                    rename(mongo[database].tasks, f"old_{turn}")
                 case _:
                     mongo.drop_database(database)
             (handle,) = await elsewhere.put_many([echo.new(f"after {how} {turn}")])

@@ -32,6 +32,7 @@ LEVELS: Final = {
     "stream open again": logging.INFO,
     "wake channel lost, trying again": logging.WARNING,
     "store error": logging.WARNING,
+    "indexes missing": logging.ERROR,
     "lease expired": logging.WARNING,
     "tasks expired": logging.INFO,
     "tasks outlived": logging.INFO,

@@ -24,6 +24,7 @@ from streamq.runtime.held import Holdings
 from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.keeper import Keeper
+from streamq.runtime.mender import Mender
 from streamq.runtime.picker import Picker
 from streamq.runtime.putter import Putter
 from streamq.runtime.recurrer import Recurrer
@@ -67,6 +68,7 @@ class Services:
         self._releaser = Releaser(store, bridge, self._is_idle, self._claim_due, self._released_due, journal)
         self._scheduler = Scheduler(store, bridge, self._releaser, self._released, journal, lease_s)
         self.recurrer = Recurrer(store, bridge, self._stored, journal, self.member.id)
+        self._mender = Mender(store, bridge, journal)
         self._tailer = Tailer(store, bridge, journal) if store.has_tail else None
         self.watcher = Watcher(
             store,
@@ -75,6 +77,7 @@ class Services:
             self.recurrer,
             self.waiters,
             self.canceller,
+            self._mender,
             journal,
             self.member,
             holder=self.worker,
@@ -103,6 +106,7 @@ class Services:
             self.start(self._releaser.run)
             self.start(self._releaser.flush)
             self.start(self._scheduler.run)
+            self.start(self._mender.run)
             self.start(self.recurrer.run)
             self.start(self._scheduler.sweep)
         return Intake(

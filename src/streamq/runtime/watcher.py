@@ -41,6 +41,7 @@ from streamq.runtime import clock
 from streamq.runtime.canceller import Canceller
 from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
+from streamq.runtime.mender import Mender
 from streamq.runtime.pauses import Pauses
 from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
@@ -72,6 +73,7 @@ class Watcher:
         recurrer: Recurrer,
         waiters: Waiters,
         canceller: Canceller,
+        mender: Mender,
         journal: Journal,
         member: Member,
         *,
@@ -85,6 +87,7 @@ class Watcher:
         self._recurrer = recurrer
         self._waiters = waiters
         self._canceller = canceller
+        self._mender = mender
         self._journal = journal
         self._member = member
         self._holder = holder
@@ -358,6 +361,8 @@ class Watcher:
     async def _cover(self, interest: Interest) -> None:
         """Barrier, then scan; from here on nothing of `interest` can be missed."""
         self._rung = True  # the row exists from now on
+        if self._intakes:
+            self._mender.look()  # now that a collection which is dropped ends this stream
         await self._beat()
         await self._read_paused()
         for intake in self._intakes:

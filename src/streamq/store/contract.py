@@ -193,6 +193,10 @@ class Store(Records, Protocol):
     def prepare(self) -> None:
         """Check that the server can carry a queue and make the indexes that are missing. Idempotent."""
 
+    def mend(self) -> Sequence[str]:
+        """Make the indexes anew that are gone, with a collection that was dropped or renamed; name those that cannot be
+        made as long as tasks collide that were stored meanwhile. Idempotent."""
+
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """Store `tasks` with majority, or as part of the caller's transaction when `session` is given."""
 

@@ -51,6 +51,7 @@ class Features:
         self.in_use = in_use
         self._timeout_s = timeout_s
         self._told: frozenset[Feature] = frozenset()
+        self._sought: frozenset[Feature] = frozenset()
         self._made: frozenset[Feature] | None = None
         self._wait_s = FIRST_WAIT_S
         self.denied: frozenset[Feature] = frozenset()
@@ -93,15 +94,17 @@ class Features:
 
     def make(self, features: Set[Feature]) -> bool:
         """See to it that `features` have their indexes, which takes the server as long as to read the collection once;
-        say whether it has. If not, it took too long: try again later. Raises `AccessRefused`, and notes it in `denied`.
-        Trips: 1, or none when this process knows them made."""
+        say whether it has. If not, it took too long, or tasks that are stored do not allow it yet: try again later.
+        Raises `AccessRefused`, and notes it in `denied`. Trips: 1, or none when this process knows them made."""
+        self._sought |= features
         missing = features - self.made()
         if not missing:
             return True
         try:
             with pymongo.timeout(self._wait_s):
                 until = time.monotonic() + self._wait_s
-                provide(self._durable, own_of(missing), until, strictly=False)
+                if provide(self._durable, own_of(missing), until, strictly=False):
+                    return False
         except AccessRefused:
             self.denied |= missing
             raise
@@ -124,6 +127,10 @@ class Features:
                 f"the indexes of {', '.join(sorted(features))} could not be made in time: the collection is large, or "
                 "a transaction is open in it; it is tried again"
             )
+
+    def known(self) -> frozenset[Feature]:
+        """Say which features are in use as far as this process has heard, in whatever collection it was. Trips: 0."""
+        return self._told | self._sought | (self._made or frozenset())
 
     def forget(self) -> None:
         """Know nothing any more: the collection may be another one now."""

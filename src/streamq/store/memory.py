@@ -134,6 +134,10 @@ class MemoryStore:
     def prepare(self) -> None:
         """Nothing to prepare."""
 
+    def mend(self) -> list[str]:
+        """Nothing to mend."""
+        return []
+
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> list[PutReply]:
         """See `Store.put`; there are no transactions here."""
         if session is not None:

@@ -69,7 +69,7 @@ from streamq.store.contract import (
 )
 from streamq.store.faults import lacks_right, reading, writing
 from streamq.store.feed import MongoFeed
-from streamq.store.providing import provide
+from streamq.store.providing import indexes_of, lacking, provide
 from streamq.store.setup import check_server, connect
 from streamq.store.wake_channel import TailFeed
 
@@ -139,13 +139,31 @@ class MongoStore:
         self._tasks.features.forget()
         with self._tasks.deadline():
             check_server(self._database)
-            until = time.monotonic() + self._tasks.timeout_s
-            provide(self._tasks.durable, self.indexes(), until, strictly=strictly)
-            provide(self._tasks.meta, META_INDEXES, until, strictly=strictly)
-            if self._dead is not None:
-                provide(self._dead.durable, LETTER_INDEXES, until, strictly=strictly)
+            self._provide(strictly=strictly)
             if self._tasks.wakes is not None:
                 self._tasks.wakes.prepare()
+
+    def mend(self) -> list[str]:
+        """See `Store.mend`. Trips: 1 when nothing is missing, else those of `prepare` and 2 for each feature that this
+        process knows to be in use."""
+        known = self._tasks.features.known()
+        with reading("look at the indexes"), self._tasks.deadline():
+            if not lacking(indexes_of(self._tasks.durable), needed(known)):
+                return []
+        self._tasks.features.forget()
+        with self._tasks.deadline():
+            collide = self._provide(strictly=False)
+        # The database may have been dropped, and what was said in it: those who said it will not say it again.
+        self._tasks.features.use(known)
+        return collide
+
+    def _provide(self, *, strictly: bool) -> list[str]:
+        until = time.monotonic() + self._tasks.timeout_s
+        collide = provide(self._tasks.durable, self.indexes(), until, strictly=strictly)
+        provide(self._tasks.meta, META_INDEXES, until, strictly=strictly)
+        if self._dead is not None:
+            provide(self._dead.durable, LETTER_INDEXES, until, strictly=strictly)
+        return collide
 
     def use(self, features: Set[Feature]) -> None:
         """Make the indexes of `features` now, as the first task or worker that takes part would have it done. Trips: 1

@@ -15,18 +15,23 @@ from typing import Any
 from pymongo.collection import Collection
 
 from streamq.core.indexes import Index
-from streamq.errors import AccessRefused
+from streamq.errors import AccessRefused, StoreError
 from streamq.store.faults import lacks_right, reading
 from streamq.store.setup import make_indexes
 
 Document = dict[str, Any]
 
 
-def provide(collection: Collection[Document], indexes: Sequence[Index], deadline: float, *, strictly: bool) -> None:
-    """Make the indexes that are missing, until `deadline`; `strictly`: raise `AccessRefused` where that is not allowed,
-    though they may be there. Trips: 1; 2 without the right to make any."""
+def provide(
+    collection: Collection[Document], indexes: Sequence[Index], deadline: float, *, strictly: bool
+) -> list[str]:
+    """Make the indexes that are missing, until `deadline`; name those that tasks stored meanwhile do not allow (yet).
+
+    `strictly`: raise `AccessRefused` where making is not allowed, though they may be there, and `StoreError` for what
+    would be named. Trips: 1; 2 without the right to make any.
+    """
     try:
-        make_indexes(collection, indexes, deadline)
+        collide = make_indexes(collection, indexes, deadline)
     except AccessRefused as refused:
         if strictly or not lacks_right(refused.__cause__):
             raise
@@ -36,6 +41,13 @@ def provide(collection: Collection[Document], indexes: Sequence[Index], deadline
                 f"{collection.full_name} misses the indexes {', '.join(missing)}, and this user may not make them: run "
                 "`streamq init` by one who may (the role of `streamq init --print-role operator`)"
             ) from refused
+        return []
+    if collide and strictly:
+        raise StoreError(
+            f"{collection.full_name}: {', '.join(collide)} cannot be made: what must be there once is there twice, "
+            "stored while the index was missing; it can once all but one of such tasks have ended"
+        )
+    return collide
 
 
 def _missing(collection: Collection[Document], indexes: Sequence[Index]) -> list[str]:

@@ -12,7 +12,7 @@ from bson import CodecOptions
 from bson.codec_options import DatetimeConversion
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure
 from pymongo.operations import IndexModel
 
 from streamq.core.indexes import Index
@@ -82,24 +82,27 @@ def check_server(database: Database[Document]) -> None:
         raise ServerTooOld("streamq needs MongoDB 6.0 or later; the server's wire version is older")
 
 
-def make_indexes(collection: Collection[Document], indexes: Sequence[Index], deadline: float) -> None:
-    """Create those that are missing. `createIndexes` is not retried by the driver: a step-down while it runs
-    is waited out here, until `deadline` by the monotonic clock."""
-    models = [_model(index) for index in indexes]
+def make_indexes(collection: Collection[Document], indexes: Sequence[Index], deadline: float) -> list[str]:
+    """Create those that are missing; name the unique ones that what is stored does not allow: keys that are there
+    twice, since the collection was without the index for a while. `createIndexes` is not retried by the driver: a
+    step-down while it runs is waited out here, until `deadline` by the monotonic clock."""
     while True:
         try:
             with reading("create the indexes"):
-                _create(collection, models)
-            return
+                return _create(collection, indexes)
         except StoreError as error:
             if not isinstance(error.__cause__, AutoReconnect) or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)  # an election takes longer; each try waits for a primary by itself
 
 
-def _create(collection: Collection[Document], models: list[IndexModel]) -> None:
+def _create(collection: Collection[Document], indexes: Sequence[Index]) -> list[str]:
     try:
-        collection.create_indexes(models)
+        collection.create_indexes([_model(index) for index in indexes])
+    except DuplicateKeyError:
+        if len(indexes) == 1:
+            return [indexes[0].name]
+        return [name for index in indexes for name in _create(collection, [index])]  # the others harm nobody
     except OperationFailure as error:
         if error.code not in INDEX_CONFLICTS:
             raise
@@ -108,6 +111,7 @@ def _create(collection: Collection[Document], models: list[IndexModel]) -> None:
             f"an index of {collection.full_name} differs from what streamq needs: {said}. "
             "Drop the index named there; streamq makes it anew at the next start"
         ) from error
+    return []
 
 
 def _model(index: Index) -> IndexModel:
