@@ -1,6 +1,6 @@
 # make setup   .venv with everything in it; does nothing when it is current
 # make check   format, lint, types, layers
-# make test    the tests; ARGS="..." goes to pytest
+# make test    the tests, shared out among JOBS=2 processes; ARGS="..." goes to pytest
 # make demo    a run to look at; DIR="..." keeps its data there
 # make chaos   faults on a set of three nodes, MINUTES=60 long, by SEED=n; see docs/reliability.md
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
@@ -53,8 +53,9 @@ check: setup
 	@exec $(BIN)/mypy $(TYPED)
 	@exec $(BIN)/lint-imports
 
+# JOBS=0: in one process, one after the other, for a debugger.
 test: setup
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal $(ARGS)
 
 # DIR reaches the program whole, whatever characters it holds.
 demo: setup

@@ -15,7 +15,7 @@ from streamq.core.schema import Schema
 from streamq.errors import PayloadInvalid
 
 SCALARS: list[Any] = [None, True, 0, -(2**31), 2**31 - 1, 2**31, -(2**31) - 1, 2**63 - 1, -(2**63), 0.5, float("nan")]
-SCALARS += ["", "text", "nul \0 inside", b"", b"\0\xff", ObjectId()]
+SCALARS += ["", "text", "nul \0 inside", b"", b"\0\xff", ObjectId("65f0c0ffee65f0c0ffee65f0")]
 
 
 @pytest.mark.parametrize("value", SCALARS, ids=repr)
