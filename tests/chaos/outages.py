@@ -2,17 +2,32 @@
 
 The server's own outage is measured beside streamq's: the probe makes a new client for each of its writes, so it knows
 nothing of connections that hang. What streamq takes longer than the probe is streamq's.
+
+Both are looked at over the same time, and that is the silence of streamq, from the last settlement before to the first
+one after, whatever struck meanwhile:
+
+    primary frozen      worker frozen
+          │                   │
+    ──────┼───────────────────┼───────────────▶ time
+    settled  ·|···················|             a silence of 7 s …
+    probed   ··|········|··················     … of which the server was out for 3: streamq's are 4
+
+Of the fault in the middle alone it would look as if nothing had been settled for 7 s while the server was well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
 from tests.chaos.event import AnyEvent, Probed, Settled
 from tests.chaos.excuses import Window, windows
+
+OUT_S: Final = 1.0
+"""A probe that hears nothing for so long says that the server is out; it writes three or four times a second."""
 
 
 class Silence(msgspec.Struct, frozen=True):
@@ -26,9 +41,27 @@ class Silence(msgspec.Struct, frozen=True):
         """How long it was."""
         return self.to_s - self.from_s
 
+    def shared_s(self, other: Silence) -> float:
+        """How long both were."""
+        return max(0.0, min(self.to_s, other.to_s) - max(self.from_s, other.from_s))
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A time in which nothing was settled; for how long of it the server was out; which faults were there."""
+
+    silence: Silence
+    server_out_s: float
+    faults: tuple[str, ...]
+
+    @property
+    def own_s(self) -> float:
+        """What of it is not the server's."""
+        return self.silence.length_s - self.server_out_s
+
 
 class Outage(msgspec.Struct, frozen=True):
-    """What one fault cost. None: it did not go on before the next fault of its kind, or the end."""
+    """What one fault cost: the gap that touches it and is the longest beyond the server's own. None: it did not go on
+    before the next fault of its kind, or the end."""
 
     fault: str
     gap_s: float
@@ -37,13 +70,18 @@ class Outage(msgspec.Struct, frozen=True):
     until_settled_s: float | None
 
 
-def longest(instants: Iterable[float], from_s: float, to_s: float) -> Silence:
-    """Return the longest silence between `from_s` and `to_s`. One that began before is counted from its beginning."""
+def silences(instants: Iterable[float], from_s: float, to_s: float) -> list[Silence]:
+    """Return what lies between the instants, from `from_s` to `to_s`. The one that had begun before is counted from its
+    beginning."""
     inside = sorted(one for one in instants if one < to_s)
     before = [one for one in inside if one <= from_s]
     points = [before[-1] if before else from_s, *(one for one in inside if one > from_s), to_s]
-    silences = [Silence(first, second) for first, second in pairwise(points)]
-    return max(silences, key=lambda silence: silence.length_s)
+    return [Silence(first, second) for first, second in pairwise(points)]
+
+
+def longest(instants: Iterable[float], from_s: float, to_s: float) -> Silence:
+    """Return the longest silence between `from_s` and `to_s`."""
+    return max(silences(instants, from_s, to_s), key=lambda silence: silence.length_s)
 
 
 def progress(history: Iterable[AnyEvent]) -> list[float]:
@@ -51,28 +89,54 @@ def progress(history: Iterable[AnyEvent]) -> list[float]:
     return [one.at for one in history if isinstance(one, Settled) and one.verdict == "settled"]
 
 
-def outages(history: Sequence[AnyEvent], ends_at: float) -> list[Outage]:
-    """Measure each fault of a run, from its beginning to the beginning of the next one or the end of the load."""
-    settled = progress(history)
-    written = [one.at for one in history if isinstance(one, Probed)]
+def gaps(history: Sequence[AnyEvent], from_s: float, to_s: float) -> list[Gap]:
+    """Return all silences of the settlements from `from_s` to `to_s`, in their order."""
+    outs = [one for one in silences(_written(history), from_s, to_s) if one.length_s > OUT_S]
     struck = windows(history)
     return [
-        _outage(window, min([other.from_s for other in struck[number + 1 :]] + [ends_at]), settled, written)
+        Gap(silence, sum(map(silence.shared_s, outs)), _there(struck, silence))
+        for silence in silences(progress(history), from_s, to_s)
+    ]
+
+
+def _there(struck: Sequence[Window], silence: Silence) -> tuple[str, ...]:
+    """Name the faults that were there in a silence; if none was, the one that it came after."""
+    there = [one.fault for one in struck if one.from_s < silence.to_s and silence.from_s < one.to_s]
+    before = [one.fault for one in struck if one.from_s < silence.to_s]
+    return tuple(there or before[-1:])
+
+
+def outages(history: Sequence[AnyEvent], began_at: float, ends_at: float) -> list[Outage]:
+    """Measure each fault of a round, from its beginning to the beginning of the next one or the end of the load."""
+    found = gaps(history, began_at, ends_at)
+    settled = progress(history)
+    written = _written(history)
+    struck = windows(history)
+    return [
+        _outage(window, min([other.from_s for other in struck[number + 1 :]] + [ends_at]), found, settled, written)
         for number, window in enumerate(struck)
     ]
 
 
-def _outage(window: Window, to_s: float, settled: Sequence[float], written: Sequence[float]) -> Outage:
+def _outage(
+    window: Window, to_s: float, found: Sequence[Gap], settled: Sequence[float], written: Sequence[float]
+) -> Outage:
     to_s = max(to_s, window.from_s)
     writes_from = _end_of_silence(written, window.from_s, to_s)
     settles_from = None if writes_from is None else next((at for at in sorted(settled) if writes_from <= at), None)
+    touching = [one for one in found if one.silence.from_s <= to_s and window.from_s <= one.silence.to_s]
+    worst = max(touching, key=lambda gap: gap.own_s, default=Gap(Silence(to_s, to_s), 0.0, ()))
     return Outage(
         fault=window.fault,
-        gap_s=longest(settled, window.from_s, to_s).length_s,
-        server_gap_s=longest(written, window.from_s, to_s).length_s,
+        gap_s=worst.silence.length_s,
+        server_gap_s=worst.server_out_s,
         until_written_s=None if writes_from is None else writes_from - window.from_s,
         until_settled_s=None if settles_from is None else settles_from - window.from_s,
     )
+
+
+def _written(history: Iterable[AnyEvent]) -> list[float]:
+    return [one.at for one in history if isinstance(one, Probed)]
 
 
 def _end_of_silence(instants: Iterable[float], from_s: float, to_s: float) -> float | None:

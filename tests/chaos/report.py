@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from tests.chaos.findings import Findings
-from tests.chaos.outages import Outage
+from tests.chaos.outages import Gap, Outage
 
 OVER_S: Final = 3.0
 """The target: nothing stands still for longer than the server's own outage and this."""
@@ -22,6 +22,8 @@ class Report(msgspec.Struct, frozen=True):
     length_s: float
     findings: Findings
     outages: tuple[Outage, ...]
+    gaps: tuple[Gap, ...]
+    """Of which more than `OVER_S` was not the server's."""
     drained: bool
     history: str
 
@@ -39,10 +41,9 @@ class Report(msgspec.Struct, frozen=True):
     def shortfalls(self) -> list[str]:
         """What is allowed to happen, and is not as good as it is meant to be."""
         found = [
-            f"{self.name}: nothing was settled for {one.gap_s:.1f} s after {one.fault}, while the server was out for "
-            f"{one.server_gap_s:.1f} s"
-            for one in self.outages
-            if one.gap_s > one.server_gap_s + OVER_S
+            f"{self.name}: nothing was settled for {one.silence.length_s:.1f} s ({' and '.join(one.faults)}), of which "
+            f"the server was out for {one.server_out_s:.1f} s"
+            for one in self.gaps
         ]
         unexcused = sum(self.findings.unexcused.values())
         if unexcused:

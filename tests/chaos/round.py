@@ -16,8 +16,8 @@ from tests.chaos.checker import check
 from tests.chaos.event import Healed, Struck
 from tests.chaos.nemeses import NEMESES
 from tests.chaos.nemesis import Lane, Nemesis
-from tests.chaos.outages import outages
-from tests.chaos.report import Report
+from tests.chaos.outages import gaps, outages
+from tests.chaos.report import OVER_S, Report
 from tests.chaos.scene import POLL_S, SOON, STILL_S, Scene
 from tests.chaos.schedule import Strike
 
@@ -51,16 +51,18 @@ def play(scene: Scene, round: Round, say: Callable[[str], None] = print) -> Repo
     scene.pause()
     drained = scene.drain(round.still_s)
     history, stored = scene.books()
+    own = [event for event in history if event.at >= began_at]
     report = Report(
         name=round.name,
         seed=round.seed,
         length_s=ends_at - began_at,
         findings=check(history, stored),
-        outages=tuple(outages([event for event in history if event.at >= began_at], ends_at)),
+        outages=tuple(outages(own, began_at, ends_at)),
+        gaps=tuple(gap for gap in gaps(own, began_at, ends_at) if gap.own_s > OVER_S),
         drained=drained,
         history=str(scene.directory),
     )
-    if not report.is_good:
+    if not report.is_good or report.shortfalls:
         scene.keep()
         (scene.directory / "stored.json").write_bytes(msgspec.json.encode(stored))
     return report
