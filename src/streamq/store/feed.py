@@ -17,6 +17,7 @@ from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, pipeline, wake_of
 from streamq.errors import AccessRefused, FeedEnded
 from streamq.store.faults import DRIVER_ERRORS, DriverError, reading, short, translated
+from streamq.store.source import Source
 
 AWAIT_MS: Final = 10_000
 """How long one getMore waits on the server: an idle worker then sends one every 10 s. Stopping does not wait for it
@@ -29,11 +30,14 @@ class MongoFeed:
     def __init__(self, tasks: Collection[dict[str, Any]], interest: Interest, await_s: float | None = None) -> None:
         self._interest = interest
         await_ms = AWAIT_MS if await_s is None else max(1, round(await_s * 1000))
+        self._source = Source(tasks.database.client)
         with reading("open the change stream"):
             self._stream = tasks.watch(pipeline(interest), max_await_time_ms=await_ms)
 
     def read(self) -> Wake | None:
         """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS`."""
+        if self._is_away():
+            raise FeedEnded("the change stream ended: its server is away")
         try:
             event = self._stream.try_next()
         except DRIVER_ERRORS as error:
@@ -46,11 +50,17 @@ class MongoFeed:
         return None
 
     def close(self) -> None:
-        """See `Feed.close`. A server that is away cannot be told: its cursor times out there."""
+        """See `Feed.close`. A server that is away cannot be told, nor is it waited for: its cursor times out there."""
+        if self._is_away():
+            return
         try:
             self._stream.close()
         except DRIVER_ERRORS:
             return
+
+    def _is_away(self) -> bool:
+        # The driver does not say where a change stream is read, and goes elsewhere with it by itself.
+        return self._source.is_away(getattr(getattr(self._stream, "_cursor", None), "address", None))
 
     def _said(self, error: DriverError) -> Exception:
         known = translated(error, "read the change stream", writing=False)

@@ -30,6 +30,7 @@ from streamq.errors import AccessRefused, FeedEnded, StoreError
 from streamq.store.faults import DRIVER_ERRORS, DriverError, lacks_right, reading, short, translated
 from streamq.store.feed import AWAIT_MS
 from streamq.store.setup import CODEC
+from streamq.store.source import Source
 
 Document = dict[str, Any]
 
@@ -149,7 +150,8 @@ class WakeChannel:
         after = self.prepare()
         await_ms = AWAIT_MS if await_s is None else max(1, round(await_s * 1000))
         cursor = self._collection.find(wanted(queues, bell, after), cursor_type=CursorType.TAILABLE_AWAIT)
-        return TailFeed(cursor.max_await_time_ms(await_ms), frozenset(queues), bell)
+        source = Source(self._database.client)
+        return TailFeed(cursor.max_await_time_ms(await_ms), frozenset(queues), bell, source)
 
 
 def written(database: Database[Document], command: Mapping[str, Any], concern: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -171,8 +173,9 @@ def elected(reply: Mapping[str, Any]) -> ObjectId | None:
 class TailFeed:
     """One tailable cursor. It is not taken up again after an error: what it missed the stream tells."""
 
-    def __init__(self, cursor: Any, queues: frozenset[str], bell: str) -> None:
+    def __init__(self, cursor: Any, queues: frozenset[str], bell: str, source: Source) -> None:
         self._cursor = cursor
+        self._source = source
         self._queues = queues
         self._bell = bell
         self._wakes: deque[Wake] = deque()
@@ -181,6 +184,8 @@ class TailFeed:
         """See `Feed.read`. Trips: one getMore when nothing is buffered."""
         if self._wakes:
             return self._wakes.popleft()
+        if self._source.is_away(self._cursor.address):
+            raise FeedEnded("the wake channel ended: its server is away")
         try:
             notice = self._cursor.next()
         except StopIteration:
@@ -196,6 +201,8 @@ class TailFeed:
 
     def close(self) -> None:
         """See `Feed.close`."""
+        if self._source.is_away(self._cursor.address):
+            return
         try:
             self._cursor.close()
         except DRIVER_ERRORS:
