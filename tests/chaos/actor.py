@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -32,7 +33,8 @@ class NotReady(RuntimeError):
 class Actor:
     """One process. Started from the main thread, with whose end it ends."""
 
-    def __init__(self, role: Role, name: str, orders: Orders) -> None:
+    def __init__(self, role: Role, name: str, orders: Orders, into: Sequence[str] = ()) -> None:
+        """`into`: what its command line begins with, to be elsewhere than the run."""
         self.role = role
         self.name = name
         self.log = orders.path
@@ -42,7 +44,7 @@ class Actor:
         self._stderr = orders.path.with_suffix(".stderr")
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"tests.chaos.{role}", msgspec.json.encode(orders).decode()],
+                [*into, sys.executable, "-m", f"tests.chaos.{role}", msgspec.json.encode(orders).decode()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

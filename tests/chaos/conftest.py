@@ -11,7 +11,7 @@ from streamq.embedded import EmbeddedServer
 from tests.chaos import round
 from tests.chaos.report import Report
 from tests.chaos.round import Round
-from tests.chaos.scene import Scene, three_nodes
+from tests.chaos.scene import Place, Scene, three_nodes
 
 SHORT_OPTIONS: Final = "&heartbeatFrequencyMS=1000&connectTimeoutMS=2000"
 """What tells a client sooner that a server is frozen; a long run takes streamq's own."""
@@ -22,8 +22,8 @@ SEED: Final = 20_261
 class Stage:
     """Keeps a scene for the next round, unless a round went wrong on it."""
 
-    def __init__(self, server: EmbeddedServer, directories: pytest.TempPathFactory) -> None:
-        self._server = server
+    def __init__(self, place: Place, directories: pytest.TempPathFactory) -> None:
+        self._place = place
         self._directories = directories
         self._scene: Scene | None = None
 
@@ -50,7 +50,9 @@ class Stage:
                 assert not died, died
 
     def _opened(self) -> Scene:
-        scene = Scene(self._server, self._directories.mktemp("chaos"), SEED, client_options=SHORT_OPTIONS)
+        server, network = self._place
+        directory = self._directories.mktemp("chaos")
+        scene = Scene(server, directory, SEED, client_options=SHORT_OPTIONS, network=network)
         try:
             scene.open()
             scene.hire_all()
@@ -62,15 +64,21 @@ class Stage:
 
 
 @pytest.fixture(scope="package")
-def three() -> Iterator[EmbeddedServer]:
-    """A set of three nodes."""
-    with three_nodes() as server:
-        yield server
+def place() -> Iterator[Place]:
+    """A set of three nodes, in a network of its own where there can be one."""
+    with three_nodes() as place:
+        yield place
 
 
 @pytest.fixture(scope="package")
-def stage(three: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def three(place: Place) -> EmbeddedServer:
+    """The set."""
+    return place.server
+
+
+@pytest.fixture(scope="package")
+def stage(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Where the short rounds are played."""
-    stage = Stage(three, tmp_path_factory)
+    stage = Stage(place, tmp_path_factory)
     yield stage
     stage.close()

@@ -26,6 +26,11 @@ def hold() -> None:
     threading.Thread(target=_watch, name="lifeline", daemon=True).start()
 
 
+def wait() -> None:
+    """Wait for that end, with nothing else to do."""
+    threading.Event().wait()
+
+
 def _watch() -> None:
     while os.read(0, 4096):
         pass

@@ -16,6 +16,8 @@ class Nemesis(Protocol):
 
     name: str
     lane: Lane
+    needs_network: bool
+    """Whether the set must be in a network of its own."""
 
     def hold_s(self, dice: Random) -> float:
         """Draw how long a strike lasts: from the end of `start` to `stop`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -21,9 +21,13 @@ from streamq.core.document import TERMINAL
 from streamq.embedded import EmbeddedServer, Node
 from streamq.store.mongo import MongoStore
 from tests.chaos.actor import Actor, Role
+from tests.chaos.apart import start_apart
 from tests.chaos.auditor import MARK
 from tests.chaos.event import AnyEvent, Died, Event, Marked
 from tests.chaos.history import SUFFIX, Pen, events, read
+from tests.chaos.network import NODES, Network
+from tests.chaos.network import network as make_network
+from tests.chaos.network import reason as network_reason
 from tests.chaos.orders import Load, Orders
 from tests.chaos.stored import Stored, look
 from tests.patience import eventually
@@ -50,16 +54,30 @@ TAIL_BYTES: Final = 1 << 16
 SOON: Final[dict[str, Any]] = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 2_000, "socketTimeoutMS": 10_000}
 
 
+PARAMETERS: Final[Mapping[str, str | int | bool]] = {"enableTestCommands": 1, "ttlMonitorEnabled": False}
+EXTRA_ARGS: Final = ("--oplogSize", str(OPLOG_MB), "--syncdelay", str(CHECKPOINT_S))
+
+
+class Place(NamedTuple):
+    """Where a run is."""
+
+    server: EmbeddedServer
+    network: Network | None
+
+
 @contextmanager
-def three_nodes() -> Iterator[EmbeddedServer]:
-    """Start the set of a run: three nodes on loopback, elections within 2 s, fail points allowed."""
-    with embedded.start(
-        nodes=3,
-        election_timeout_ms=ELECTION_MS,
-        parameters={"enableTestCommands": 1, "ttlMonitorEnabled": False},
-        extra_args=["--oplogSize", str(OPLOG_MB), "--syncdelay", str(CHECKPOINT_S)],
-    ) as server:
-        yield server
+def three_nodes() -> Iterator[Place]:
+    """Start the set of a run: three nodes, elections within 2 s, fail points allowed. In a network of their own where
+    there can be one, else on loopback."""
+    with ExitStack() as stack:
+        network = None if network_reason() else stack.enter_context(make_network())
+        yield Place(stack.enter_context(_three_nodes(network)), network)
+
+
+def _three_nodes(network: Network | None) -> EmbeddedServer:
+    if network is not None:
+        return start_apart(network, election_timeout_ms=ELECTION_MS, parameters=PARAMETERS, extra_args=EXTRA_ARGS)
+    return embedded.start(nodes=NODES, election_timeout_ms=ELECTION_MS, parameters=PARAMETERS, extra_args=EXTRA_ARGS)
 
 
 class Scene:
@@ -75,8 +93,10 @@ class Scene:
         load: Load = Load(),  # noqa: B008 - frozen
         mutants: tuple[str, ...] = (),
         client_options: str = "",
+        network: Network | None = None,
     ) -> None:
         self.server = server
+        self.network = network
         self.directory = directory
         self.load = load
         self.database = f"chaos_{Random(seed).getrandbits(40):010x}_{time.monotonic_ns() % 10**9}"
@@ -144,7 +164,9 @@ class Scene:
             self.load,
             self._mutants,
         )
-        actor = Actor(role, name, orders)
+        # The auditor sees all: it is where the run is.
+        into = self.network.into_clients if self.network is not None and role != "auditor" else []
+        actor = Actor(role, name, orders, into)
         self.actors.append(actor)
         if wait:
             actor.wait_ready()
@@ -217,12 +239,14 @@ class Scene:
         may close the connection."""
         with (
             contextlib.suppress(PyMongoError),
-            MongoClient[dict[str, Any]]("127.0.0.1", node.port, directConnection=True, **SOON) as client,
+            MongoClient[dict[str, Any]](node.host, node.port, directConnection=True, **SOON) as client,
         ):
             client.admin.command(command)
 
     def mend(self) -> None:
         """Bring all nodes back, whatever a nemesis has left."""
+        if self.network is not None:
+            self.network.open_all()
         for node in self.server.nodes:
             node.resume()
             node.start()
@@ -233,7 +257,7 @@ class Scene:
 
         def follows() -> bool:
             try:
-                with MongoClient[dict[str, Any]]("127.0.0.1", node.port, directConnection=True, **SOON) as client:
+                with MongoClient[dict[str, Any]](node.host, node.port, directConnection=True, **SOON) as client:
                     hello = client.admin.command("hello")
             except PyMongoError:
                 return False

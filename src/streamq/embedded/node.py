@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from streamq.embedded.command import HOST
 from streamq.embedded.guard import Guard
 from streamq.embedded.troubles import FailedStart, explain, is_port_taken
 from streamq.errors import EmbeddedError
@@ -37,9 +38,12 @@ class Node:
         log: Path,
         guard: Guard,
         login: Mapping[str, Any] = NO_LOGIN,
+        host: str = HOST,
     ) -> None:
-        """`login`: by which options of a client the server's own hands are let in."""
+        """`login`: by which options of a client the server's own hands are let in; `host`: the address that `command`
+        lets it listen on."""
         self.number = number
+        self.host = host
         self.login = login
         self.port = port
         self.data = data
@@ -50,6 +54,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.number} on port {self.port}>"
+
+    @property
+    def address(self) -> str:
+        """By which the other members and clients know it."""
+        return f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int | None:

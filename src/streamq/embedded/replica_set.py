@@ -11,7 +11,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from streamq.embedded.command import HOST, SET_NAME
+from streamq.embedded.command import SET_NAME
 from streamq.embedded.node import Node
 from streamq.errors import EmbeddedError
 
@@ -28,7 +28,7 @@ Client = MongoClient[dict[str, Any]]
 def connected(node: Node, answer_s: float = 10.0) -> Iterator[Client]:
     """Connect to one mongod whatever its role in the set."""
     client: Client = MongoClient(
-        HOST,
+        node.host,
         node.port,
         directConnection=True,
         serverSelectionTimeoutMS=int(answer_s * 1000),
@@ -109,7 +109,7 @@ def new_config(nodes: Sequence[Node], election_timeout_ms: int | None) -> Config
     return {
         "_id": SET_NAME,
         "version": 1,
-        "members": [{"_id": number, "host": f"{HOST}:{node.port}"} for number, node in enumerate(nodes)],
+        "members": [{"_id": number, "host": node.address} for number, node in enumerate(nodes)],
         "settings": _settings(election_timeout_ms),
     }
 
@@ -123,9 +123,7 @@ def moved_config(stored: Config, nodes: Sequence[Node], election_timeout_ms: int
         )
     moved = {
         **stored,
-        "members": [
-            {**member, "host": f"{HOST}:{node.port}"} for member, node in zip(stored["members"], nodes, strict=True)
-        ],
+        "members": [{**member, "host": node.address} for member, node in zip(stored["members"], nodes, strict=True)],
         "settings": {**stored["settings"], **_settings(election_timeout_ms)},
     }
     return stored if moved == stored else {**moved, "version": stored["version"] + 1}

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from streamq.embedded import ports, replica_set
 from streamq.embedded.binary import find_mongod
-from streamq.embedded.command import HOST, SET_NAME, check_extra_args, check_parameters, mongod_command
+from streamq.embedded.command import SET_NAME, check_extra_args, check_parameters, mongod_command
 from streamq.embedded.directory import Directory, make_temporary_directory, open_directory
 from streamq.embedded.guard import Guard
 from streamq.embedded.keyfile import login_by, require_key_file
@@ -54,7 +54,7 @@ class EmbeddedServer:
     def uri(self) -> str:
         """The connection string: all members and the set's name. It holds no secret: without a `key_file` there is no
         access control, with one user and password are the caller's to add."""
-        return f"mongodb://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}/?replicaSet={SET_NAME}"
+        return f"mongodb://{','.join(node.address for node in self.nodes)}/?replicaSet={SET_NAME}"
 
     @property
     def minder_pid(self) -> int:

@@ -7,11 +7,13 @@ from typing import Final
 
 from tests.chaos.nemeses.election import ForcedElection, StepDown
 from tests.chaos.nemeses.majority import MajorityLost, RolledBack
+from tests.chaos.nemeses.partition import ClientsCutOff, OneWay, PrimaryIsolated
 from tests.chaos.nemeses.primary import PrimaryFrozen, PrimaryKilled
 from tests.chaos.nemeses.producer import ProducerKilled
 from tests.chaos.nemeses.rolling import RollingRestart
 from tests.chaos.nemeses.worker import WorkerFrozen, WorkerKilled
 from tests.chaos.nemesis import Nemesis
+from tests.chaos.network import reason
 
 NEMESES: Final[Mapping[str, Callable[[], Nemesis]]] = {
     made.name: made
@@ -23,9 +25,17 @@ NEMESES: Final[Mapping[str, Callable[[], Nemesis]]] = {
         RollingRestart,
         MajorityLost,
         RolledBack,
+        PrimaryIsolated,
+        ClientsCutOff,
+        OneWay,
         WorkerKilled,
         WorkerFrozen,
         ProducerKilled,
     )
 }
 """By name. A new one is added here, and gets its row in docs/reliability.md and its short round."""
+
+
+def skipped() -> dict[str, str]:
+    """Return those that cannot be on this machine, each with the reason."""
+    return {name: why for name, made in NEMESES.items() if made().needs_network and (why := reason()) is not None}

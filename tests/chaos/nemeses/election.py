@@ -13,6 +13,7 @@ class StepDown:
 
     name = "step-down"
     lane: Lane = "server"
+    needs_network = False
 
     def hold_s(self, dice: Random) -> float:
         """How long it stays away."""
@@ -34,6 +35,7 @@ class ForcedElection:
 
     name = "forced-election"
     lane: Lane = "server"
+    needs_network = False
 
     def hold_s(self, dice: Random) -> float:
         """Nothing is held."""

@@ -19,6 +19,7 @@ class MajorityLost:
 
     name = "majority-lost"
     lane: Lane = "server"
+    needs_network = False
 
     def __init__(self) -> None:
         self._nodes: list[Node] = []
@@ -48,6 +49,7 @@ class RolledBack:
 
     name = "rolled-back"
     lane: Lane = "server"
+    needs_network = False
 
     def __init__(self) -> None:
         self._node: Node | None = None

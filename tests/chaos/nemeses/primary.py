@@ -14,6 +14,7 @@ class PrimaryKilled:
 
     name = "primary-killed"
     lane: Lane = "server"
+    needs_network = False
 
     def __init__(self) -> None:
         self._node: Node | None = None
@@ -40,6 +41,7 @@ class PrimaryFrozen:
 
     name = "primary-frozen"
     lane: Lane = "server"
+    needs_network = False
 
     def __init__(self) -> None:
         self._node: Node | None = None

@@ -24,6 +24,7 @@ class ProducerKilled:
 
     name = "producer-killed"
     lane: Lane = "programs"
+    needs_network = False
 
     def __init__(self) -> None:
         self._victim: Actor | None = None

@@ -14,6 +14,7 @@ class RollingRestart:
 
     name = "rolling-restart"
     lane: Lane = "server"
+    needs_network = False
 
     def hold_s(self, dice: Random) -> float:
         """The restarts are the strike."""

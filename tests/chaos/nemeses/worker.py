@@ -18,6 +18,7 @@ class WorkerKilled:
 
     name = "worker-killed"
     lane: Lane = "programs"
+    needs_network = False
 
     def __init__(self) -> None:
         self._victim: Actor | None = None
@@ -43,6 +44,7 @@ class WorkerFrozen:
 
     name = "worker-frozen"
     lane: Lane = "programs"
+    needs_network = False
 
     def __init__(self) -> None:
         self._victim: Actor | None = None
