@@ -11,6 +11,7 @@ from streamq.core.document import RUNNING
 from streamq.runtime.intake import Intake
 from streamq.runtime.watcher import Watcher
 from streamq.store import claiming, reporting, settling
+from streamq.store.succession import Succession
 
 
 def fence_by_status() -> None:
@@ -36,9 +37,15 @@ def scan_before_stream() -> None:
     Intake.scan = lambda self: None  # type: ignore[method-assign]
 
 
+def no_succession() -> None:
+    """Calls to a frozen primary wait for the driver's monitor of it, though another was elected."""
+    Succession.dismiss = lambda self, address: None  # type: ignore[method-assign]
+
+
 MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
     "fence_by_status": fence_by_status,
     "scan_before_stream": scan_before_stream,
+    "no_succession": no_succession,
 }
 
 

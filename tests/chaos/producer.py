@@ -18,7 +18,7 @@ from bson import ObjectId
 
 from streamq import OutcomeUnknown, PutUnknown, Retry, StoreError, StreamQ
 from streamq.core.new_task import NewTask
-from tests.chaos import event, lifeline, orders, work
+from tests.chaos import event, lifeline, mutants, orders, work
 from tests.chaos.history import Pen
 from tests.chaos.orders import HANDLER, QUEUE, Orders
 from tests.chaos.start import Start
@@ -125,6 +125,7 @@ def main() -> None:
     """Run it."""
     lifeline.hold()
     given = orders.given()
+    mutants.become(given.mutants)
     pen, start = Pen(given.path), Start()
     start.run(lambda: trio.run(Producer(given, pen, start).run))
 

@@ -19,6 +19,7 @@ from streamq.core.indexes import Index
 from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, StreamQError, UsageError
 from streamq.secret import Secret, tells
 from streamq.store.faults import STANDALONE_HINT, reading
+from streamq.store.succession import Succession
 
 Document = dict[str, Any]
 
@@ -62,8 +63,11 @@ def _client(uri: str) -> pymongo.MongoClient[Document]:
     try:
         said = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
         defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
+        succession = Succession()
         with reading("connect"):
-            return pymongo.MongoClient(uri, **defaults)
+            client: pymongo.MongoClient[Document] = pymongo.MongoClient(uri, event_listeners=[succession], **defaults)
+        succession.attend(client)
+        return client
     except ValueError as error:  # ports and IPv6 addresses
         raise UsageError(f"cannot connect: the URI is not valid: {error}") from error
     except OSError as error:  # files of certificates, which are read at once

@@ -1,0 +1,86 @@
+"""Another primary takes over: who still waits for the old one is told.
+
+A primary that does not answer (a frozen machine, a network that drops packets) leaves every call in flight waiting, and
+the driver frees them only when its monitor has heard nothing from that server for `connectTimeoutMS` and a heartbeat
+more. By then the others have long elected another, and the monitor of that one has said so at once:
+
+    frozen          elected                     connectTimeoutMS + heartbeat after its last word
+    ──┬────────────────┬──────────────────────────────────────┬─────────▶
+      │ a call waits   │ the driver sends new calls there,    │ and only now
+      │                │ and lets the old ones wait           │ ends these
+
+So the word of the new primary is taken for both: what waits for the one before is ended here as the driver would end
+it later, as a network error whose outcome is unknown; what can be sent again is sent again by the driver, the rest is
+read back by streamq. Nothing is guessed by the clock: a slow server that is still primary is waited for as before.
+
+The driver has no public way to end the calls on one server. The way here is its own, `Pool.reset`; where a version of
+it is built otherwise, calls wait for the monitor as they did.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+import pymongo
+from bson import ObjectId
+from pymongo.monitoring import (
+    ServerHeartbeatFailedEvent,
+    ServerHeartbeatListener,
+    ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+)
+
+Address = tuple[str, int | None]
+
+
+class Succession(ServerHeartbeatListener):
+    """Of one client, which is told to it after it was made. Called by the threads of the driver's monitors."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: weakref.ref[pymongo.MongoClient[Any]] | None = None
+        self._primary: Address | None = None
+        self._elected: ObjectId | None = None
+
+    def attend(self, client: pymongo.MongoClient[Any]) -> None:
+        """Say whose it is."""
+        self._client = weakref.ref(client)
+
+    def started(self, event: ServerHeartbeatStartedEvent) -> None:
+        """Nothing to do."""
+
+    def failed(self, event: ServerHeartbeatFailedEvent) -> None:
+        """Nothing to do: the driver does it."""
+
+    def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
+        """Take in what a server says of itself."""
+        elected = event.reply.election_id if event.reply.is_writable else None
+        before = self._succeed(event.connection_id, elected)
+        if before is not None:
+            self.dismiss(before)
+
+    def _succeed(self, address: Address, elected: ObjectId | None) -> Address | None:
+        """Return the primary that is none any more by this one's word, and did not say so itself. Elections are
+        numbered: one that was frozen and still believes to be primary says a lower number than the one after it."""
+        with self._lock:
+            if elected is None:
+                self._primary = None if self._primary == address else self._primary
+                return None
+            if self._elected is not None and elected <= self._elected:
+                return None
+            before, self._primary, self._elected = self._primary, address, elected
+            return before if before != address else None
+
+    def dismiss(self, address: Address) -> None:
+        """End the calls that wait for a server."""
+        client = None if self._client is None else self._client()
+        if client is None:
+            return
+        try:
+            server = client._topology._servers.get(address)
+            if server is not None:
+                server.pool.reset(interrupt_connections=True)
+        except (AttributeError, TypeError):
+            return
