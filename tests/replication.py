@@ -43,4 +43,4 @@ def nothing_replicated(server: EmbeddedServer) -> Iterator[Callable[[], None]]:
 
 
 def _on(node: Node) -> MongoClient[dict[str, Any]]:
-    return MongoClient("127.0.0.1", node.port, directConnection=True)
+    return MongoClient(node.host, node.port, directConnection=True)
