@@ -13,6 +13,15 @@ from streamq import embedded
 from tests.databases import drop_collections
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How far the sweeps of tests/faults go."""
+    group = parser.getgroup("faults")
+    group.addoption(
+        "--faults-cases", help="how many cases of each sweep: a number, or all (default: a few seconds' worth)"
+    )
+    group.addoption("--faults-seed", type=int, default=1, help="which cases are drawn")
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[embedded.EmbeddedServer]:
     """A one-node set with fail points, started by the first test that asks for it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pymongo
 from bson.errors import BSONError
 from pymongo.collection import Collection
 from pymongo.errors import InvalidOperation
@@ -23,6 +24,10 @@ AWAIT_MS: Final = 10_000
 """How long one getMore waits on the server: an idle worker then sends one every 10 s. Stopping does not wait for it
 (the bell ends it); only with the server gone does it bound the stop."""
 
+HUNG_S: Final = 10.0
+"""How much longer than it waits on the server a getMore may take until its connection is given up. A reply that the
+road had swallowed was waited for as long as the connection lived, minutes or for ever, and so was the app's end."""
+
 
 class MongoFeed:
     """One open stream of the tasks collection."""
@@ -31,15 +36,17 @@ class MongoFeed:
         self._interest = interest
         await_ms = AWAIT_MS if await_s is None else max(1, round(await_s * 1000))
         self._source = Source(tasks.database.client)
+        self._patience = pymongo.timeout(await_ms / 1000 + HUNG_S)  # kept: to make one costs more than to use it
         with reading("open the change stream"):
             self._stream = tasks.watch(pipeline(interest), max_await_time_ms=await_ms)
 
     def read(self) -> Wake | None:
-        """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS`."""
+        """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS` and `HUNG_S`."""
         if self._is_away():
             raise FeedEnded("the change stream ended: its server is away")
         try:
-            event = self._stream.try_next()
+            with self._patience:
+                event = self._stream.try_next()
         except DRIVER_ERRORS as error:
             raise self._said(error) from error
         if event is not None:
