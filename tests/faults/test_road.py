@@ -1,0 +1,101 @@
+"""Every command that the road of a task takes fails once, is lost once, has its reply lost once: all ends as if not.
+
+A walk is counted first. Then it is repeated for each command that was counted and each thing that can happen to it, and
+for two of these in a row; several walks at a time, each in a database and with a client of its own. Some of them are
+drawn by a seed (`--faults-seed`); `--faults-cases=all` makes all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+import trio
+from pymongo import MongoClient
+
+from streamq import StreamQ
+from streamq.embedded import EmbeddedServer
+from tests.databases import Databases
+from tests.faults.fault import Fault, Turn, counting, faults_at, meeting
+from tests.faults.road import LEASE_S, LONGEST_S, TIMEOUT_S, Mongo, Road
+from tests.faults.sweep import Sweep
+
+AT_A_TIME: Final = 6
+"""A walk mostly waits."""
+
+DRAWN: Final = 12
+
+WALK_S: Final = 6 * LONGEST_S
+
+MISSED: Final = 0.2
+"""Which part of the faults may find that its command was not sent so often this time: what the timers do besides is
+never quite the same."""
+
+
+@pytest.fixture
+def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
+    """A client that nothing happens to, and prepared databases."""
+    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        yield client, Databases(client)
+
+
+def app_on(client: Mongo, database: str) -> StreamQ:
+    return StreamQ(client=client, database=database, lease_s=LEASE_S, timeout_s=TIMEOUT_S, safety_scan_s=None)
+
+
+async def counted(server: EmbeddedServer, mongo: Mongo, databases: Databases) -> Counter[str]:
+    """Walk once, undisturbed; return how many commands of each name that takes."""
+    with counting(server) as (client, counts), databases.lend() as database:
+        road = Road(app_on(client, database), mongo, database)
+        await road.walk()
+        assert road.flaws() == []
+        return Counter(counts)
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice in a row"])
+async def test_road_on_which_a_command_fails_or_is_lost_ends_as_if_nothing_had_happened(
+    server: EmbeddedServer, databases: tuple[Mongo, Databases], sweep: Sweep, times: int
+) -> None:
+    mongo, lent = databases
+    faults = sweep.choose(faults_at(await counted(server, mongo, lent), times), DRAWN)
+    turn = Turn(mongo)
+    bad: list[str] = []
+    missed = 0
+
+    async def walk(number: int, fault: Fault) -> None:
+        nonlocal missed
+        with (
+            lent.lend() as database,
+            meeting(fault, server, f"road-{number}", turn) as (client, struck),
+        ):
+            road = Road(app_on(client, database), mongo, database)
+            try:
+                with trio.fail_after(WALK_S):
+                    await road.walk()
+                flaws = road.flaws()
+            except Exception as error:  # noqa: BLE001 - all faults are walked, whatever one comes to
+                flaws = [told(error)]
+            bad.extend(f"{fault}: {flaw}" for flaw in flaws)
+            missed += struck() < fault.times
+            sweep.note(fault, flaws, road.steps)
+
+    await sweep.run(walk, faults, AT_A_TIME)
+    assert not bad, "\n".join([*bad, sweep.again])
+    assert missed <= math.ceil(MISSED * len(faults)), "most of what was to happen did not"
+
+
+def told(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(told(one) for one in error.exceptions)
+    notes = " ".join(getattr(error, "__notes__", []))
+    return f"{type(error).__name__}: {error} {notes}"
+
+
+def test_seed_draws_the_same_faults_again() -> None:
+    faults = faults_at(Counter(insert=9, find=9), 1)
+    first, second = (random.Random(7).sample(faults, 5) for _ in range(2))
+    assert first == second
