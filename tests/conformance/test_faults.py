@@ -627,12 +627,34 @@ def test_a_result_that_cannot_even_be_sent_fails_its_task_alone(mongo: MongoLab,
     assert [mongo.stored(one.id)["status"] for one in claims[1:]] == ["succeeded", "succeeded", "failed", "succeeded"]
 
 
-def test_a_settlement_that_fails_by_the_servers_state_is_no_refusal(mongo: MongoLab) -> None:
+@pytest.mark.parametrize("keep_s", [0.0, 60.0])
+@pytest.mark.parametrize(
+    "error",
+    [
+        BulkWriteError({"writeErrors": [{"index": 0, "code": 14031, "errmsg": "no space"}]}),
+        OperationFailure("write conflict", 112),
+    ],
+    ids=["of the statement", "of the command"],
+)
+def test_a_settlement_that_fails_by_the_servers_state_is_written_again(
+    mongo: MongoLab, error: Exception, keep_s: float
+) -> None:
+    """Given up, its task would run again once its lease has ended."""
     claim = mongo.claimed()
-    error = BulkWriteError({"writeErrors": [{"index": 0, "code": 14031, "errmsg": "no space"}]})
-    with not_sent(mongo.mongo._tasks.durable, "bulk_write", error=error), pytest.raises(StoreError):
-        mongo.settle(claim, "succeed", result=1)
-    assert mongo.settle(claim, "succeed", result=1) == "settled"
+    with not_sent(mongo.mongo._tasks.durable, "bulk_write", error=error):
+        assert mongo.settle(claim, "succeed", result=1, keep_s=keep_s) == "settled"
+
+
+def test_a_settlement_that_the_servers_state_does_not_let_through_in_time_is_unknown(
+    hasty: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = hasty.claimed()
+    with monkeypatch.context() as busy:
+        no_space = OperationFailure("no space", 14031)
+        busy.setattr(hasty.mongo._tasks.durable, "bulk_write", lambda *_, **__: drop_line(no_space))
+        with pytest.raises(OutcomeUnknown):
+            hasty.settle(claim, "succeed", result=1)
+    assert hasty.settle(claim, "succeed", result=1) == "settled"
 
 
 @pytest.mark.parametrize("keep_s", [0.0, 60.0])

@@ -131,6 +131,11 @@ def is_unknown(error: DriverError) -> bool:
     return getattr(error, "code", None) in MAYBE_APPLIED
 
 
+def may_pass(error: DriverError) -> bool:
+    """Say whether the server refused because of its own state: the same may be taken a moment later."""
+    return getattr(error, "code", None) in PASSING - ACCESS
+
+
 def lacks_right(error: BaseException | None) -> bool:
     """Say whether a user who is known was refused for want of a privilege."""
     return isinstance(error, OperationFailure) and error.code == UNAUTHORIZED and NOT_LOGGED_IN not in str(error)

@@ -25,10 +25,11 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 from streamq.core.moves import settle as move
 from streamq.core.moves.fence import fence, is_followed, is_held
 from streamq.core.settlement import Settlement, Verdict, outgrown, refused
-from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from streamq.errors import AccessRefused, OutcomeUnknown, StoreUnavailable
 from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.faults import (
+    ACCESS,
     DRIVER_ERRORS,
     MAYBE_APPLIED,
     PASSING,
@@ -36,6 +37,7 @@ from streamq.store.faults import (
     TOO_LARGE,
     DriverError,
     is_unknown,
+    may_pass,
     reading,
     short,
     translated,
@@ -187,7 +189,7 @@ def _write_here(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key]
     except BulkWriteError as error:
         return _write_failed(error, groups)
     except DRIVER_ERRORS as error:
-        if is_unknown(error):
+        if is_unknown(error) or may_pass(error):
             return Written(None, None)
         if not _is_of_one(error):
             raise translated(error, "settle tasks", writing=True) from error
@@ -220,17 +222,17 @@ def _in_halves(tasks: Tasks, settlements: Sequence[Settlement], alone: Set[Key],
 
 def _write_failed(error: BulkWriteError, groups: Sequence[Sequence[Settlement]]) -> Written:
     """Single statements failed inside a batch that was answered. What was refused because of its task is named; what
-    may have been applied makes the batch's outcome unknown; what may pass is raised."""
+    may have been applied, or may pass, makes the batch's outcome unknown: it is read back and written again."""
     details = error.details or {}
     refusals: dict[Key, Refusal] = {}
     apart: set[Key] = set()
     maybe_applied = bool(details.get("writeConcernErrors"))
     for one in details.get("writeErrors", ()):
         group, code = groups[one["index"]], one.get("code")
-        if code in MAYBE_APPLIED:
+        if code in ACCESS:
+            raise AccessRefused(f"the server refused to settle tasks: {short(error)}") from error
+        if code in MAYBE_APPLIED or code in PASSING:
             maybe_applied = True
-        elif code in PASSING:
-            raise StoreError(f"cannot settle tasks: {short(error)}") from error
         elif len(group) > 1:
             apart.update(map(_key, group))
         else:
