@@ -41,6 +41,10 @@ PAUSE_S: Final = 0.05
 LEASES_ENDED: Final = ("leases no longer trusted", "lease lost", "settlements unknown")
 
 
+ORDERS: Final = "test_faults_orders"
+"""A database for all walks: prepared ones are lent again only if they have no other collections."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     text: str
 
@@ -64,8 +68,7 @@ class Road:
         self.steps: dict[str, float] = {}
         self._app = app
         self._tasks = mongo[database].tasks
-        self._orders = mongo[database].orders
-        self._database = database
+        self._orders = mongo[ORDERS].orders
         self._began: Counter[ObjectId] = Counter()
         self._undone: Counter[ObjectId] = Counter()
         self._expected: dict[ObjectId, Expected] = {}
@@ -73,7 +76,7 @@ class Road:
 
     def _declare(self) -> None:
         app = self._app
-        own_orders = app.client[self._database].orders
+        own_orders = app.client[ORDERS].orders
 
         @app.task
         async def job(text: str) -> Answer:
@@ -167,10 +170,16 @@ class Road:
         try:
             yield
         except BaseException as error:
-            error.add_note(f"in the step {name!r}")
+            error.add_note(f"in the step {name!r}; {self._state()}")
             raise
         finally:
             self.steps[name] = time.monotonic() - began_at
+
+    def _state(self) -> str:
+        """Say what there is, for people who look why a step did not end."""
+        of_each = {"_id": 0, "status": 1, "queue": 1, "task": 1, "attempt": 1, "claim_id": 1, "lease_until": 1}
+        unended = {"status": {"$nin": ["succeeded", "cancelled"]}}
+        return f"not ended: {list(self._tasks.find(unended, of_each))}; {dict(self._app.journal.counts)}"
 
     async def _plain(self) -> None:
         handle = await careful(partial(self.job.options(id=self._new()).put, "plain"))
@@ -187,7 +196,7 @@ class Road:
     async def _in_a_transaction(self) -> None:
         id = self._new()
         new = self.job.options(id=id).new("ordered")
-        orders = self._app.client[self._database].orders
+        orders = self._app.client[ORDERS].orders
 
         def order() -> None:
             def both(session: Any) -> None:

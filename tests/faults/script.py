@@ -24,6 +24,9 @@ Mongo = MongoClient[dict[str, Any]]
 LEASE_S: Final = 2.0
 TIMEOUT_S: Final = 5.0
 
+ORDERS: Final = "test_faults_orders"
+"""A database for all of them: prepared ones are lent again only if they have no other collections."""
+
 CHUNKS: Final = 1_200
 """Tasks in the put of many: two inserts."""
 
@@ -87,8 +90,8 @@ class Flaw(Exception):
 class Handlers:
     """Of a worker: the one that is killed, and the one that goes on."""
 
-    def __init__(self, app: StreamQ, database: str, pen: Pen, ended: Callable[[], None] = lambda: None) -> None:
-        orders = app.client[database].orders
+    def __init__(self, app: StreamQ, pen: Pen, ended: Callable[[], None] = lambda: None) -> None:
+        orders = app.client[ORDERS].orders
 
         def begin() -> ObjectId:
             pen.write("began", current_task().id)
@@ -172,7 +175,7 @@ async def work(app: StreamQ, database: str, pen: Pen) -> None:
         if not left:
             stop.set()
 
-    Handlers(app, database, pen, ended)
+    Handlers(app, pen, ended)
     async with app, trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: app.work(concurrency=3, stop=stop, task_status=task_status))
 
@@ -180,7 +183,7 @@ async def work(app: StreamQ, database: str, pen: Pen) -> None:
 async def produce(app: StreamQ, database: str, pen: Pen) -> None:
     """Put tasks in every way there is; write down what is tried before, and what was acknowledged behind."""
     queue = app.queue("q")
-    orders = app.client[database].orders
+    orders = app.client[ORDERS].orders
     ids = [ObjectId() for _ in range(6)]
 
     def order(id: ObjectId) -> None:

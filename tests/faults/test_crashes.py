@@ -25,9 +25,9 @@ from pymongo import MongoClient
 from streamq.core.document import TERMINAL
 from streamq.core.invariants import INVARIANTS
 from streamq.store.mongo import MongoStore
-from tests.databases import Databases
+from tests.databases import Databases, drop_collections
 from tests.faults.dying import Death, Order, Role, When
-from tests.faults.script import Expected, Handlers, Mongo, Pen, app_on, lines
+from tests.faults.script import ORDERS, Expected, Handlers, Mongo, Pen, app_on, lines
 from tests.faults.sweep import Sweep
 
 AT_A_TIME: Final = 6
@@ -105,7 +105,9 @@ def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
     with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
         before = client.admin.command("getParameter", 1, transactionLifetimeLimitSeconds=1)
         client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_S)
+        client[ORDERS].create_collection("orders")  # or transactions would make it, one against the other
         yield client, Databases(client)
+        drop_collections(client, ORDERS)
         limit_s = before["transactionLifetimeLimitSeconds"]
         client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=limit_s)
 
@@ -127,7 +129,7 @@ async def put_all(mongo: Mongo, database: str) -> dict[ObjectId, Expected]:
     """Store what a worker is to find."""
     store = MongoStore(mongo, database)
     nowhere = Pen(Path("/dev/null"))
-    made = Handlers(app_on(mongo, database, nowhere), database, nowhere).tasks()
+    made = Handlers(app_on(mongo, database, nowhere), nowhere).tasks()
     await trio.to_thread.run_sync(store.put, [new for new, _ in made])
     return {new.id: expected for new, expected in made}
 
@@ -136,7 +138,7 @@ async def finish(mongo: Mongo, database: str, pen: Pen) -> float:
     """Let another worker go on until all has ended; return how long that took."""
     began_at = time.monotonic()
     app = app_on(mongo, database, pen)
-    Handlers(app, database, pen)
+    Handlers(app, pen)
     open_tasks = {"status": {"$exists": True, "$nin": list(TERMINAL)}}
     async with app, trio.open_nursery() as nursery:
         await nursery.start(app.work)
@@ -165,8 +167,8 @@ def flaws_of_work(mongo: Mongo, database: str, path: Path, tasks: dict[ObjectId,
             flaws.append(f"{task.name} was begun {began[id]} times")
         if document is not None and document["attempt"] < began[id]:
             flaws.append(f"{task.name} counts {document['attempt']} attempts and was begun {began[id]} times")
-    paid = Counter(one["paid"] for one in mongo[database].orders.find({"paid": {"$exists": True}}))
     wanted = Counter(id for id, task in tasks.items() if task.name == "pay")
+    paid = Counter(one["paid"] for one in mongo[ORDERS].orders.find({"paid": {"$in": list(wanted)}}))
     if paid != wanted:
         flaws.append(f"paid {sum(paid.values())} times, not {sum(wanted.values())}")
     return flaws
@@ -224,7 +226,7 @@ def flaws_of_puts(mongo: Mongo, database: str, path: Path) -> list[str]:
     fields = {"queue", "status", "payload", "attempt", "max_attempts", "priority", "seq"}
     if torn := [one for one in stored.values() if not fields <= one.keys()]:
         flaws.append(f"{len(torn)} tasks are not whole")
-    ordered = {one["_id"] for one in mongo[database].orders.find()}
+    ordered = {one["_id"] for one in mongo[ORDERS].orders.find({"_id": {"$in": list(said["tried"])}})}
     if ordered != {id for id, one in stored.items() if one.get("payload") == "ordered"}:
         flaws.append("of the order and its task one is stored without the other")
     return flaws

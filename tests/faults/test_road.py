@@ -19,9 +19,9 @@ from pymongo import MongoClient
 
 from streamq import StreamQ
 from streamq.embedded import EmbeddedServer
-from tests.databases import Databases
+from tests.databases import Databases, drop_collections
 from tests.faults.fault import Fault, Turn, counting, faults_at, meeting
-from tests.faults.road import LEASE_S, LONGEST_S, TIMEOUT_S, Mongo, Road
+from tests.faults.road import LEASE_S, LONGEST_S, ORDERS, TIMEOUT_S, Mongo, Road
 from tests.faults.sweep import Sweep
 
 AT_A_TIME: Final = 6
@@ -40,7 +40,9 @@ never quite the same."""
 def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
     """A client that nothing happens to, and prepared databases."""
     with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        client[ORDERS].create_collection("orders")  # or transactions would make it, one against the other
         yield client, Databases(client)
+        drop_collections(client, ORDERS)
 
 
 def app_on(client: Mongo, database: str) -> StreamQ:
