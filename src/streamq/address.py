@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamq.core import features, notice
 from streamq.core.notice import WakeBy
-from streamq.core.options import require_collection
+from streamq.core.options import require_collection, require_database
 from streamq.core.roles import META, Role, RoleKind, role_of
 from streamq.errors import UsageError
 from streamq.secret import secret
@@ -34,8 +34,8 @@ class Address:
         self.server: EmbeddedServer | None = None
         self._uri = secret(uri)
         self._client = client
-        self._database = database
-        self._collection = collection
+        self._database = require_database(database)
+        self._collection = require_collection("collection", collection)
         self._dead_letters = dead_letters
         self._timeout_s = timeout_s
         self._wake: WakeBy = wake
@@ -58,14 +58,14 @@ class Address:
         wake: WakeBy | None = None,
     ) -> None:
         """Be elsewhere; None leaves it as it is. Raises `OptionInvalid`."""
-        if uri is not None:
-            self._uri, self._client = secret(uri), None
-            self.stop()
-        self._database = database or self._database
-        self._collection = collection or self._collection
+        self._database = self._database if database is None else require_database(database)
+        self._collection = self._collection if collection is None else require_collection("collection", collection)
         self._dead_letters = dead_letters or self._dead_letters
         self._wake = wake or self._wake
         self._dead_letter_collection()
+        if uri is not None:
+            self._uri, self._client = secret(uri), None
+            self.stop()
 
     def connect(self) -> MongoStore:
         """Make the store. Nothing is sent yet. Raises `UsageError` when it is not said where the server is."""

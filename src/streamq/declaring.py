@@ -15,6 +15,7 @@ from streamq.core.options import (
     require_limit_s,
     require_priority,
     require_queue,
+    require_text,
     require_timeout_s,
 )
 from streamq.core.recurrence import Recurrence
@@ -57,7 +58,7 @@ class Declaration(msgspec.Struct, frozen=True):
         """Check it, and fill up what it leaves to the app. Raises `UsageError` naming the parameter."""
         is_async = _is_async(function)
         handling = Handling(
-            name=self.name or _own_name(function),
+            name=_own_name(function) if self.name is None else require_text("name", self.name),
             queue=require_queue(self.queue),
             function=function,
             schema=Schema.of(function),

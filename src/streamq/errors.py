@@ -35,7 +35,10 @@ SHOWN: Final = 200
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits, a list of thousands of levels
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
@@ -240,12 +243,17 @@ class PayloadUndecodable(TaskError):
     """A stored payload does not decode to the handler's signature; the task fails for good with this reason."""
 
 
+class InsecureConnection(UserWarning):
+    """A warning, no error: the connection string lets others read the tasks, or answer in the server's place."""
+
+
 __all__ = [
     "AccessRefused",
     "ClaimError",
     "ClaimUnknown",
     "EmbeddedError",
     "FeedEnded",
+    "InsecureConnection",
     "LeaseLost",
     "NotAReplicaSet",
     "OptionInvalid",

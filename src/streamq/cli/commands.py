@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
-from typing import Final
+from typing import Any, Final
 
 from cyclopts import App, CycloptsError, Group
 
@@ -32,11 +34,13 @@ from streamq.cli import (
     worker,
     workers,
 )
-from streamq.errors import StreamQError, UsageError
+from streamq.errors import InsecureConnection, StreamQError, UsageError
 from streamq.secret import redacted
 
 DONE, FAILED, MISUSED = 0, 1, 2
 INTERRUPTED = 130
+
+DRIVER: Final = f"{os.sep}pymongo{os.sep}"
 
 Command = Callable[..., None]
 
@@ -58,7 +62,8 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode is no reason to fail
     try:
-        _app(arguments)(list(arguments), exit_on_error=False, print_error=False)
+        with _warnings_told():
+            _app(arguments)(list(arguments), exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
         return _told(f"{redacted(_all_named(str(error))).rstrip('.')} (see {_help_of(arguments)})", MISUSED)
@@ -77,6 +82,22 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return DONE
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Tell what streamq and the driver warn of in one line, without the line of source; others as they are."""
+    with warnings.catch_warnings():
+        other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **named: Any) -> None:
+            if category is InsecureConnection or DRIVER in filename:
+                screen.complain(f"warning: {redacted(str(message))}")
+            else:
+                other(message, category, filename, *more, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 def _app(arguments: Sequence[str]) -> App:

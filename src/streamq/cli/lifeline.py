@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Final
 
+from streamq.errors import UsageError
+
 VARIABLE: Final = "STREAMQ_LIFELINE"
 MARGIN_S: Final = 5.0
 """What a worker may take beyond its grace before it is told again."""
@@ -21,6 +23,10 @@ MARGIN_S: Final = 5.0
 def hold(grace_s: float) -> None:
     """Watch the lifeline that the environment names, if any. Programs that handlers start do not inherit the name."""
     named = os.environ.pop(VARIABLE, None)
+    if named is not None and not (named.isascii() and named.isdigit()):
+        raise UsageError(
+            f"{VARIABLE}={named!r} is refused: unset it, `streamq worker --procs` sets it for its processes"
+        )
     if named is not None:
         threading.Thread(target=_watch, args=(int(named), grace_s), name="lifeline", daemon=True).start()
 

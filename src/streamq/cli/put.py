@@ -14,7 +14,7 @@ from streamq.cli.payload import read_payload
 from streamq.cli.place import SERVER, Server, opened
 from streamq.cli.screen import answer, say
 from streamq.core.new_task import NewTask, PutReply
-from streamq.core.options import Options, options_of
+from streamq.core.options import Options, options_of, require_text
 from streamq.drafting import task_of_handler
 from streamq.errors import PayloadInvalid, UsageError
 
@@ -49,7 +49,7 @@ def put(
     with opened(place) as bare:
         new = bare.queue(queue).new(value, **given)
         if task is not None:
-            _arguments(task, value)
+            _arguments(require_text("--task", task), value)
             new = msgspec.structs.replace(new, task=task)
         _told(bare.blocking.put(new), json=json)
 

@@ -24,6 +24,10 @@ QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 
 COLLECTION_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
+DATABASE_NAME: Final = re.compile(r"[^\x00-\x20/\\.\"$*<>:|?]+")
+DATABASE_BYTES: Final = 63
+"""What MongoDB takes on any system. Source: its manual, "Naming Restrictions"."""
+
 INT32: Final = 2**31
 LAST_SECOND: Final = timedelta(seconds=1)
 """Instants are rounded up to milliseconds, for which the very last one leaves no room."""
@@ -295,8 +299,10 @@ def require_timeout_s(value: object, name: str = "timeout_s") -> float | None:
 
 def require_wait_s(value: object) -> float:
     """Return `value` as seconds (infinity: for ever) if it can be a time to wait, else raise `OptionInvalid`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise OptionInvalid("wait_s", value, "seconds, 0 or more (math.inf: for ever)")
+    if value == math.inf:
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_DELAY_S:
+        raise OptionInvalid("wait_s", value, "seconds from 0 to ten years (math.inf: for ever)")
     return float(value)
 
 
@@ -354,6 +360,15 @@ def require_collection(name: str, value: object, *taken: str) -> str:
         raise OptionInvalid(name, value, "1 to 100 letters, digits or any of . _ -, not beginning with system.")
     if value in taken:
         raise OptionInvalid(name, value, "another collection than those of the tasks")
+    return value
+
+
+def require_database(value: object) -> str:
+    """Return `value` if it can name a database, else raise `OptionInvalid`."""
+    if not isinstance(value, str) or not DATABASE_NAME.fullmatch(value) or not _is_unicode(value):
+        raise OptionInvalid("database", value, 'text without blanks and without any of / \\ . " $ * < > : | ?')
+    if len(value.encode()) > DATABASE_BYTES:
+        raise OptionInvalid("database", value, f"at most {DATABASE_BYTES} bytes")
     return value
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
 import pymongo
 from bson import CodecOptions
@@ -20,6 +19,7 @@ from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, StreamQErro
 from streamq.secret import Secret, tells
 from streamq.store.faults import STANDALONE_HINT, reading
 from streamq.store.succession import Succession
+from streamq.store.uri import require_values, said_of, warn_of_risks
 
 Document = dict[str, Any]
 
@@ -61,8 +61,10 @@ def connect(uri: str) -> pymongo.MongoClient[Document]:
 
 def _client(uri: str) -> pymongo.MongoClient[Document]:
     try:
-        said = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
+        require_values(uri)
+        said = {name.lower() for name, _ in said_of(uri)}
         defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
+        warn_of_risks(uri)
         succession = Succession()
         with reading("connect"):
             client: pymongo.MongoClient[Document] = pymongo.MongoClient(uri, event_listeners=[succession], **defaults)
