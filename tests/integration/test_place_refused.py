@@ -16,7 +16,7 @@ def test_a_uri_that_is_none_is_refused_without_its_password(uri: str) -> None:
 
 @pytest.mark.parametrize("database", ["", "a b", "a.b", "$x", "x/y", "\udcff", "x" * 64, "ü" * 32])
 def test_a_database_name_that_cannot_be_is_refused(database: str) -> None:
-    with pytest.raises(UsageError, match="^database="):
+    with pytest.raises(UsageError, match=r"^database="):
         StreamQ("mongodb://localhost/", database=database)
 
 

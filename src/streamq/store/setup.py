@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure
 from pymongo.operations import IndexModel
 
 from streamq.core.indexes import Index
-from streamq.errors import NotAReplicaSet, ServerTooOld, StoreError, StreamQError, UsageError
+from streamq.errors import InsecureConnection, NotAReplicaSet, ServerTooOld, StoreError, StreamQError, UsageError
 from streamq.secret import Secret, tells
 from streamq.store.faults import STANDALONE_HINT, reading
 from streamq.store.succession import Succession
@@ -64,10 +64,14 @@ def _client(uri: str) -> pymongo.MongoClient[Document]:
         require_values(uri)
         said = {name.lower() for name, _ in said_of(uri)}
         defaults = {name: value for name, value in CLIENT_DEFAULTS.items() if name.lower() not in said}
-        warn_of_risks(uri)
         succession = Succession()
         with reading("connect"):
             client: pymongo.MongoClient[Document] = pymongo.MongoClient(uri, event_listeners=[succession], **defaults)
+        try:
+            warn_of_risks(uri)
+        except InsecureConnection:  # of who has made errors of these warnings
+            client.close()
+            raise
         succession.attend(client)
         return client
     except ValueError as error:  # ports and IPv6 addresses
