@@ -63,6 +63,7 @@ class Checker:
         self._unknown: set[TaskId] = set()
         self._began: dict[TaskId, list[Began]] = defaultdict(list)
         self._settled: dict[TaskId, list[Settled]] = defaultdict(list)
+        self._asked: dict[Hold, float] = {}
         self._heard: dict[Hold, float] = {}
         self._given: dict[TaskId, list[ClaimId]] = defaultdict(list)
         self._closed: dict[TaskId, list[Closed]] = defaultdict(list)
@@ -83,8 +84,9 @@ class Checker:
                 self._refused.update(ids)
             case Unknown(ids=ids):
                 self._unknown.update(ids)
-            case Claimed(ids=ids, claim=claim, at=at):
+            case Claimed(ids=ids, claim=claim, at=at, sent_at=sent_at):
                 self._heard.update({(id, claim): at for id in ids})
+                self._asked.update({(id, claim): sent_at for id in ids})
             case Began():
                 self._began[event.id].append(event)
             case Settled():
@@ -224,7 +226,7 @@ class Checker:
                 if first.claim in put_back:
                     continue
                 duplicated[id] += 1
-                excuse = excuses.find(first.at, second.at, spent)
+                excuse = excuses.find(self._asked.get((id, first.claim), first.at), second.at, spent)
                 if excuse is None:
                     unexcused[id] += 1
                 else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 
 from tests.chaos.event import AnyEvent, Healed, Struck
+from tests.chaos.silence import Silence, server_outs
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -35,21 +36,28 @@ def windows(history: Iterable[AnyEvent]) -> list[Window]:
 
 INFINITY = float("inf")
 
-AFTERMATH_S = 5.0
-"""What a fault leaves behind: a primary that was frozen serves on until a heartbeat tells it that it was replaced, and
-what it serves is rolled back. Two heartbeats and the lease of a run."""
-
 
 class Excuses:
-    """The faults of a run. Each excuses one repetition of a task, if it was there while the first run was on: the first
-    run began before its aftermath was over, and the second began after it had struck."""
+    """The faults of a run. Each excuses one repetition of a task, if it was there while the first claim was: that was
+    asked for before it was over, and the second run began after it had struck.
 
-    def __init__(self, history: Iterable[AnyEvent]) -> None:
-        self._windows = windows(history)
+    The claim counts, not the run: what a primary gave that was replaced is rolled back while its tasks wait for a slot
+    or are run. And a fault is there as long as the server is out by it: when all nodes are back, a majority may be
+    seconds behind (2.5 s seen after a frozen primary), and with it every settlement.
+    """
 
-    def find(self, first_at: float, second_at: float, spent: Set[int]) -> int | None:
+    def __init__(self, history: Sequence[AnyEvent]) -> None:
+        outs = server_outs(history)
+        self._windows = [_with_outs(window, outs) for window in windows(history)]
+
+    def find(self, claimed_at: float, second_at: float, spent: Set[int]) -> int | None:
         """Return the number of a fault that explains it and is not `spent`."""
         for number, window in enumerate(self._windows):
-            if number not in spent and window.from_s <= second_at and first_at <= window.to_s + AFTERMATH_S:
+            if number not in spent and window.from_s <= second_at and claimed_at <= window.to_s:
                 return number
         return None
+
+
+def _with_outs(window: Window, outs: Iterable[Silence]) -> Window:
+    ends = [one.to_s for one in outs if one.from_s <= window.to_s and window.from_s <= one.to_s]
+    return Window(window.fault, window.from_s, max([window.to_s, *ends]))

@@ -18,32 +18,12 @@ Of the fault in the middle alone it would look as if nothing had been settled fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Final
 
 import msgspec
 
-from tests.chaos.event import AnyEvent, Probed, Settled
+from tests.chaos.event import AnyEvent, Settled
 from tests.chaos.excuses import Window, windows
-
-OUT_S: Final = 1.0
-"""A probe that hears nothing for so long says that the server is out; it writes three or four times a second."""
-
-
-class Silence(msgspec.Struct, frozen=True):
-    """A time in which something did not happen."""
-
-    from_s: float
-    to_s: float
-
-    @property
-    def length_s(self) -> float:
-        """How long it was."""
-        return self.to_s - self.from_s
-
-    def shared_s(self, other: Silence) -> float:
-        """How long both were."""
-        return max(0.0, min(self.to_s, other.to_s) - max(self.from_s, other.from_s))
+from tests.chaos.silence import Silence, longest, server_outs, silences, written
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -70,20 +50,6 @@ class Outage(msgspec.Struct, frozen=True):
     until_settled_s: float | None
 
 
-def silences(instants: Iterable[float], from_s: float, to_s: float) -> list[Silence]:
-    """Return what lies between the instants, from `from_s` to `to_s`. The one that had begun before is counted from its
-    beginning."""
-    inside = sorted(one for one in instants if one < to_s)
-    before = [one for one in inside if one <= from_s]
-    points = [before[-1] if before else from_s, *(one for one in inside if one > from_s), to_s]
-    return [Silence(first, second) for first, second in pairwise(points)]
-
-
-def longest(instants: Iterable[float], from_s: float, to_s: float) -> Silence:
-    """Return the longest silence between `from_s` and `to_s`."""
-    return max(silences(instants, from_s, to_s), key=lambda silence: silence.length_s)
-
-
 def progress(history: Iterable[AnyEvent]) -> list[float]:
     """Return when a task was settled, by the store's answer."""
     return [one.at for one in history if isinstance(one, Settled) and one.verdict == "settled"]
@@ -91,7 +57,7 @@ def progress(history: Iterable[AnyEvent]) -> list[float]:
 
 def gaps(history: Sequence[AnyEvent], from_s: float, to_s: float) -> list[Gap]:
     """Return all silences of the settlements from `from_s` to `to_s`, in their order."""
-    outs = [one for one in silences(_written(history), from_s, to_s) if one.length_s > OUT_S]
+    outs = server_outs(history, from_s, to_s)
     struck = windows(history)
     return [
         Gap(silence, sum(map(silence.shared_s, outs)), _there(struck, silence))
@@ -110,19 +76,19 @@ def outages(history: Sequence[AnyEvent], began_at: float, ends_at: float) -> lis
     """Measure each fault of a round, from its beginning to the beginning of the next one or the end of the load."""
     found = gaps(history, began_at, ends_at)
     settled = progress(history)
-    written = _written(history)
+    writes = written(history)
     struck = windows(history)
     return [
-        _outage(window, min([other.from_s for other in struck[number + 1 :]] + [ends_at]), found, settled, written)
+        _outage(window, min([other.from_s for other in struck[number + 1 :]] + [ends_at]), found, settled, writes)
         for number, window in enumerate(struck)
     ]
 
 
 def _outage(
-    window: Window, to_s: float, found: Sequence[Gap], settled: Sequence[float], written: Sequence[float]
+    window: Window, to_s: float, found: Sequence[Gap], settled: Sequence[float], writes: Sequence[float]
 ) -> Outage:
     to_s = max(to_s, window.from_s)
-    writes_from = _end_of_silence(written, window.from_s, to_s)
+    writes_from = _end_of_silence(writes, window.from_s, to_s)
     settles_from = None if writes_from is None else next((at for at in sorted(settled) if writes_from <= at), None)
     touching = [one for one in found if one.silence.from_s <= to_s and window.from_s <= one.silence.to_s]
     worst = max(touching, key=lambda gap: gap.own_s, default=Gap(Silence(to_s, to_s), 0.0, ()))
@@ -133,10 +99,6 @@ def _outage(
         until_written_s=None if writes_from is None else writes_from - window.from_s,
         until_settled_s=None if settles_from is None else settles_from - window.from_s,
     )
-
-
-def _written(history: Iterable[AnyEvent]) -> list[float]:
-    return [one.at for one in history if isinstance(one, Probed)]
 
 
 def _end_of_silence(instants: Iterable[float], from_s: float, to_s: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
@@ -56,6 +56,9 @@ SOON: Final[dict[str, Any]] = {"serverSelectionTimeoutMS": 5_000, "connectTimeou
 
 PARAMETERS: Final[Mapping[str, str | int | bool]] = {"enableTestCommands": 1, "ttlMonitorEnabled": False}
 EXTRA_ARGS: Final = ("--oplogSize", str(OPLOG_MB), "--syncdelay", str(CHECKPOINT_S))
+
+
+Hello = Mapping[str, Any] | None
 
 
 class Place(NamedTuple):
@@ -256,12 +259,8 @@ class Scene:
         """Wait until a node that came back is a member in good order."""
 
         def follows() -> bool:
-            try:
-                with MongoClient[dict[str, Any]](node.host, node.port, directConnection=True, **SOON) as client:
-                    hello = client.admin.command("hello")
-            except PyMongoError:
-                return False
-            return bool(hello.get("secondary") or hello.get("isWritablePrimary"))
+            others = [one for one in self.server.nodes if one is not node and one.pid is not None]
+            return is_in_order(_hello(node), [_hello(one) for one in others])
 
         self._wait(follows, PRIMARY_S, f"{node} did not come back")
 
@@ -302,6 +301,24 @@ class Scene:
             (auditor,) = self.of("auditor")
             self._wait(lambda: mark in _marks(auditor.log), AUDIT_S, "the auditor does not come to its end")
             return read(self.directory), look(client[self.database])
+
+
+def is_in_order(node: Hello, others: Iterable[Hello]) -> bool:
+    """Say by the nodes' own words, None for one that says nothing, whether `node` follows, or is the one primary. One
+    that was frozen says that it is primary until it hears of the one after it, and takes writes that are lost."""
+    if node is None or node.get("secondary"):
+        return node is not None
+    return bool(node.get("isWritablePrimary")) and not any(
+        one is not None and one.get("isWritablePrimary") for one in others
+    )
+
+
+def _hello(node: Node) -> Hello:
+    try:
+        with MongoClient[dict[str, Any]](node.host, node.port, directConnection=True, **SOON) as client:
+            return client.admin.command("hello")
+    except PyMongoError:
+        return None
 
 
 def _marks(log: Path) -> set[str]:

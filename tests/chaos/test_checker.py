@@ -18,6 +18,7 @@ from tests.chaos.event import (
     Given,
     Healed,
     Kept,
+    Probed,
     Refused,
     Settled,
     Struck,
@@ -57,6 +58,10 @@ def settled(claim: str, sent_at: float, move: str = "succeed", verdict: str = "s
 
 def fault(from_s: float, to_s: float) -> list[AnyEvent]:
     return [Struck(at=from_s, fault="f", saying=""), Healed(at=to_s, fault="f")]
+
+
+def probed(*instants: float) -> list[AnyEvent]:
+    return [Probed(at=at, sent_at=at) for at in instants]
 
 
 def succeeded(claim: str = X) -> dict[str, Stored]:
@@ -196,10 +201,16 @@ def test_repetition_without_a_fault_is_not_excused() -> None:
     assert (found.violations, found.duplicated, found.unexcused) == ((), {T: 1}, {T: 1})
 
 
-def test_repetition_long_after_a_fault_is_not_excused() -> None:
-    history = [*begun(X, 20.0), *run(Y, 25.0)]
-    assert check([*PUT, *history, *fault(15.0, 16.0)], succeeded(Y)).unexcused == {}
-    assert check([*PUT, *history, *fault(13.0, 14.0)], succeeded(Y)).unexcused == {T: 1}
+def test_repetition_of_what_was_claimed_after_a_fault_is_not_excused() -> None:
+    history = [*begun(X, 20.0), *run(Y, 25.0)]  # claimed at 20.0 to 20.1, begun at 20.2
+    assert check([*PUT, *history, *fault(15.0, 20.05)], succeeded(Y)).unexcused == {}
+    assert check([*PUT, *history, *fault(15.0, 19.9)], succeeded(Y)).unexcused == {T: 1}
+
+
+def test_fault_is_there_as_long_as_the_server_is_out_by_it() -> None:
+    history = [*begun(X, 20.0), *run(Y, 25.0), *fault(15.0, 19.0)]
+    assert check([*PUT, *history, *probed(14.9, 15.2, 20.3, 20.6)], succeeded(Y)).unexcused == {}
+    assert check([*PUT, *history, *probed(14.9, 15.2, 18.5, 19.3, 20.0)], succeeded(Y)).unexcused == {T: 1}
 
 
 def test_one_fault_excuses_one_repetition_of_a_task() -> None:

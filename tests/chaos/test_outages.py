@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.chaos.event import AnyEvent, Healed, Probed, Settled, Struck
-from tests.chaos.outages import Gap, Outage, Silence, gaps, longest, outages
+from tests.chaos.outages import Gap, Outage, gaps, outages
+from tests.chaos.silence import Silence, longest
 
 
 def settled(*instants: float) -> list[AnyEvent]:

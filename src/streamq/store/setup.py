@@ -27,8 +27,9 @@ WIRE_VERSION_6_0: Final = 17
 
 CLIENT_DEFAULTS: Final[dict[str, Any]] = {
     "appname": "streamq",
-    # A frozen primary blocks the driver for about connectTimeout + heartbeat. With the driver's own 20 s + 10 s
-    # 29.5 s were measured, with 2 s + 1 s 13.7 s; these keep well inside a 30 s lease without a chatty monitor.
+    # A server that does not answer is given up after connectTimeoutMS and up to a heartbeat more, 5 to 10 s, where no
+    # other is elected; where one is, `Succession` is sooner, so that shorter ones, by which a slow server or link is
+    # taken for dead, gain nothing (docs/reliability.md has the figures).
     "heartbeatFrequencyMS": 5_000,
     "connectTimeoutMS": 5_000,
     "serverSelectionTimeoutMS": 10_000,
