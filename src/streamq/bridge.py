@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
+from bson import ObjectId
 
 from streamq.core.wake import Wake
 from streamq.errors import StoreError
@@ -49,19 +50,46 @@ GIVE_WAY_S: Final = 0.0002
 for about as long. From claim to handler p50 0.40 against 0.67 ms (medians of three interleaved runs of each)."""
 
 
+class Turn:
+    """A call's place in a line. It may let the next begin before it is through, and say what it is still at."""
+
+    def __init__(self, before: Turn | None = None) -> None:
+        self._before = before
+        self._passed = threading.Event()
+        self._at: Sequence[ObjectId] = ()
+
+    def wait(self) -> None:
+        """Wait until the one before lets this one begin."""
+        if self._before is not None:
+            self._before._passed.wait()
+
+    @property
+    def beside(self) -> Sequence[ObjectId]:
+        """What the one before is still at."""
+        return () if self._before is None else self._before._at
+
+    def pass_on(self, at: Sequence[ObjectId]) -> None:
+        """Let the next begin; it is to leave alone what this one is still `at`."""
+        self._at = at
+        self._passed.set()
+
+    def end(self) -> None:
+        """Be through."""
+        self._at, self._before = (), None
+        self._passed.set()
+
+
 class Turns:
     """The order of calls that go one after the other: each waits in its thread for the one before it, so that the next
     begins without trio having heard of the answer."""
 
     def __init__(self) -> None:
-        self._last: threading.Lock | None = None  # held until the call that was made last is through
+        self._last: Turn | None = None
 
-    def draw(self) -> tuple[threading.Lock | None, threading.Lock]:
-        """Join the line: what to wait for, and what to release then. In trio's thread."""
-        before, mine = self._last, threading.Lock()
-        mine.acquire()
-        self._last = mine
-        return before, mine
+    def draw(self) -> Turn:
+        """Join the line. In trio's thread."""
+        self._last = Turn(self._last)
+        return self._last
 
 
 class Bridge(Protocol):
@@ -70,8 +98,9 @@ class Bridge(Protocol):
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a blocking store method. Cancellation: never abandoned, the result is returned."""
 
-    async def in_turn(self, turns: Turns, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """`call` once those that were made before with the same `turns` are through."""
+    async def in_turn(self, turns: Turns, function: Callable[[Turn], T]) -> T:
+        """`call` with its turn, once those that were made before with the same `turns` are through or have passed the
+        turn on."""
 
     async def aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """`call` for what may wait: looks at what is stored, one after the other, however many want one. Besides
@@ -101,19 +130,18 @@ class ThreadBridge:
         """See `Bridge.call`."""
         return await _in_thread(self._calls, function, *args)
 
-    async def in_turn(self, turns: Turns, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def in_turn(self, turns: Turns, function: Callable[[Turn], T]) -> T:
         """See `Bridge.in_turn`."""
 
         def run() -> T:
-            if before is not None:
-                before.acquire()
+            turn.wait()
             try:
-                return function(*args)
+                return function(turn)
             finally:
-                mine.release()
+                turn.end()
 
         await trio.lowlevel.checkpoint_if_cancelled()
-        before, mine = turns.draw()
+        turn = turns.draw()
         with trio.CancelScope(shield=True):  # a turn that was drawn must come, or those behind it would wait for ever
             answer = [await self.call(run)]
         return answer[0]
@@ -244,9 +272,9 @@ class InlineBridge:
         await trio.lowlevel.cancel_shielded_checkpoint()
         return result
 
-    async def in_turn(self, turns: Turns, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def in_turn(self, turns: Turns, function: Callable[[Turn], T]) -> T:
         """See `Bridge.in_turn`; here a call is through before the next can be made."""
-        return await self.call(function, *args)
+        return await self.call(function, Turn())
 
     async def aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.aside`."""

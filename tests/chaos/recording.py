@@ -10,7 +10,7 @@ from bson import ObjectId
 from streamq.core.claim import Ask, Claim
 from streamq.core.report import Reported
 from streamq.core.settlement import Settlement, Verdict
-from streamq.store.contract import Claimed, Renewed
+from streamq.store.contract import Claimed, Renewed, Taking
 from streamq.store.mongo import MongoStore
 from tests.chaos import event
 from tests.chaos.history import Pen
@@ -21,10 +21,10 @@ class RecordingStore(MongoStore):
 
     pen: Pen
 
-    def claim(self, ask: Ask) -> Claimed:
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         """Claim, and note which."""
         sent_at = time.monotonic()
-        claimed = super().claim(ask)
+        claimed = super().claim(ask, taking)
         if claimed.claims:
             ids = [str(one.id) for one in claimed.claims]
             self.pen.write(event.Claimed(at=time.monotonic(), sent_at=sent_at, claim=ask.claim_id.hex(), ids=ids))

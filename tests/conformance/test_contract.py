@@ -288,6 +288,13 @@ def test_a_retried_and_a_released_task_keep_their_place(lab: Lab) -> None:
     assert [claim.id for claim in lab.claim()] == ids[:2]
 
 
+def test_a_claim_leaves_out_what_another_of_the_process_is_about_to_take(lab: Lab) -> None:
+    first, second, third = [lab.put() for _ in range(3)]
+    claims = lab.claim(2, beside=(first, second))
+    assert [claim.id for claim in claims] == [third]
+    assert [claim.id for claim in lab.claim(2)] == [first, second]
+
+
 # --- extend --------------------------------------------------------------------------------------------------------
 
 

@@ -80,7 +80,7 @@ def test_a_window_is_found_and_read_in_the_index(mongo: MongoLab) -> None:
 def test_a_call_that_finds_nothing_says_where_to_go_on_and_the_last_one_does_not(mongo: MongoLab) -> None:
     others = put_others(mongo, 9)
     first, second, third = calls(mongo, 1)
-    places = [Past(0, mongo.stored(others[n])["seq"]) for n in (4, 8)]
+    places = [Past(0, mongo.stored(others[n])["seq"], "other") for n in (4, 8)]
     assert (first.past, first.more) == (places[0], True)
     assert (second.past, second.more) == (places[1], True)
     assert third == Claimed((), more=False)
@@ -120,3 +120,17 @@ def test_a_head_whose_place_somebody_broke_is_passed_over_all_the_same(mongo: Mo
     put_others(mongo, 4)
     mine = mongo.put(task="mine")
     assert [claim.id for claim in mongo.claim(2, only=("mine",))] == [mine]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_what_shares_its_place_with_tasks_of_others_is_found(mongo: MongoLab, limit: int) -> None:
+    """Another producer may have written one `seq` for many: no window may end in the midst of them for ever."""
+    for _ in range(8):
+        mongo.put(task="another")  # the index goes on by the handlers' names
+    mine = [mongo.put(task="mine") for _ in range(2)]
+    mongo.mongo._tasks.quick.update_many({}, {"$set": {"seq": Timestamp(7, 7)}})
+    claimed: list[ObjectId] = []
+    while answers := [claim.id for claim in calls(mongo, limit)[-1].claims]:
+        claimed += answers
+    assert sorted(claimed) == sorted(mine)

@@ -810,3 +810,41 @@ def test_followers_are_found_by_an_index_of_their_own(mongo: MongoLab, wanted: d
     mongo.store.tick()
     plan = str(mongo.mongo._tasks.quick.find(wanted).explain()["queryPlanner"]["winningPlan"])
     assert f"'indexName': '{index}'" in plan
+
+
+def test_a_claim_tells_what_it_takes_before_it_does(mongo: MongoLab) -> None:
+    """Whoever is told looks meanwhile, and finds what comes behind."""
+    first, second, third = [mongo.put() for _ in range(3)]
+    meanwhile: list[list[ObjectId]] = []
+
+    def taking(ids: Sequence[ObjectId]) -> None:
+        assert mongo.stored(first)["status"] == "ready"
+        meanwhile.append([claim.id for claim in mongo.claim(2, beside=tuple(ids))])
+
+    claimed = mongo.store.claim(mongo.ask(2), taking)
+    assert [claim.id for claim in claimed.claims] == [first, second]
+    assert meanwhile == [[third]]
+
+
+def test_a_claim_says_how_many_others_were_quicker_to_take(mongo: MongoLab) -> None:
+    first, second, third = [mongo.put() for _ in range(3)]
+
+    def race(ids: Sequence[ObjectId]) -> None:
+        assert [claim.id for claim in mongo.claim(2)] == [first, second]
+
+    claimed = mongo.store.claim(mongo.ask(3), race)
+    assert [claim.id for claim in claimed.claims] == [third]
+    assert claimed.lost == 2
+    assert mongo.store.claim(mongo.ask(3)).lost == 0
+
+
+def test_a_claim_that_looks_past_what_is_refused_leaves_out_what_another_is_about_to_take(mongo: MongoLab) -> None:
+    first, second, third = [mongo.put() for _ in range(3)]
+    mongo.mongo._database.command(
+        {
+            "collMod": mongo.mongo._tasks.quick.name,
+            "validator": {"$or": [{"_id": {"$ne": first}}, {"status": "ready"}]},
+            "validationLevel": "strict",
+        }
+    )
+    assert [claim.id for claim in mongo.claim(1, beside=(second,))] == [third]

@@ -14,7 +14,7 @@ from streamq.core.claim import Ask
 from streamq.core.member import Member
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown
-from streamq.store.contract import Claimed
+from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryFeed, MemoryStore
 
 
@@ -81,8 +81,8 @@ class StoreWithoutReply(MemoryStore):
         super().__init__(lambda: datetime.now(UTC))
         self.lost = 1
 
-    def claim(self, ask: Ask) -> Claimed:
-        claimed = super().claim(ask)
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
+        claimed = super().claim(ask, taking)
         if not claimed.claims or not self.lost:
             return claimed
         self.lost -= 1

@@ -8,7 +8,7 @@ import msgspec
 
 from streamq.core.claim import Ask, Past
 from streamq.core.document import READY, TaskDocument
-from streamq.store.contract import Claimed
+from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryStore
 
 WINDOW = 10
@@ -17,9 +17,9 @@ WINDOW = 10
 class LookingStore(MemoryStore):
     """One window a call."""
 
-    def claim(self, ask: Ask) -> Claimed:
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         if ask.ids is not None or ask.only is None:
-            return super().claim(ask)
+            return super().claim(ask, taking)
         of_queue = [one for one in self.documents.values() if one["queue"] == ask.queue and one["status"] == READY]
         behind = sorted((one for one in of_queue if is_behind(one, ask.past)), key=place_of)
         seen = behind[:WINDOW]

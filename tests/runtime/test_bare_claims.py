@@ -16,7 +16,7 @@ import trio.testing
 from streamq import LeaseLost, OptionInvalid, OutcomeUnknown, Retry, StoreUnavailable, StreamQ, UsageError
 from streamq.core.claim import Ask
 from streamq.core.settlement import Verdict
-from streamq.store.contract import Claimed
+from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 
@@ -130,8 +130,8 @@ class Slow(MemoryStore):
 
     hook: Callable[[Claimed], None] | None = None
 
-    def claim(self, ask: Ask) -> Claimed:
-        claimed = super().claim(ask)
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
+        claimed = super().claim(ask, taking)
         if claimed.claims and self.hook is not None:
             self.hook(claimed)
         return claimed
@@ -310,7 +310,7 @@ async def test_undecodable_payload_fails_for_good_and_the_next_task_is_claimed()
 
 async def test_claim_whose_server_is_away_says_so() -> None:
     class Away(MemoryStore):
-        def claim(self, ask: Ask) -> Claimed:
+        def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
             raise StoreUnavailable("no primary")
 
     app = memory_app()

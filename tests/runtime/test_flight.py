@@ -10,12 +10,12 @@ import pytest
 import trio
 
 from streamq import StreamQ
-from streamq.bridge import InlineBridge, Turns
+from streamq.bridge import InlineBridge, Turn, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.errors import StoreUnavailable
 from streamq.runtime.flight import Flight
-from streamq.store.contract import Claimed
+from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryStore
 from streamq.testing import trio_time
 
@@ -53,7 +53,7 @@ class Line(InlineBridge):
             await trio.lowlevel.checkpoint()
         return answer[0]
 
-    async def in_turn(self, turns: Turns, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def in_turn(self, turns: Turns, function: Callable[[Turn], T]) -> T:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         if self.under_way == 2:
@@ -65,7 +65,8 @@ class Line(InlineBridge):
                     if self.fails and isinstance(getattr(function, "__self__", None), Flight):
                         self.fails -= 1
                         raise StoreUnavailable("away")
-                    answer.append(await self.call(function, *args))
+                    await trio.sleep(CLAIM_S)
+                    answer.append(function(Turn()))
         finally:
             self.under_way -= 1
         return answer[0]
@@ -78,9 +79,9 @@ class Asked(MemoryStore):
         super().__init__(trio_time)
         self.asks: list[Ask] = []
 
-    def claim(self, ask: Ask) -> Claimed:
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         self.asks.append(ask)
-        return super().claim(ask)
+        return super().claim(ask, taking)
 
 
 class Drain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
@@ -13,10 +14,12 @@ from bson import ObjectId
 
 from streamq import StreamQ
 from streamq.bridge import InlineBridge
+from streamq.core.claim import Ask
 from streamq.core.new_task import NewTask
 from streamq.core.wake import Wake
 from streamq.runtime.held import Held
 from streamq.runtime.intake import HOARD_S, Early, Intake, Wants
+from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 
@@ -155,6 +158,9 @@ async def test_error_past_the_store_in_the_feed_is_raised_by_the_claimer_and_giv
 # --- what was claimed ahead ------------------------------------------------------------------------------------
 
 
+CLAIM_S = 0.05
+
+
 class SlowClaims(InlineBridge):
     """A bridge on which a claim takes a while, so that workers claim ahead."""
 
@@ -162,7 +168,7 @@ class SlowClaims(InlineBridge):
         result = await super().call(function, *args)
         if getattr(function, "__name__", "") == "claim":
             with trio.CancelScope(shield=True):
-                await trio.sleep(0.05)
+                await trio.sleep(CLAIM_S)
         return result
 
 
@@ -245,3 +251,38 @@ async def test_slots_are_offered_in_full_beside_a_claim_of_the_feed_that_is_out(
         assert [offer.take() for _ in range(3)] == [True, True, False]
         for _ in range(3):
             offer.back()
+
+
+class Raced(MemoryStore):
+    """Of the first claims others obtain all; it notes when each is made."""
+
+    def __init__(self, lost_claims: int) -> None:
+        super().__init__(trio_time)
+        self.lost_claims = lost_claims
+        self.asked_at: list[float] = []
+
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
+        self.asked_at.append(trio.current_time())
+        if len(self.asked_at) <= self.lost_claims:
+            return Claimed((), more=True, lost=ask.limit)
+        return super().claim(ask, taking)
+
+
+async def test_claims_that_others_were_quicker_than_are_not_made_again_at_once() -> None:
+    """All who race would meet at the next head too, and ask the server for the same tasks again."""
+    store = Raced(4)
+    app = StreamQ.on(store, SlowClaims(), safety_scan_s=None)
+    ran = trio.Event()
+
+    @app.task(queue="q", name="job", keep_s=0)
+    async def job() -> None:
+        ran.set()
+
+    store.put([job.new()])
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work({"q": 4}, task_status=task_status))
+        with trio.fail_after(5):
+            await ran.wait()
+        nursery.cancel_scope.cancel()
+    apart_s = [later - before for before, later in itertools.pairwise(store.asked_at[:5])]
+    assert all(one_s > CLAIM_S + 1e-6 for one_s in apart_s), "a claim takes so long itself"

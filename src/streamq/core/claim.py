@@ -61,10 +61,15 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Past(msgspec.Struct, frozen=True):
-    """A place in the claim order, of a task that was passed over: what comes behind it is not known yet."""
+    """A place in the claim order, of a task that was passed over: what comes behind it is not known yet.
+
+    Of tasks with one `seq`, which another producer may have written, those without a handler come first, then by the
+    handlers' names: so no two handlers have one place.
+    """
 
     priority: float
     seq: Timestamp
+    task: str | None = None
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -76,7 +81,8 @@ class Ask(msgspec.Struct, frozen=True):
     waiting in the process (prefetch): a task with a single attempt is never among them, since a SIGKILL would burn the
     attempt of a task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue
     is claimed; without, the asker knows from the stream. With `past` it looks behind that place only: what comes before
-    it a claim has found to be for others. With `plain` one of `ids` is claimed only if it is (`ENDS_BY`), which spares
+    it a claim has found to be for others. What is in `beside` another claim of the same process is about to take: it is
+    left alone. With `plain` one of `ids` is claimed only if it is (`ENDS_BY`), which spares
     the server work. With `due` its `ids` are still delayed: they are claimed as if they had been released first.
     """
 
@@ -93,6 +99,7 @@ class Ask(msgspec.Struct, frozen=True):
     limits: Limits | None = None
     heeds_pause: bool = False
     past: Past | None = None
+    beside: tuple[ObjectId, ...] = ()
     due: bool = False
     plain: bool = False
 

@@ -60,6 +60,8 @@ def ready(ask: Ask) -> dict[str, Any]:
     found |= known(ask)
     if ask.ids is not None:
         found["_id"] = {"$in": list(ask.ids)}
+    if ask.beside:
+        found["_id"] = found["_id"] | {"$nin": list(ask.beside)}
     if ask.slots <= 0:
         # Nothing could start now: take only what may wait here without risk.
         found["max_attempts"] = {"$gt": 1} | NUMBER
@@ -92,17 +94,31 @@ def between(past: Past, until: Past | None) -> dict[str, Any]:
     timestamp is in none.
     """
     behind = {"$gt": past.seq}
+    beside = {"priority": past.priority, "seq": past.seq, "task": _named_behind(past.task)}
     if until is None:
-        return {"$or": [{"priority": past.priority, "seq": behind}, {"priority": {"$lt": past.priority}}]}
+        return {"$or": [beside, {"priority": past.priority, "seq": behind}, {"priority": {"$lt": past.priority}}]}
+    last = {"priority": until.priority, "seq": until.seq, "task": _named_until(until.task)}
+    if (until.priority, until.seq) == (past.priority, past.seq):
+        return {"$and": [beside, last]}
     if until.priority == past.priority:
-        return {"priority": past.priority, "seq": behind | {"$lte": until.seq}}
+        return {"$or": [beside, {"priority": past.priority, "seq": behind | {"$lt": until.seq}}, last]}
     return {
         "$or": [
+            beside,
             {"priority": past.priority, "seq": behind},
             {"priority": {"$lt": past.priority, "$gt": until.priority}},
-            {"priority": until.priority, "seq": {"$lte": until.seq}},
+            {"priority": until.priority, "seq": {"$lt": until.seq}},
+            last,
         ]
     }
+
+
+def _named_behind(task: str | None) -> dict[str, Any]:
+    return {"$gte": ""} if task is None else {"$gt": task}
+
+
+def _named_until(task: str | None) -> dict[str, Any]:
+    return {"$eq": None} if task is None else {"$not": {"$gt": task}}
 
 
 def slots_taken(queue: str) -> dict[str, Any]:

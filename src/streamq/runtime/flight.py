@@ -13,16 +13,15 @@ two at most; a third could not begin sooner.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import msgspec
 import trio
 
-from streamq.bridge import Bridge, Turns
+from streamq.bridge import Bridge, Turn, Turns
 from streamq.core.claim import Ask
 from streamq.core.demand import ClaimHead
 from streamq.errors import StoreError
 from streamq.runtime import clock
-from streamq.store.contract import Claimed
+from streamq.store.contract import Claimed, Store
 
 NOTHING = Claimed((), more=False)
 
@@ -30,14 +29,14 @@ NOTHING = Claimed((), more=False)
 class Flight:
     """`claimed` or `error` is there once it has landed; neither when it was cancelled before it left."""
 
-    def __init__(self, action: ClaimHead, ask: Ask, call: Callable[[Ask], Claimed]) -> None:
+    def __init__(self, action: ClaimHead, ask: Ask, store: Store) -> None:
         self.action = action
         self.ask = ask
         self.claimed: Claimed | None = None
         self.error: StoreError | None = None
         self.called_off = False  # no use for it any more: it is not sent, if it has not been
         self.left_at = clock.thread_now()  # when it was sent, by that clock
-        self._call = call
+        self._store = store
         self._landed = trio.Event()
 
     async def fly(self, bridge: Bridge, turns: Turns) -> None:
@@ -49,12 +48,13 @@ class Flight:
         finally:
             self._landed.set()
 
-    def claim(self) -> Claimed:
+    def claim(self, turn: Turn) -> Claimed:
         """Claim, unless it was called off. In the bridge's thread."""
         if self.called_off:
             return NOTHING
         self.left_at = clock.thread_now()
-        return self._call(self.ask)
+        ask = msgspec.structs.replace(self.ask, beside=tuple(turn.beside)) if turn.beside else self.ask
+        return self._store.claim(ask, turn.pass_on)
 
     async def wait_landed(self) -> None:
         """Wait for the answer. Cancellation: not heeded, what it obtained must be taken in."""

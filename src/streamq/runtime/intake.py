@@ -18,13 +18,14 @@ import msgspec
 import trio
 from bson import ObjectId
 
-from streamq.bridge import Bridge, Turns
+from streamq.bridge import Bridge, Turn, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.document import TaskDocument
 from streamq.core.limits import Limits
 from streamq.core.pressure import LOOK_S, Pressure
 from streamq.core.rendezvous import Rendezvous
+from streamq.core.rivals import Rivals
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, ClaimUnknown, StoreError, StreamQError
 from streamq.runtime import clock
@@ -109,9 +110,11 @@ class Intake:
         self._only_startable = False  # nothing is left that may wait here: look again when a taker is free
         self._hints = Hints(holdings.keeps)
         self._ahead = Ahead()
-        self._pausing = False  # after an error
+        self._pausing = False  # after an error, or a lost race
         self._pace = Pace()
         self._pressure = Pressure()
+        self._rivals = Rivals()
+        self._wait_s = 0.0  # before the next claim, for rivals
         self._turns = Turns()
         self._full = False  # the last claim from the head left more there
         self._under_way: Ask | None = None  # what a claim asks for that another may follow
@@ -368,6 +371,9 @@ class Intake:
                 elif not isinstance(action, demand.Sleep):
                     await self._claim(action)
                 pauses.went_well()
+                wait_s, self._wait_s = self._wait_s, 0.0
+                if wait_s and self._following is None:
+                    await self._pause(wait_s)
             except AccessRefused as error:
                 self.refuse(error)
                 return
@@ -413,10 +419,14 @@ class Intake:
         sent_at = clock.now()
         self.takers.asking(self, ask.slots)
         obtained = 0
+
+        def claim(turn: Turn) -> Claimed:
+            return self._store.claim(ask, turn.pass_on)
+
         try:
             if self._full and isinstance(action, demand.ClaimHead) and self.wants.spare is None:
                 self._under_way = ask
-                claimed = await self._bridge.in_turn(self._turns, self._store.claim, ask)
+                claimed = await self._bridge.in_turn(self._turns, claim)
             else:
                 claimed = await self._bridge.call(self._store.claim, ask)
             obtained = len(claimed.claims)
@@ -445,7 +455,12 @@ class Intake:
         goes_on = isinstance(action, demand.ClaimHead) and self._ahead.note(claimed)
         more = claimed.more and self._following is None  # else the claim that was sent behind this one sees to it
         self._behind = self._behind or more or goes_on
-        self._full = isinstance(action, demand.ClaimHead) and claimed.more and not goes_on
+        if isinstance(action, demand.ClaimHead):
+            self._rivals.note(len(claimed.claims), claimed.lost)
+            self._wait_s = self._rivals.wait_s(clock.chance(), self._pace.claim_s)
+        # Beside rivals one claim at a time is enough to race with.
+        alone = not self._rivals.are_there
+        self._full = isinstance(action, demand.ClaimHead) and claimed.more and not goes_on and alone
         if isinstance(action, demand.ClaimHead) and not claimed.more:
             # It has seen whatever was named before it; tasks that may not wait here were left out.
             self._only_startable = ask.slots <= 0
@@ -464,7 +479,7 @@ class Intake:
                     continue
                 action = demand.next_behind(self._demand(), ask.limit, ask.slots)
                 if action is not None:
-                    self._following = Flight(action, self._set_out(action), self._store.claim)
+                    self._following = Flight(action, self._set_out(action), self._store)
                     nursery.start_soon(self._following.fly, self._bridge, self._turns)
 
     async def _land(self, flight: Flight) -> None:

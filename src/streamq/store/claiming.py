@@ -26,7 +26,7 @@ from streamq.core.settlement import Settlement
 from streamq.errors import ClaimUnknown, OutcomeUnknown, StoreError
 from streamq.store import looking_ahead
 from streamq.store.collections import Document, Tasks
-from streamq.store.contract import Claimed, Refused, Renewed
+from streamq.store.contract import Claimed, Refused, Renewed, Taking
 from streamq.store.faults import (
     DRIVER_ERRORS,
     DriverError,
@@ -47,7 +47,7 @@ MOST_LOOKS: Final = 10
 """How often one call looks past tasks that cannot be claimed. Each look passes over as many as were asked for."""
 
 
-def claim(tasks: Tasks, ask: Ask) -> Claimed:
+def claim(tasks: Tasks, ask: Ask, taking: Taking | None = None) -> Claimed:
     """See `Store.claim`. Trips: 1 for one of known ids, else 2, or 3 after a lost race; 2 more when all that was found
     has expired unnoticed, and when all that comes first is for others (`looking_ahead`)."""
     if ask.is_for_one and (claimed := _claim_one(tasks, ask, ask.ids or ())) is not None:
@@ -62,6 +62,8 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
         head, found = read, read.found
         wanted = _startable(found, ask)
         plain = all(map(is_plain, wanted))
+        if taking is not None:
+            taking([document["_id"] for document in wanted])
         mine = take(tasks, ask, wanted, refused)
         # A head of the queue that nobody may claim must not hide what waits behind it.
         if mine or (len(refused) == before and (plain or expired)):
@@ -69,7 +71,8 @@ def claim(tasks: Tasks, ask: Ask) -> Claimed:
         expired = not plain
     claims = _claims(tasks, ask, wanted, mine)
     full = ask.ids is None and (head.more or len(claims) < len(found))
-    return Claimed(claims, more=full, refused=told(refused), past=head.past)
+    lost = len(wanted) - len(mine) - (len(refused) - before)
+    return Claimed(claims, more=full, refused=told(refused), past=head.past, lost=lost)
 
 
 def claim_due(tasks: Tasks, ask: Ask, found: Sequence[Document]) -> Claimed:
@@ -96,7 +99,7 @@ def _head(tasks: Tasks, ask: Ask, beside: dict[str, Any]) -> Head | None:
 
 def but(ask: Ask, refused: Mapping[ObjectId, str]) -> dict[str, Any]:
     """Leave out of what is ready what was refused."""
-    return {"_id": queries.ready(ask)["_id"] | {"$nin": list(refused)}} if refused else {}
+    return {"_id": queries.ready(ask)["_id"] | {"$nin": [*ask.beside, *refused]}} if refused else {}
 
 
 def told(refused: Mapping[ObjectId, str]) -> tuple[Refused, ...]:

@@ -29,7 +29,7 @@ from streamq.core.schedule import Schedule
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict, uncoded
 from streamq.errors import OptionInvalid, PayloadInvalid
-from streamq.store.contract import Claimed, Firing, Purged, Store
+from streamq.store.contract import Claimed, Firing, Purged, Store, Taking
 from streamq.store.setup import CODEC
 
 HIDDEN = "(the app's codec could not encode it)"
@@ -145,9 +145,9 @@ class CodedStore:
 
     # --- on the way back ----------------------------------------------------------------------------------------
 
-    def claim(self, ask: Ask) -> Claimed:
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         """See `Store.claim`. A payload that the codec cannot decode stays as it is stored: running it fails."""
-        return self._all_claims(self.inner.claim(ask))
+        return self._all_claims(self.inner.claim(ask, taking))
 
     def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
         """See `Store.claim_due`, and `claim`; `found` is as it is stored."""

@@ -7,7 +7,7 @@ when nothing was sent, `OutcomeUnknown` when a write may have been applied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol
 
@@ -46,7 +46,7 @@ class Claimed(msgspec.Struct, frozen=True):
     names the tasks that were passed over because the server does not take their claim, with its words: they stay
     ready, for people to see to. `again_s`: a rate holds the queue up, so long until its next token. `paused`: the queue
     is, and nothing was claimed of it because the ask heeds that. `past`: the call has passed over tasks for others as
-    far as one call goes; the next is to look behind that place."""
+    far as one call goes; the next is to look behind that place. `lost`: so many were found, and others were quicker."""
 
     claims: tuple[Claim, ...]
     more: bool
@@ -54,6 +54,10 @@ class Claimed(msgspec.Struct, frozen=True):
     again_s: float | None = None
     paused: bool = False
     past: Past | None = None
+    lost: int = 0
+
+
+Taking = Callable[[Sequence[ObjectId]], None]
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -200,8 +204,9 @@ class Store(Records, Protocol):
     def put(self, tasks: Sequence[NewTask], session: Any = None) -> Sequence[PutReply]:
         """Store `tasks` with majority, or as part of the caller's transaction when `session` is given."""
 
-    def claim(self, ask: Ask) -> Claimed:
-        """Claim as `ask` says; fewer than asked when fewer are ready. Raises `ClaimUnknown`."""
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
+        """Claim as `ask` says; fewer than asked when fewer are ready. `taking` may be told what it is about to take,
+        before that is taken. Raises `ClaimUnknown`."""
 
     def abandon(self, unknown: ClaimUnknown) -> int:
         """Release whatever is held under an unknown claim, uncounted; return how many were."""

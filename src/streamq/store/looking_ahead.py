@@ -31,6 +31,9 @@ MOST_WINDOWS: Final = 5
 """Windows of one call: some 40 ms of the server's time when nothing else runs there and all are passed over."""
 
 
+LAST_NAME: Final = "\U0010ffff"
+
+
 class Head(msgspec.Struct, frozen=True):
     """What was read, in claim order. `more` says whether the queue goes on behind it; `past` where the next call is to
     begin, when what comes before that is for others."""
@@ -82,12 +85,13 @@ def _read(tasks: Tasks, wanted: dict[str, Any], limit: int) -> list[Document]:
 def _end_of_window(tasks: Tasks, ask: Ask, past: Past) -> Past | None:
     """Find the last place of the window behind `past`; None when the queue ends in it."""
     behind = queries.waiting(ask.queue) | queries.between(past, None)
-    fields = {"_id": 0, "priority": 1, "seq": 1}
+    fields = {"_id": 0, "priority": 1, "seq": 1, "task": 1}
     ends = list(tasks.quick.find(behind, fields).sort(queries.CLAIM_ORDER).skip(WINDOW - 1).limit(1))
     return _place_of(ends[0]) if ends else None
 
 
 def _place_of(document: Document) -> Past | None:
     priority: Any
-    priority, seq = document.get("priority"), document.get("seq")
-    return Past(priority, seq) if is_number(priority) and isinstance(seq, Timestamp) else None
+    priority, seq, task = document.get("priority"), document.get("seq"), document.get("task")
+    named = task if task is None or type(task) is str else LAST_NAME  # by hand: it is nobody's
+    return Past(priority, seq, named) if is_number(priority) and isinstance(seq, Timestamp) else None

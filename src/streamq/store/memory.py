@@ -68,6 +68,7 @@ from streamq.store.contract import (
     Refused,
     Released,
     Renewed,
+    Taking,
     Tick,
 )
 from streamq.store.memory_shelf import MemoryShelf
@@ -216,8 +217,8 @@ class MemoryStore:
         self._tell(twin)
         return PutReply(id, "replaced")
 
-    def claim(self, ask: Ask) -> Claimed:
-        """See `Store.claim`."""
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
+        """See `Store.claim`. What it takes is taken before anyone could be told."""
         if ask.heeds_pause and self.paused([ask.queue]):
             return Claimed((), more=False, paused=True)
         now = whole_ms(self._clock())

@@ -65,6 +65,7 @@ from streamq.store.contract import (
     Refused,
     Released,
     Renewed,
+    Taking,
     Tick,
 )
 from streamq.store.faults import lacks_right, reading, writing
@@ -178,14 +179,14 @@ class MongoStore:
             raise OptionInvalid("session", session, "a session in a transaction (session.start_transaction())")
         return putting.put(self._tasks, tasks, self.now(), session)
 
-    def claim(self, ask: Ask) -> Claimed:
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         """See `Store.claim`."""
         if ask.limits is not None:
             if ask.heeds_pause and self.paused([ask.queue]):
                 return Claimed((), more=False, paused=True)
             self.use({"limits"})
             return shelf.claim(self._tasks, ask, ask.limits)
-        return claiming.claim(self._tasks, ask)
+        return claiming.claim(self._tasks, ask, taking)
 
     def abandon(self, unknown: ClaimUnknown) -> int:
         """See `Store.abandon`."""

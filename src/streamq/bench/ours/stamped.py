@@ -18,7 +18,7 @@ from streamq.core.document import TaskDocument
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
-from streamq.store.contract import Claimed, Feed, Released
+from streamq.store.contract import Claimed, Feed, Released, Taking
 from streamq.store.feed import MongoFeed
 from streamq.store.mongo import MongoStore
 from streamq.store.wake_channel import TailFeed
@@ -47,9 +47,9 @@ class StampedStore(MongoStore):
         feed = super().tail(queues, bell, await_s)
         return StampedFeed(feed, self._heard) if self.each else feed  # type: ignore[return-value]
 
-    def claim(self, ask: Ask) -> Claimed:
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         """Claim, and note when the answer was there."""
-        return self._noted(lambda: super(StampedStore, self).claim(ask))
+        return self._noted(lambda: super(StampedStore, self).claim(ask, taking))
 
     def _noted(self, claim: Callable[[], Claimed]) -> Claimed:
         began_at = time.monotonic_ns()

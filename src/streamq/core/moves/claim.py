@@ -84,6 +84,7 @@ def is_ready(document: TaskDocument, ask: Ask, now: datetime) -> bool:
         and document["queue"] == ask.queue
         and (ask.only is None or document["task"] in ask.only)
         and (ask.ids is None or document["_id"] in ask.ids)
+        and document["_id"] not in ask.beside
         and (ask.slots > 0 or not is_delicate(document))
         and (not ask.plain or is_plain(document))
     )
