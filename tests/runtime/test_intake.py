@@ -16,6 +16,7 @@ from streamq import StreamQ
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask
 from streamq.core.new_task import NewTask
+from streamq.core.rivals import FEW
 from streamq.core.wake import Wake
 from streamq.runtime.held import Held
 from streamq.runtime.intake import HOARD_S, Early, Intake, Wants
@@ -264,7 +265,7 @@ class Raced(MemoryStore):
     def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         self.asked_at.append(trio.current_time())
         if len(self.asked_at) <= self.lost_claims:
-            return Claimed((), more=True, lost=ask.limit)
+            return Claimed((), more=True, lost=FEW)
         return super().claim(ask, taking)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamq.core.rivals import MOST_S, MOST_TIMES, Rivals
+from streamq.core.rivals import FEW, MOST_S, MOST_TIMES, Rivals
 
 
 def after(*claims: tuple[int, int]) -> Rivals:
@@ -20,6 +20,10 @@ def test_who_is_alone_never_waits() -> None:
 
 def test_few_lost_are_no_reason_to_wait() -> None:
     assert after((400, 100)).wait_s(0.99, 0.05) == 0
+
+
+def test_race_for_a_few_is_no_reason_to_wait() -> None:
+    assert after((0, 1), (0, FEW - 1)).wait_s(0.99, 0.05) == 0
 
 
 def test_each_lost_race_in_a_row_doubles_the_wait_up_to_a_bound() -> None:

@@ -21,13 +21,15 @@ ENDS_BY: Final = ("expires_at", "total_timeout_s")
 its claim is spared both."""
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """One task in the hands of one holder.
 
     Every write of the holder carries `{_id, queue, status: running, claim_id}` (the fence). One `claim_id` is
     shared by all tasks that one call claimed; it is random and made by the client before the call, because a
     counter does not fence once a claim was rolled back (two claims got the same number in a trial), and
     because an unknown outcome is settled by looking for it.
+
+    The garbage collector needs not know of it (`gc`): nothing that it holds can hold it.
     """
 
     id: ObjectId

@@ -11,11 +11,15 @@ from __future__ import annotations
 from typing import Final
 
 MOST_TIMES: Final = 4
-"""Races lost in a row that count: eight times as long as a claim takes. Chosen by a simulation of 2 to 8 processes: more
-left the server idle, less made claims meet."""
+"""Races lost in a row that count: eight times as long as a claim takes. Chosen by a simulation of 2 to 8 processes
+(docs/measurements.md): more left the server idle, less made claims meet."""
 
-MOST_S: Final = 0.25
-"""The longest wait: where claims take that long, the server has too much to do for whatever reason."""
+MOST_S: Final = 1.0
+"""The longest wait: by then all that was claimed has surely been run."""
+
+
+FEW: Final = 32
+"""Of claims that found fewer nothing follows: that race is over before a wait would be."""
 
 
 class Rivals:
@@ -27,7 +31,7 @@ class Rivals:
 
     def note(self, obtained: int, lost: int) -> None:
         """Note a claim from the head: how many tasks it obtained of those that it found, and how many it did not."""
-        self._lost = 2 * lost > obtained
+        self._lost = obtained + lost >= FEW and 2 * lost > obtained
         self._times = min(self._times + 1, MOST_TIMES) if self._lost else max(0, self._times - 1)
 
     @property
@@ -36,6 +40,6 @@ class Rivals:
         return self._times > 0
 
     def wait_s(self, u: float, claim_s: float) -> float:
-        """Return how long to wait before the next claim, of claims that take `claim_s`; 0 unless the last one lost much.
-        `u` is drawn from [0, 1)."""
+        """Return how long to wait before the next claim; 0 unless the last one, which took `claim_s`, lost much. `u`
+        is drawn from [0, 1)."""
         return min(MOST_S, u * claim_s * 2 ** (self._times - 1)) if self._lost else 0.0

@@ -18,13 +18,13 @@ DEFAULT_RETRY: Final = Retry()
 SettleMove = Literal["succeed", "retry", "retry_later", "fail", "release", "snooze", "cancel"]
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """One fenced write that ends an attempt.
 
     `keep_s` is for `succeed`: 0 deletes the task instead of keeping it. How long a failed task is kept stands on it.
     One that `frees` slots of a limit is not deleted but removed by the server within about a minute: of a deletion
     others would not learn that the slots are free. One that is `followed` is removed once those who wait for its end
-    have been seen to.
+    have been seen to. The garbage collector needs not know of it (`gc`): nothing that it holds can hold it.
     """
 
     id: ObjectId

@@ -1,14 +1,15 @@
 """A claim that was sent behind another one, while that was under way.
 
-    claim ──find──update──┐ answer → hand over, run …
-                          └ claim ──find──update──┐ answer → …
-                                                  └ claim …
+    claim ──find──┬──update── answer → hand over, run …
+                  └ claim ──find──┬──update── answer → …
+                                  └ claim …
 
 A process that runs what it claims sooner than the server claims for it would be idle, and the server too, from an
 answer to the first statement of the next claim: a fifth of a drain's time (docs/measurements.md). So the next claim
-waits in its thread for the one before it (`Bridge.in_turn`) and goes out at once, while that is handed over and run. It
-looks at the queue only then: it finds what was stored meanwhile, and never what the one before it has taken. There are
-two at most; a third could not begin sooner.
+waits in its thread for the one before it (`Bridge.in_turn`), and goes out as soon as that has looked and knows what it
+is to take. It looks at the head of the queue as any claim does, so that what was stored meanwhile comes in its place,
+but leaves out what the one before it is about to take: nothing is asked for twice. Answers are taken in one after the
+other. There are two at most.
 """
 
 from __future__ import annotations

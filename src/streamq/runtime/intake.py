@@ -457,7 +457,7 @@ class Intake:
         self._behind = self._behind or more or goes_on
         if isinstance(action, demand.ClaimHead):
             self._rivals.note(len(claimed.claims), claimed.lost)
-            self._wait_s = self._rivals.wait_s(clock.chance(), self._pace.claim_s)
+            self._wait_s = self._rivals.wait_s(clock.chance(), clock.now() - sent_at)
         # Beside rivals one claim at a time is enough to race with.
         alone = not self._rivals.are_there
         self._full = isinstance(action, demand.ClaimHead) and claimed.more and not goes_on and alone
