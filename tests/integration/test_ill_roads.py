@@ -28,19 +28,18 @@ SOON_S: Final = 40.0
 Illness = Callable[[Proxy], Awaitable[None]]
 
 
-def on_the_road(road: Road) -> Illness:
-    async def be_ill(proxy: Proxy) -> None:
-        proxy.road = road
-        await trio.sleep(ILL_S)
-        proxy.road = WELL
-
-    return be_ill
+async def be_slow(proxy: Proxy) -> None:
+    proxy.road = Road(delay_s=0.01, jitter_s=0.05, drip_bytes=200, drip_pause_s=0.003)
+    await trio.sleep(ILL_S)
+    proxy.road = WELL
 
 
-async def cut_often(proxy: Proxy) -> None:
+async def break_often(proxy: Proxy) -> None:
+    proxy.road = Road(loss=0.03)
     for _ in range(4):
         proxy.cut()
         await trio.sleep(ILL_S / 4)
+    proxy.road = WELL
 
 
 async def be_away(proxy: Proxy) -> None:
@@ -71,10 +70,8 @@ async def lose_replies(proxy: Proxy) -> None:
 
 
 ILLNESSES: Final[dict[str, Illness]] = {
-    "delay and jitter": on_the_road(Road(delay_s=0.02, jitter_s=0.08)),
-    "drip": on_the_road(Road(drip_bytes=100, drip_pause_s=0.003)),
-    "loss": on_the_road(Road(loss=0.03)),
-    "cut often": cut_often,
+    "slow": be_slow,
+    "broken often": break_often,
     "away": be_away,
     "nothing heard": hear_nothing,
     "still past the lease": stand_still,
