@@ -18,12 +18,16 @@ Of the fault in the middle alone it would look as if nothing had been settled fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from tests.chaos.event import AnyEvent, Settled
 from tests.chaos.excuses import Window, windows
 from tests.chaos.silence import Silence, longest, server_outs, silences, written
+
+OVER_S: Final = 3.0
+"""The target: nothing stands still for longer than the server's own outage and this."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -38,9 +42,14 @@ class Gap(msgspec.Struct, frozen=True):
         """What of it is not the server's."""
         return self.silence.length_s - self.server_out_s
 
+    @property
+    def weight(self) -> tuple[float, float]:
+        """By which the worst is found: what is over the target, then what is long."""
+        return max(0.0, self.own_s - OVER_S), self.silence.length_s
+
 
 class Outage(msgspec.Struct, frozen=True):
-    """What one fault cost: the gap that touches it and is the longest beyond the server's own. None: it did not go on
+    """What one fault cost: the worst gap that touches it, see `Gap.weight`. None: it did not go on
     before the next fault of its kind, or the end."""
 
     fault: str
@@ -91,7 +100,7 @@ def _outage(
     writes_from = _end_of_silence(writes, window.from_s, to_s)
     settles_from = None if writes_from is None else next((at for at in sorted(settled) if writes_from <= at), None)
     touching = [one for one in found if one.silence.from_s <= to_s and window.from_s <= one.silence.to_s]
-    worst = max(touching, key=lambda gap: gap.own_s, default=Gap(Silence(to_s, to_s), 0.0, ()))
+    worst = max(touching, key=lambda gap: gap.weight, default=Gap(Silence(to_s, to_s), 0.0, ()))
     return Outage(
         fault=window.fault,
         gap_s=worst.silence.length_s,

@@ -8,10 +8,7 @@ from typing import Final
 import msgspec
 
 from tests.chaos.findings import Findings
-from tests.chaos.outages import Gap, Outage
-
-OVER_S: Final = 3.0
-"""The target: nothing stands still for longer than the server's own outage and this."""
+from tests.chaos.outages import OVER_S, Gap, Outage
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -34,8 +31,10 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def worst(self) -> Outage | None:
-        """The fault with the longest gap beyond the server's own."""
-        return max(self.outages, key=lambda one: one.gap_s - one.server_gap_s, default=None)
+        """The fault with the worst gap."""
+        return max(
+            self.outages, key=lambda one: (max(0.0, one.gap_s - one.server_gap_s - OVER_S), one.gap_s), default=None
+        )
 
     @property
     def shortfalls(self) -> list[str]:

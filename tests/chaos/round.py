@@ -16,8 +16,8 @@ from tests.chaos.checker import check
 from tests.chaos.event import Healed, Struck
 from tests.chaos.nemeses import NEMESES
 from tests.chaos.nemesis import Lane, Nemesis
-from tests.chaos.outages import gaps, outages
-from tests.chaos.report import OVER_S, Report
+from tests.chaos.outages import OVER_S, gaps, outages
+from tests.chaos.report import Report
 from tests.chaos.scene import POLL_S, SOON, STILL_S, Scene
 from tests.chaos.schedule import Strike
 
