@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import trio
-from bson import ObjectId
 
+from streamq.core.claim import Ids
 from streamq.core.wake import Wake
 from streamq.errors import StoreError
 from streamq.store.contract import Feed
@@ -56,7 +56,7 @@ class Turn:
     def __init__(self, before: Turn | None = None) -> None:
         self._before = before
         self._passed = threading.Event()
-        self._at: Sequence[ObjectId] = ()
+        self._at: Ids = ()
 
     def wait(self) -> None:
         """Wait until the one before lets this one begin."""
@@ -64,11 +64,11 @@ class Turn:
             self._before._passed.wait()
 
     @property
-    def beside(self) -> Sequence[ObjectId]:
+    def beside(self) -> Ids:
         """What the one before is still at."""
         return () if self._before is None else self._before._at
 
-    def pass_on(self, at: Sequence[ObjectId]) -> None:
+    def pass_on(self, at: Ids) -> None:
         """Let the next begin; it is to leave alone what this one is still `at`."""
         self._at = at
         self._passed.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,6 +19,9 @@ INT32: Final = 2**31
 ENDS_BY: Final = ("expires_at", "total_timeout_s")
 """Stored fields by which a claim has to work out whether, or when, its task ends by time. A task with neither is plain:
 its claim is spared both."""
+
+Ids = Sequence[ObjectId]
+"""Of tasks."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
