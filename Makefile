@@ -3,6 +3,9 @@
 # make test    the tests, shared out among JOBS=2 processes; ARGS="..." goes to pytest
 # make demo    a run to look at; DIR="..." keeps its data there
 # make chaos   faults on a set of three nodes, MINUTES=60 long, by SEED=n; see docs/reliability.md
+# make fuzz    whatever others may have stored or typed, MINUTES=10 long; see docs/security.md
+# make audit   known vulnerabilities of the packages that streamq needs, where a database of them can be reached
+# make test-lowest   the tests with the lowest versions that pyproject.toml allows; ARGS="tests/unit" for some of them
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
 # make clean   removes what the others made
 
@@ -21,7 +24,7 @@ PYTHON_FOUND := $(shell for p in $(PYTHONS); do \
 STAMP := .venv/.ready-$(shell [ -z "$(PYTHON_FOUND)" ] || { \
 	"$(PYTHON_FOUND)" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | cksum | cut -d' ' -f1)
 
-.PHONY: setup check test demo chaos bench-peers clean
+.PHONY: setup check test demo chaos fuzz audit test-lowest bench-peers clean
 
 setup: $(STAMP)
 	@:
@@ -64,6 +67,39 @@ demo: setup
 chaos: setup
 	@exec $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+# Each tool in an environment of its own, which is made when it is first asked for: no test of ours needs one.
+TOOL = .tools/$(1)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+FRESH = @echo "Setting up $(@D) (a minute or so) ..."; rm -rf $(@D) && "$(PYTHON_FOUND)" -m venv $(@D) && \
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check
+
+# Half of the time for the readers, led by coverage; then the hypothesis tests with other examples than those of CI.
+fuzz: setup $(call TOOL,fuzz)
+	@for one in task event payload; do \
+		.tools/fuzz/bin/python -m tests.fuzz $$one $$(($(or $(MINUTES),10) * 10)) || exit 1; \
+	done
+	@FUZZ=$(or $(MINUTES),10) exec $(BIN)/python -m pytest tests/fuzz tests/integration/test_cli_fuzz.py $(ARGS)
+
+$(call TOOL,fuzz):
+	$(FRESH) -e . hypothesis atheris
+	@touch $@
+
+audit: setup $(call TOOL,audit)
+	@exec $(BIN)/python -m tests.house.audit .tools/audit/bin/pip-audit $(BIN)/python
+
+$(call TOOL,audit):
+	$(FRESH) pip-audit && touch $@ || echo "make audit: pip-audit cannot be installed from here"
+
+test-lowest: $(call TOOL,lowest)
+	@exec .tools/lowest/bin/python -m pytest $(or $(ARGS),tests/unit tests/conformance tests/runtime tests/integration)
+
+# What tests with is of today: what tests is tried at its lowest.
+$(call TOOL,lowest):
+	$(FRESH) uv
+	@$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct -e '.[cli,embedded,bench]'
+	@$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+		pytest pytest-trio pytest-xdist hypothesis cryptography pyyaml types-PyYAML mypy
+	@touch $@
+
 # The peers' packages, pinned, in an environment of their own: their drivers need not be ours.
 PEERS := .peers/.ready-$(shell cat bench/peers/requirements.txt bench/peers/package.json | cksum | cut -d' ' -f1)
 
@@ -89,5 +125,5 @@ $(PEERS):
 	@touch "$@"
 
 clean:
-	@rm -rf .venv .peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .peers .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

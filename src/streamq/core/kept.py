@@ -40,10 +40,7 @@ _SEQUENCES: Final = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)
 def keeps_all(annotation: Any) -> bool:
     """Say whether nothing can be lost on the way through an annotation, whatever is given: it names no record, and no
     keys but text (two large integers may load as one float). Then there is nothing to compare."""
-    try:
-        return _keeps_all(msgspec.inspect.type_info(annotation))
-    except TypeError:  # msgspec before 0.22 sorts the values of a Literal, which may be text and numbers
-        return False
+    return _keeps_all(msgspec.inspect.type_info(annotation))
 
 
 def _keeps_all(info: msgspec.inspect.Type) -> bool:
