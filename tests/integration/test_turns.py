@@ -80,5 +80,10 @@ async def test_next_call_begins_once_the_turn_is_passed_on_and_hears_what_is_not
         with trio.fail_after(SOON_S):
             await bridge.in_turn(turns, second)
         gate.set()
-    await bridge.in_turn(turns, lambda turn: heard.append(list(turn.beside)))
-    assert heard == [ids, []], "what is through is nobody's"
+    assert heard == [ids]
+
+
+async def test_call_hears_nothing_of_one_before_it_that_is_through() -> None:
+    bridge, turns = ThreadBridge(), Turns()
+    await bridge.in_turn(turns, lambda turn: turn.pass_on([ObjectId()]))
+    assert list(await bridge.in_turn(turns, lambda turn: turn.beside)) == []

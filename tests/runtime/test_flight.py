@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
 import trio
+from bson import ObjectId
 
 from streamq import StreamQ
 from streamq.bridge import InlineBridge, Turn, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
+from streamq.core.demand import ClaimHead
 from streamq.errors import StoreUnavailable
-from streamq.runtime.flight import Flight
+from streamq.runtime.flight import NOTHING, Flight
 from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryStore
 from streamq.testing import trio_time
@@ -32,6 +34,15 @@ def _small_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demand, "MOST_A_CLAIM", FULL)
 
 
+class Noted(Turn):
+    """Notes whether it was passed on."""
+
+    passed_on = False
+
+    def pass_on(self, at: Sequence[ObjectId]) -> None:
+        self.passed_on = True
+
+
 class Line(InlineBridge):
     """Claims take a while, and those in turn go one after the other, as in threads. The first `fails` of those that
     wait behind another fail."""
@@ -39,6 +50,7 @@ class Line(InlineBridge):
     def __init__(self) -> None:
         self.under_way = self.most = 0
         self.fails = 0
+        self.passed_on: list[bool] = []
         self.followed = trio.Event()
         self._line = trio.Lock()
 
@@ -66,7 +78,10 @@ class Line(InlineBridge):
                         self.fails -= 1
                         raise StoreUnavailable("away")
                     await trio.sleep(CLAIM_S)
-                    answer.append(function(Turn()))
+                    turn = Noted()
+                    answer.append(function(turn))
+                    if answer[0] is not NOTHING:
+                        self.passed_on.append(turn.passed_on)
         finally:
             self.under_way -= 1
         return answer[0]
@@ -81,6 +96,8 @@ class Asked(MemoryStore):
 
     def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         self.asks.append(ask)
+        if taking is not None:
+            taking(())
         return super().claim(ask, taking)
 
 
@@ -125,6 +142,15 @@ async def test_next_claim_is_sent_behind_the_one_under_way_once_all_has_been_run
     async with draining(drain):
         await drain.until_run(6 * FULL)
     assert drain.bridge.most == 2
+    assert len(drain.bridge.passed_on) > 2
+    assert all(drain.bridge.passed_on), "each lets the next look while it takes what it found"
+
+
+async def test_claim_behind_another_leaves_out_what_that_one_is_about_to_take() -> None:
+    store, ahead, ids = Asked(), Turn(), (ObjectId(), ObjectId())
+    ahead.pass_on(ids)
+    Flight(ClaimHead(limit=2, spare=0), Ask("q", 2, b"claim", 30.0, "w"), store).claim(Turn(ahead))
+    assert store.asks[0].beside == ids
 
 
 async def test_claims_that_follow_each_other_start_their_tasks_in_the_order_of_the_queue() -> None:
