@@ -27,7 +27,7 @@ def after_looks_in_vain(count: int) -> StandingBy:
     standing_by = StandingBy(MOST)
     for number in range(count):
         standing_by.hear(wake(), LATER, number * 10.0)
-        assert standing_by.seen(standing_by.ids, [], number * 10.0 + 9) == []
+        assert standing_by.seen(standing_by.waiting, [], number * 10.0 + 9) == []
     return standing_by
 
 
@@ -37,8 +37,8 @@ def test_look_tells_what_to_try_now_and_keeps_what_is_another_s_turn() -> None:
     for one, place in ((due, SECOND), (later, LATER), (gone, SECOND)):
         standing_by.hear(one, place, 0.0)
     assert standing_by.next_look() == stand_by_s(SECOND)
-    assert standing_by.seen(standing_by.ids, ids(due, later), stand_by_s(SECOND)) == [due]
-    assert standing_by.ids == ids(later)
+    assert standing_by.seen(standing_by.waiting, ids(due, later), stand_by_s(SECOND)) == [due]
+    assert list(standing_by.waiting) == ids(later)
     assert standing_by.next_look() == stand_by_s(LATER)
 
 
@@ -61,11 +61,22 @@ def test_trio_is_told_only_of_what_it_would_look_at_too_late() -> None:
 def test_what_is_heard_during_a_look_waits_for_the_next() -> None:
     standing_by = StandingBy(MOST)
     standing_by.hear(wake(), SECOND, 0.0)
-    asked = standing_by.ids
+    asked = standing_by.waiting
     heard = wake()
     standing_by.hear(heard, SECOND, 0.0)
     standing_by.seen(asked, [], 1.0)
-    assert standing_by.ids == ids(heard)
+    assert list(standing_by.waiting) == ids(heard)
+
+
+def test_task_that_is_told_of_again_during_a_look_is_not_forgotten_by_its_answer() -> None:
+    """Taken before the answer, given back behind it: the second word is the only one of that."""
+    standing_by = StandingBy(MOST)
+    one = wake()
+    standing_by.hear(one, SECOND, 0.0)
+    asked = standing_by.waiting
+    standing_by.hear(one, SECOND, 1.0)
+    assert standing_by.seen(asked, [], 1.0) == []
+    assert list(standing_by.waiting) == ids(one)
 
 
 def test_looks_in_vain_make_later_ones_later() -> None:
@@ -81,7 +92,7 @@ def test_task_that_is_obtained_makes_them_sooner_and_one_that_was_taken_meanwhil
     standing_by = after_looks_in_vain(20)
     late = wake()
     standing_by.hear(late, LATER, 0.0)
-    assert standing_by.seen(ids(late), ids(late), 1.0) == [late]
+    assert standing_by.seen(standing_by.waiting, ids(late), 1.0) == [late]
     standing_by.tried(ids(late), ids(late) if obtained else [])
     standing_by.hear(wake(), LATER, 0.0)
     assert standing_by.next_look() == stand_by_s(LATER, patience)

@@ -584,9 +584,9 @@ class Intake:
                 self._ahead.hear()  # where the next claim goes on, they may have been passed already
                 self._standing_by.clear()
                 continue
-            asked = self._standing_by.ids
+            asked = self._standing_by.waiting
             try:
-                there = await self._bridge.call(self._store.still_ready, asked)
+                there = await self._bridge.call(self._store.still_ready, list(asked))
             except StoreError as error:
                 self._note(error)
                 self._standing_by.clear()

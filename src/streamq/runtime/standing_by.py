@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from bson import ObjectId
@@ -20,7 +20,9 @@ MOST_AMONG: Final = 32
 """Tasks among which one claim takes the first. With more the queue itself is looked at."""
 
 
-class _Waiting(NamedTuple):
+class Waiting(NamedTuple):
+    """A wake, and when this process looks after its task."""
+
     look_at: float
     place: int
     wake: Wake
@@ -32,7 +34,7 @@ class StandingBy:
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._waiting: dict[ObjectId, _Waiting] = {}
+        self._waiting: dict[ObjectId, Waiting] = {}
         self._tried: set[ObjectId] = set()
         self._patience = 1.0
         self._looking_at = math.inf  # what trio has set its timer to
@@ -45,7 +47,7 @@ class StandingBy:
             if wake.id not in self._waiting and len(self._waiting) >= self._most:
                 return None
             look_at = now + stand_by_s(place, self._patience)
-            self._waiting[wake.id] = _Waiting(look_at, place, wake)
+            self._waiting[wake.id] = Waiting(look_at, place, wake)
             return look_at < self._looking_at
 
     def __len__(self) -> int:
@@ -70,21 +72,25 @@ class StandingBy:
             return self._looking_at
 
     @property
-    def ids(self) -> list[ObjectId]:
-        """What to look at: all, since one look serves all."""
+    def waiting(self) -> Mapping[ObjectId, Waiting]:
+        """What to look at, as it is now: all, since one look serves all."""
         with self._lock:
-            return list(self._waiting)
+            return dict(self._waiting)
 
-    def seen(self, asked: Iterable[ObjectId], there: Iterable[ObjectId], now: float) -> list[Wake]:
-        """Take in what of those `asked` about is still there; return what this process is to try now."""
+    def seen(self, asked: Mapping[ObjectId, Waiting], there: Iterable[ObjectId], now: float) -> list[Wake]:
+        """Take in what of what was `asked` about is still there; return what this process is to try now.
+
+        A task that was told of again meanwhile waits for the next look: it may have been taken before the answer, and
+        given back behind it.
+        """
         left = set(there)
         due = []
         in_vain = False
         with self._lock:
-            for id in asked:
-                if id not in self._waiting:
+            for id, one in asked.items():
+                if self._waiting.get(id) is not one:
                     continue
-                look_at, place, wake = self._waiting[id]
+                look_at, place, wake = one
                 if id in left and look_at > now:
                     continue  # it is another's turn yet
                 del self._waiting[id]
