@@ -6,6 +6,7 @@
 # make fuzz    whatever others may have stored or typed, MINUTES=10 long; see docs/security.md
 # make audit   known vulnerabilities of the packages that streamq needs, where a database of them can be reached
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows; ARGS="tests/unit" for some of them
+# make simulate  the runtime in virtual time, SEEDS=10000 runs from SEED=n on; see docs/reliability.md
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
 # make clean   removes what the others made
 
@@ -24,7 +25,7 @@ PYTHON_FOUND := $(shell for p in $(PYTHONS); do \
 STAMP := .venv/.ready-$(shell [ -z "$(PYTHON_FOUND)" ] || { \
 	"$(PYTHON_FOUND)" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | cksum | cut -d' ' -f1)
 
-.PHONY: setup check test demo chaos fuzz audit test-lowest bench-peers clean
+.PHONY: setup check test demo chaos simulate fuzz audit test-lowest bench-peers clean
 
 setup: $(STAMP)
 	@:
@@ -66,6 +67,9 @@ demo: setup
 
 chaos: setup
 	@exec $(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+simulate: setup
+	@exec $(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # Each tool in an environment of its own, which is made when it is first asked for: no test of ours needs one.
 TOOL = .tools/$(1)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)
