@@ -10,7 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 import outcome
 import trio
 
-from streamq.bridge import Swift, Turns
+from streamq.bridge import Swift, Turn, Turns
 from streamq.errors import StoreError
 from streamq.store.contract import Feed
 from tests.simulation.process import Process
@@ -22,8 +22,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class Turn:
-    """One call's place in a line."""
+class Place:
+    """One call's in a line: the next is sent when its answer is there."""
 
     def __init__(self) -> None:
         self.through = False
@@ -37,26 +37,30 @@ class LaggingBridge:
         self._process = process
         self._swift = swift
         self._aside = trio.Semaphore(1)
-        self._last: dict[Turns, Turn] = {}
+        self._last: dict[Turns, Place] = {}
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.call`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         return cast(T, await self._trip(functools.partial(function, *args)))
 
-    async def in_turn(self, turns: Turns, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """See `Bridge.in_turn`."""
+    async def in_turn(self, turns: Turns, function: Callable[[Turn], T]) -> T:
+        """See `Bridge.in_turn`. Here a call is through before the next is sent."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        before, mine = self._last.get(turns), Turn()
+        before, mine = self._last.get(turns), Place()
         self._last[turns] = mine
-        return cast(T, await self._trip(functools.partial(function, *args), before, mine))
+        turn = turns.draw()
+        try:
+            return cast(T, await self._trip(functools.partial(function, turn), before, mine))
+        finally:
+            turn.end()
 
     async def aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.aside`."""
         async with self._aside:
             return await self.call(function, *args)
 
-    async def _trip(self, call: Callable[[], object], before: Turn | None = None, mine: Turn | None = None) -> Any:
+    async def _trip(self, call: Callable[[], object], before: Place | None = None, mine: Place | None = None) -> Any:
         process, task, sent_at = self._process, trio.lowlevel.current_task(), self._process.world.now
         made: list[Any] = []
 
