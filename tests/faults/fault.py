@@ -33,6 +33,9 @@ SAID: Final[dict[str, dict[str, Any]]] = {
 
 WRITES: Final = frozenset({"insert", "update", "delete", "findAndModify", "commitTransaction"})
 
+NEVER: Final = frozenset({("commitTransaction", "WriteConflict")})
+"""What no server says: it has aborted the transaction then, which a fail point does not do."""
+
 DEFAULTS: Final = CLIENT_DEFAULTS | {"heartbeatFrequencyMS": 500}
 """After an error that says that the server is going away the driver waits up to a heartbeat to see that it has not."""
 
@@ -59,7 +62,7 @@ def faults_at(counts: Counter[str], times: int) -> list[Fault]:
         for command, count in sorted(counts.items())
         for nth in range(1, count + 1)
         for how in (*ON_THE_WIRE, *SAID)
-        if how != "writeConcernError" or command in WRITES
+        if (how != "writeConcernError" or command in WRITES) and (command, how) not in NEVER
     ]
 
 

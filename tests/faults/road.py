@@ -209,7 +209,7 @@ class Road:
                         session.with_transaction(both)
                     except DuplicateKeyError:
                         return  # what was said to have failed was committed
-                    except PyMongoError:
+                    except (PyMongoError, StoreError):
                         time.sleep(PAUSE_S)
                     else:
                         return

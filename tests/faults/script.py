@@ -76,9 +76,9 @@ class Noted(Journal):
         super().write(event, traceback=traceback, **fields)
 
 
-def app_on(client: Mongo, database: str, pen: Pen) -> StreamQ:
+def app_on(client: Mongo, database: str, pen: Pen, lease_s: float = LEASE_S) -> StreamQ:
     """Make the app of either."""
-    app = StreamQ(client=client, database=database, lease_s=LEASE_S, timeout_s=TIMEOUT_S, safety_scan_s=None)
+    app = StreamQ(client=client, database=database, lease_s=lease_s, timeout_s=TIMEOUT_S, safety_scan_s=None)
     app.journal = Noted(pen)
     return app
 

@@ -149,8 +149,11 @@ async def finish(mongo: Mongo, database: str, pen: Pen) -> float:
     return time.monotonic() - began_at
 
 
-def flaws_of_work(mongo: Mongo, database: str, path: Path, tasks: dict[ObjectId, Expected]) -> list[str]:
-    """Say what is not as it should be after a worker's death and another's work."""
+def flaws_of_work(
+    mongo: Mongo, database: str, path: Path, tasks: dict[ObjectId, Expected], *, counted: bool = True
+) -> list[str]:
+    """Say what is not as it should be after a worker's end and another's work; `counted`: it was killed, and what it
+    had begun counts as an attempt."""
     began = Counter(ObjectId(words[1]) for words in lines(path) if words[0] == "began")
     lapsed = sum(words == ["lapsed"] for words in lines(path))
     stored = {one["_id"]: one for one in mongo[database].tasks.find({"status": {"$exists": True}})}
@@ -165,7 +168,7 @@ def flaws_of_work(mongo: Mongo, database: str, path: Path, tasks: dict[ObjectId,
             flaws.append(f"{task.name} is {document['status']}")
         if not task.least <= began[id] <= task.most + lapsed:
             flaws.append(f"{task.name} was begun {began[id]} times")
-        if document is not None and document["attempt"] < began[id]:
+        if counted and document is not None and document["attempt"] < began[id]:
             flaws.append(f"{task.name} counts {document['attempt']} attempts and was begun {began[id]} times")
     wanted = Counter(id for id, task in tasks.items() if task.name == "pay")
     paid = Counter(one["paid"] for one in mongo[ORDERS].orders.find({"paid": {"$in": list(wanted)}}))

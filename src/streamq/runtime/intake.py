@@ -602,8 +602,11 @@ class Intake:
                 await self._hoard.park()
                 continue
             await trio.sleep_until(self.takers.ready[0].since + HOARD_S)
+            if self.takers.ready and not self.takers.is_hoard:
+                await trio.sleep(HOARD_S)  # it has come just now, by a claim that took long
+                continue
             # Compared as it was slept for: written the other way round, rounding could leave nothing due for ever.
-            while self.takers.ready and self.takers.ready[0].since + HOARD_S <= clock.now():
+            while self.takers.is_hoard and self.takers.ready[0].since + HOARD_S <= clock.now():
                 self._release(self.takers.ready.popleft())
                 self._pace.slow()
 

@@ -149,6 +149,12 @@ class Takers:
         """How many takers wait that nothing is promised to."""
         return self._untaken() - self.offer.out
 
+    @property
+    def is_hoard(self) -> bool:
+        """Say whether more lies here than takers wait for. What they wait for they were woken for: given back, it
+        would leave them idle and nobody who looks what else there is."""
+        return self._untaken() < 0
+
     def _untaken(self) -> int:
         """How many takers wait with nothing to take, whatever is on its way to them."""
         return self._waiting - len(self.ready)

@@ -61,7 +61,8 @@ class MongoFeed:
         if self._is_away():
             return
         try:
-            self._stream.close()
+            with self._patience:
+                self._stream.close()
         except DRIVER_ERRORS:
             return
 

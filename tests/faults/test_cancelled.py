@@ -1,0 +1,137 @@
+"""A worker is cancelled at any call to the server: what it held is given back before it is through, nothing is lost.
+
+At every step of the scheduler, on the store in memory: tests/runtime/test_cancellation.py. Here threads are on their
+way, and answers come to somebody who has been cancelled.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from pymongo import MongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from tests.databases import Databases, drop_collections
+from tests.faults.dying import When
+from tests.faults.fault import DEFAULTS, QUIET, Mongo
+from tests.faults.script import ORDERS, Handlers, Pen, app_on
+from tests.faults.sweep import Sweep
+from tests.faults.test_crashes import finish, flaws_of_work, put_all
+
+AT_A_TIME: Final = 6
+DRAWN: Final = 10
+
+LEASE_S: Final = 60.0
+"""No lease ends meanwhile: who goes on finds what was given back."""
+
+STOP_S: Final = 20.0
+"""How long a cancelled worker may take to leave, and another to end all that it left. Giving back takes one call; the
+rest is for a machine that is busy with other tests."""
+
+
+class Canceller(CommandListener):
+    """Calls `then` before the `nth` command is sent, or after its answer has come."""
+
+    def __init__(self, nth: int, when: When, then: Callable[[], None]) -> None:
+        self.count = 0
+        self._nth = nth
+        self._when = when
+        self._then = then
+        self._last: int | None = None
+        self._lock = threading.Lock()
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """See `CommandListener`."""
+        if event.command_name in QUIET:
+            return
+        with self._lock:
+            self.count += 1
+            if self.count != self._nth:
+                return
+            self._last = event.request_id
+        if self._when == "before":
+            self._then()
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """See `CommandListener`."""
+        self._answered(event.request_id)
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """See `CommandListener`."""
+        self._answered(event.request_id)
+
+    def _answered(self, request_id: int) -> None:
+        if request_id == self._last and self._when == "after":
+            self._then()
+
+
+@pytest.fixture
+def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
+    """A client, and prepared databases."""
+    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        client[ORDERS].create_collection("orders")  # or transactions would make it, one against the other
+        yield client, Databases(client)
+        drop_collections(client, ORDERS)
+
+
+async def work(uri: str, database: str, pen: Pen, nth: int, when: When) -> int:
+    """Work until all has ended, or until cancelled at that command; return how many were sent."""
+    token = trio.lowlevel.current_trio_token()
+    done = trio.Event()
+    with trio.CancelScope() as scope:
+        canceller = Canceller(nth, when, lambda: token.run_sync_soon(scope.cancel))
+        options: dict[str, Any] = DEFAULTS | {"event_listeners": [canceller]}
+        with MongoClient[dict[str, Any]](uri, tz_aware=True, **options) as client:
+            app = app_on(client, database, pen, LEASE_S)
+            left = app.client[database].tasks.count_documents({"status": {"$exists": True}})
+            canceller.count = 0
+
+            def ended() -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    done.set()
+
+            Handlers(app, pen, ended)
+            async with app, trio.open_nursery() as nursery:
+                await nursery.start(lambda task_status: app.work(concurrency=3, task_status=task_status))
+                await done.wait()
+                nursery.cancel_scope.cancel()
+    return canceller.count
+
+
+async def test_worker_cancelled_at_any_call_gives_all_back_at_once(
+    uri: str, databases: tuple[Mongo, Databases], sweep: Sweep, tmp_path: Path
+) -> None:
+    mongo, lent = databases
+    bad: list[str] = []
+
+    async def case(number: int, given: tuple[int, When]) -> None:
+        nth, when = given
+        path = tmp_path / f"{number}.log"
+        with lent.lend() as database:
+            tasks = await put_all(mongo, database)
+            began_at = trio.current_time()
+            await work(uri, database, Pen(path), nth, when)
+            took_s = trio.current_time() - began_at
+            held = [one["task"] for one in mongo[database].tasks.find({"status": "running"})]
+            finish_s = await finish(mongo, database, Pen(path))
+            flaws = flaws_of_work(mongo, database, path, tasks, counted=False)
+            if held:
+                flaws.append(f"still held: {held}")
+            if max(took_s, finish_s) > STOP_S:
+                flaws.append(f"took {took_s:.1f} s to leave, and {finish_s:.1f} s to finish")
+            bad.extend(f"cancelled {when} command {nth}: {flaw}" for flaw in flaws)
+            sweep.note(f"cancelled {when} command {nth}", flaws, {"work": took_s, "finish": finish_s})
+
+    with lent.lend() as database:
+        await put_all(mongo, database)
+        count = await work(uri, database, Pen(tmp_path / "count.log"), 0, "before")
+    cases: list[tuple[int, When]] = [(nth, when) for nth in range(1, count + 1) for when in ("before", "after")]
+    await sweep.run(case, sweep.choose(cases, DRAWN), AT_A_TIME)
+    assert not bad, "\n".join([*bad, sweep.again])
