@@ -130,7 +130,7 @@ class Run:
         full = name if not number else f"{name}+{number}"
         process = Process(self._server, full, f"{self._plan.schedule} {full}", calls=calls, **shape)
         process.struck = self._waits.strike
-        process.wire.struck = lambda hold_s: self._call_struck(process, hold_s)
+        process.wire.struck = lambda method, hold_s: self._call_struck(process, method, hold_s)
 
         def feed(interest: Interest) -> Stream:
             assert host is not None
@@ -215,8 +215,10 @@ class Run:
         self._waits.strike()
         self._server.log.append(event.Struck(at=self._world.now, fault=fault, saying=""))
 
-    def _call_struck(self, process: Process, hold_s: float) -> None:
+    def _call_struck(self, process: Process, method: str, hold_s: float) -> None:
         self._waits.strike()
+        if method == "extend":  # two in a row are more than the shortest lease stands
+            hold_s = max(hold_s, self._plan.lease_s / 3)
         if hold_s:  # its answer may come too late for a lease
             fault = f"call {len(self._server.log)} {process.name}"
             self._struck(fault)

@@ -70,7 +70,7 @@ class Wire:
         self._made: Counter[str] = Counter()
         self._skew = timedelta(seconds=skew_s)
         self.feed_of: Callable[[Interest], MemoryFeed]
-        self.struck: Callable[[float], None] = lambda hold_s: None
+        self.struck: Callable[[str, float], None] = lambda method, hold_s: None
         self.cut_at = math.inf  # the process is dead: what it says from then on is not heard
         self.away = False  # nothing is answered
         self.trips = 0
@@ -108,7 +108,7 @@ class Wire:
         if fate.how == "slow":
             return self._wait(fate.late_s, method, args, kwargs)
         self.hold_s += fate.hold_s
-        self.struck(fate.hold_s)
+        self.struck(method, fate.hold_s)
         error = self._suffer(fate, method, args, kwargs)
         if error is None:
             return self._answer(method, args, kwargs)
@@ -118,7 +118,7 @@ class Wire:
         """Let the call be on its way for longer, if it is the first of its trip."""
         if not self.may_wait or self.trips != self.trips_before + 1:
             return self._answer(method, args, kwargs)
-        self.struck(seconds)
+        self.struck(method, seconds)
         raise Slow(seconds)
 
     def _fate(self, method: str) -> Fate | None:
