@@ -192,7 +192,7 @@ class MemoryLab(Lab):
 
 
 class MongoLab(Lab):
-    """The real store; time passes by moving the instants that are ahead nearer."""
+    """The real store; time passes by moving the instants that it is measured by."""
 
     def __init__(self, store: MongoStore) -> None:
         super().__init__(store)
@@ -210,6 +210,9 @@ class MongoLab(Lab):
             }
             for name in ("due_at", "lease_until", "expires_at", "lifetime_until", "total_until")
         }
+        # Since when a lease has lasted: it is as long as it was.
+        held = {"$and": [{"$eq": [{"$type": f"${name}"}, "date"]} for name in ("started_at", "lease_until")]}
+        moved["started_at"] = {"$cond": [held, {"$subtract": ["$started_at", ms]}, "$started_at"]}
         # An absent field stays absent: in a pipeline it is not set to itself.
         self.mongo._tasks.durable.update_many({"status": {"$exists": True}}, [{"$set": moved}])
         filled = {"$set": {"filled_at": {"$subtract": ["$filled_at", ms]}}}

@@ -271,3 +271,44 @@ def test_due_tasks_are_found_by_the_index_however_many_are_ahead(mongo: MongoLab
         found = quick.database.command("explain", command, verbosity="executionStats")
         stats = found["stages"][0]["$cursor"]["executionStats"] if "stages" in found else found["executionStats"]
         assert stats["totalKeysExamined"] <= 10
+
+
+# --- leases that end again and again --------------------------------------------------------------------------------
+
+
+def test_tasks_whose_leases_end_together_for_the_second_time_come_back_apart(lab: Lab) -> None:
+    """A poison that ends its process takes what runs beside it with it; claimed together ever again all would fail."""
+    ids = [lab.put() for _ in range(16)]
+    for _ in range(2):
+        assert len(lab.claim(16, lease_s=160.0)) == 16
+        lab.pass_time(161)
+        lab.store.tick()
+    back = [id for id in ids if lab.stored(id)["status"] == "ready"]
+    apart = {lab.stored(id)["due_at"] for id in ids if id not in back}
+    assert all(lab.stored(id)["status"] == "delayed" for id in ids if id not in back)
+    assert len(back) <= 3
+    assert len(apart) > 8
+    assert max(apart) - min(apart) < timedelta(seconds=60)
+    assert [error["type"] for error in lab.stored(ids[0])["errors"]] == ["LeaseExpired"] * 2
+
+
+def test_tasks_that_come_back_apart_keep_their_places(lab: Lab) -> None:
+    ids = [lab.put() for _ in range(16)]
+    for _ in range(2):
+        lab.claim(16, lease_s=160.0)
+        lab.pass_time(161)
+        lab.store.tick()
+    lab.pass_time(61)
+    lab.store.tick()
+    assert [claim.id for claim in lab.claim(16)] == ids
+
+
+def test_schedulers_hear_of_what_comes_back_apart(lab: Lab) -> None:
+    ids = [lab.put(max_attempts=2) for _ in range(4)]
+    lab.claim(4, lease_s=160.0)
+    lab.pass_time(161)
+    ear = lab.hear(timers=True)
+    lab.store.tick()
+    heard = {wake.due_in_s for wake in ear.rest() if wake.kind == "delayed"}
+    assert len(heard) >= 3
+    assert any(lab.stored(id)["status"] == "delayed" for id in ids)

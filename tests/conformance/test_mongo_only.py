@@ -116,9 +116,11 @@ def test_unknown_fields_are_kept_when_a_lease_is_taken_back(mongo: MongoLab) -> 
     id = mongo.put(max_attempts=2)
     mongo.edit(id, {"$set": {"newer": 1}})
     for _ in range(2):
+        mongo.store.tick()
         mongo.claim()
         mongo.pass_time(31)
         mongo.store.tick()
+        mongo.pass_time(31)
     stored = mongo.stored(id)
     assert (stored["status"], stored["newer"]) == ("failed", 1)
 

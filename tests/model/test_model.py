@@ -776,8 +776,8 @@ def counted_release(settlement: Settlement) -> list[dict[str, Any]]:
     return [{"$set": {name: value for name, value in fields["$set"].items() if name != "attempt"}}, *rest]
 
 
-def claim_left_at_take_back(move: take_back.TakeBack) -> list[dict[str, Any]]:
-    return real_take_back(move)[:1]
+def claim_left_at_take_back(move: take_back.TakeBack, delay_s: float = 0.0) -> list[dict[str, Any]]:
+    return real_take_back(move, delay_s)[:1]
 
 
 def asked_for_nothing() -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ ASK = Ask(queue="q", limit=1, claim_id=b"c", lease_s=30.0, worker="$worker")
 
 def document_in(status: str, *, attempt: int = 1) -> TaskDocument:
     return {
-        "_id": ObjectId(),
+        "_id": ObjectId("0" * 23 + "1"),
         "queue": "q",
         "task": "t",
         "status": cast(Status, status),
@@ -39,6 +39,7 @@ def document_in(status: str, *, attempt: int = 1) -> TaskDocument:
         "attempt": attempt,
         "max_attempts": 5,
         "claim_id": b"c",
+        "started_at": NOW - timedelta(seconds=30),
         "lease_until": NOW,
         "due_at": NOW,
         "worker": "w",
@@ -66,6 +67,13 @@ MOVES: list[tuple[str, Status, int, Callable[[TaskDocument], None], list[dict[st
     ("extend", RUNNING, 1, lambda document: report.apply(document, SAID, 30.0, NOW), report.update(SAID, 30.0)),
     ("release_due", DELAYED, 1, lambda document: release_due.apply(document, NOW), release_due.update()),
     ("take_back", RUNNING, 1, lambda document: take_back.apply(document, NOW), take_back.update("take_back")),
+    (
+        "take_back_later",
+        RUNNING,
+        2,
+        lambda document: take_back.apply(document, NOW),
+        take_back.update("take_back_later", 1.0),
+    ),
     ("take_back_last", RUNNING, 5, lambda document: take_back.apply(document, NOW), take_back.update("take_back_last")),
     ("cancel", READY, 1, lambda document: cancel.apply(document, NOW), cancel.update()),
     ("requeue", "failed", 5, lambda document: requeue.apply(document, AGAIN, NOW), requeue.update(AGAIN)),
@@ -138,7 +146,10 @@ def test_each_move_starts_from_the_statuses_it_is_meant_for() -> None:
         "delay": {"ready"},
         "replace": waiting,
         "replace_later": waiting,
-        **{move: {"running"} for move in ("extend", "take_back", "take_back_last", *get_args(SettleMove))},
+        **{
+            move: {"running"}
+            for move in ("extend", "take_back", "take_back_later", "take_back_last", *get_args(SettleMove))
+        },
         "fail": {"blocked", "running"},
         "expire": waiting,
         "cancel": waiting | {"running"},

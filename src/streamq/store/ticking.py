@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, Final
 
 from bson import ObjectId
@@ -20,6 +21,12 @@ from streamq.store.moving import MOST_A_TICK, lasting, move, named, pause_s
 
 NOT_YET_S: Final = 1.0
 """When to try again to make indexes for which the server had not the time."""
+
+ENDED: Final[dict[str, Any]] = {
+    **dict.fromkeys(("queue", "cancel_to", "attempt", "max_attempts", "started_at", "lease_until", "total_until"), 1),
+    "is_last": take_back.IS_LAST,
+}
+"""What is read of a task whose lease has ended: how it leaves."""
 
 
 @rereading
@@ -114,24 +121,28 @@ def _remove(tasks: Tasks) -> int:
 
 def _take_back(tasks: Tasks, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], int]:
     with tasks.deadline():
-        ended = list(
-            tasks.quick.find(queries.lease_ended(), {"queue": 1, "cancel_to": 1, "is_last": take_back.IS_LAST})
-            .sort("lease_until", 1)
-            .limit(MOST_A_TICK)
-        )
+        ended = list(tasks.quick.find(queries.lease_ended(), ENDED).sort("lease_until", 1).limit(MOST_A_TICK))
         again = [one for one in ended if not one["is_last"] and "cancel_to" not in one]
         last = [one for one in ended if one["is_last"] and "cancel_to" not in one]
-        _apply(tasks, "take_back", again, refused)
+        apart: dict[float, list[Document]] = defaultdict(list)
+        for one in again:
+            apart[take_back.put_off_s(one)].append(one)
+        at_once = apart.pop(0.0, [])
+        _apply(tasks, "take_back", at_once, refused)
+        for delay_s, documents in apart.items():
+            _apply(tasks, "take_back_later", documents, refused, delay_s)
         ids = [document["_id"] for document in last]
         failed = dead_letters.fail(tasks, *_how("take_back_last"), ids, refused) if ids else 0
         _apply(tasks, "cancel", [one for one in ended if "cancel_to" in one], refused)
-    return named(again, refused), failed
+    return named(at_once, refused), failed
 
 
-def _apply(tasks: Tasks, how: take_back.TakeBack, documents: list[Document], refused: list[Refused]) -> int:
+def _apply(
+    tasks: Tasks, how: take_back.TakeBack, documents: list[Document], refused: list[Refused], delay_s: float = 0.0
+) -> int:
     ids = [document["_id"] for document in documents]
-    return move(tasks.durable, *_how(how), ids, refused) if ids else 0
+    return move(tasks.durable, *_how(how, delay_s), ids, refused) if ids else 0
 
 
-def _how(how: take_back.TakeBack) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return take_back.guard(how), take_back.update(how)
+def _how(how: take_back.TakeBack, delay_s: float = 0.0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return take_back.guard(how), take_back.update(how, delay_s)
