@@ -22,8 +22,8 @@ ROUNDING_S: Final = 5.0
 """How much later than its limit an error may come, on a machine that has other things to do. Without a limit a write
 waits for a majority for ever."""
 
-PUTS: Final = 4
-"""The first waits for a majority that is gone; the last ones find no primary: it sees after 2 s that it is none."""
+PUTS: Final = 3
+"""The first waits for a majority that is gone; the last finds no primary: it sees after 2 s that it is none."""
 
 
 class Lost(msgspec.Struct, frozen=True):

@@ -1,0 +1,60 @@
+"""A worker whose tasks may be poison: `python -m tests.faults.poisoned URI DATABASE SLOTS`. It ends when the test does,
+or as the poison makes it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Final, Literal
+
+import trio
+
+from streamq import Retry, StreamQ
+from tests.chaos import lifeline
+from tests.long_form import sized
+
+LEASE_S: Final = sized(1.5, 10.0)
+BLOCKED_S: Final = 1.2
+"""How long a handler gives nobody else a turn: past the shortest lease there is, which its test has."""
+
+BIG_BYTES: Final = 20 << 20
+MOST: Final = 3
+"""Attempts of each task."""
+
+Poison = Literal["exit", "big", "block"]
+RETRY: Final = Retry(max_attempts=MOST, first_s=0.05, cap_s=0.1)
+
+
+async def poison(kind: Poison) -> str:
+    """What must not stop a queue."""
+    match kind:
+        case "exit":
+            os._exit(13)
+        case "block":
+            time.sleep(BLOCKED_S)  # noqa: ASYNC251 - that is the poison
+        case "big":
+            return "x" * BIG_BYTES
+    return kind
+
+
+async def good(number: int) -> int:
+    """What is behind it in the queue."""
+    await trio.sleep(0.005)
+    return number
+
+
+async def main(uri: str, database: str, slots: str) -> None:
+    """Work."""
+    app = StreamQ(uri, database=database, lease_s=LEASE_S, safety_scan_s=None, retry=RETRY)
+    app.task(queue="q", retry=RETRY)(poison)
+    app.task(queue="q", retry=RETRY)(good)
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work({"q": int(slots)}, task_status=task_status))
+        print("ready", flush=True)
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    lifeline.hold()
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])

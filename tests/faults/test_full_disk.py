@@ -1,0 +1,72 @@
+"""The disk of the primary runs full: mongod ends itself, puts say what is known of them, and nothing is lost.
+
+The disk is a small tmpfs in a mount namespace of the test's own: it goes with its last process, however that ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from tests.chaos.actor import ROOT
+from tests.faults.full_disk import FEW, Seen
+
+SIZE_MB: Final = 160
+ALONE: Final = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+MOUNT: Final = f'mount -t tmpfs -o size={SIZE_MB}m streamq "$0"'
+SIGABRT: Final = -6
+RUN_S: Final = 150.0
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Run it once for all tests."""
+    directory = tmp_path_factory.mktemp("disk")
+    _require_mounts(directory)
+    run = subprocess.run(
+        [*ALONE, f'{MOUNT} && exec "$1" -m tests.faults.full_disk "$0"', str(directory), sys.executable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-4_000:]
+    return msgspec.json.decode(run.stdout, type=Seen)
+
+
+def _require_mounts(directory: Path) -> None:
+    """Skip where a file system of one's own cannot be had."""
+    try:
+        tried = subprocess.run([*ALONE, MOUNT, str(directory)], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"a small disk needs `unshare` (Debian: util-linux): {error}")
+    if tried.returncode:
+        pytest.skip(f"a small disk needs the right to mount (root): {tried.stderr.strip()}")
+
+
+def test_server_with_a_full_disk_ends_and_says_why(seen: Seen) -> None:
+    """It does not answer "no" to writes: it aborts, and comes up again when there is room."""
+    assert seen.exit_code == SIGABRT
+    assert "the disk is full" in seen.start_refused
+    assert "Make room" in seen.start_refused
+
+
+def test_puts_on_a_full_disk_say_what_is_known_of_them(seen: Seen) -> None:
+    """The first was on its way when the server ended; the others found none."""
+    assert seen.errors[0].startswith("PutUnknown")
+    assert "putting again with the same id is safe" in seen.errors[0]
+    assert seen.errors[-1].startswith("StoreUnavailable")
+    assert "no server could be reached" in seen.errors[-1]
+
+
+def test_nothing_is_lost_when_the_disk_was_full(seen: Seen) -> None:
+    assert len(seen.acked) > FEW
+    assert seen.stored.keys() == set(seen.acked), "what was refused is not there, all else is"
+    assert set(seen.stored.values()) == {"succeeded"}
+    assert seen.runs.keys() == seen.stored.keys()
