@@ -193,8 +193,7 @@ URGENT: Final = 20
 OTHERS: Final = 20
 DELAY_S: Final = 0.3
 STARVED: Final = 0.75
-"""What comes later than after this part of the rest has waited for it: much is released, by the order of due times,
-before what is urgent is."""
+"""What comes later than after this part of the rest has waited for it: half is due, and released, before it."""
 
 PAUSE_MB: Final = sized(25.0, 60.0)
 
@@ -223,9 +222,10 @@ async def test_what_became_due_while_all_workers_were_away_is_caught_up_in_order
 
     def put() -> None:
         plain, urgent = late.options(delay_s=DELAY_S), late.options(delay_s=DELAY_S, priority=9)
-        app.blocking.put_many(plain.new(0) for _ in range(DUE))
+        app.blocking.put_many(plain.new(0) for _ in range(DUE // 2))
         app.blocking.put_many([urgent.new(9) for _ in range(URGENT)])
         app.blocking.put_many([other.options(delay_s=DELAY_S).new() for _ in range(OTHERS)])
+        app.blocking.put_many(plain.new(0) for _ in range(DUE // 2))
 
     await trio.to_thread.run_sync(put)
     await trio.sleep(DELAY_S)  # the pause
