@@ -189,10 +189,10 @@ class Proxy:
         self.unblock()
         with self._lock:
             traps, connections = list(self._traps), list(self._connections)
-        for trap in traps:
-            trap.release()
         for one in connections:
             one.end()
+        for trap in traps:  # what they hold is not to be heard of any more
+            trap.release()
         for one in connections:
             one.join()
 

@@ -394,7 +394,7 @@ def test_no_error_of_encoding_or_decoding_leaves_the_store(mongo: MongoLab, erro
         (tasks.quick, "aggregate", mongo.store.tick),
         (tasks.durable, "insert_one", mongo.put),
         (tasks.durable, "update_many", lambda: mongo.store.abandon(unknown)),
-        (tasks.committed, "watch", mongo.hear),
+        (tasks.committed, "aggregate", mongo.hear),
     ):
         with not_sent(collection, method, error=error), pytest.raises(StoreError, match="bad"):
             call()

@@ -1,8 +1,9 @@
 """The change stream, read by one thread.
 
-No resume token is kept: the collection is the truth and the stream only a bell. The driver resumes by itself
-after the errors it knows; after any other the stream is dead and `FeedEnded` tells the watcher to open a new
-one, make the barrier and scan. A token that was kept would meet the same oversized or lost event for ever.
+No resume token is kept: the collection is the truth and the stream only a bell. After any error it is dead, and
+`FeedEnded` tells the watcher to open a new one, make the barrier and scan. A token that was kept would meet the same
+oversized or lost event for ever. So the stream is opened as the aggregation that it is: the driver's own `watch`
+takes it up again inside of a read, and waits there for a server for as long as that read may take.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pymongo
-from bson.errors import BSONError
 from pymongo.collection import Collection
-from pymongo.errors import InvalidOperation
 
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest, pipeline, wake_of
@@ -38,11 +37,11 @@ class MongoFeed:
         self._source = Source(tasks.database.client)
         self._patience = pymongo.timeout(await_ms / 1000 + HUNG_S)  # kept: to make one costs more than to use it
         with reading("open the change stream"):
-            self._stream = tasks.watch(pipeline(interest), max_await_time_ms=await_ms)
+            self._stream = tasks.aggregate([{"$changeStream": {}}, *pipeline(interest)], maxAwaitTimeMS=await_ms)
 
     def read(self) -> Wake | None:
         """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS` and `HUNG_S`."""
-        if self._is_away():
+        if self._source.is_away(self._stream.address):
             raise FeedEnded("the change stream ended: its server is away")
         try:
             with self._patience:
@@ -58,7 +57,7 @@ class MongoFeed:
 
     def close(self) -> None:
         """See `Feed.close`. A server that is away cannot be told, nor is it waited for: its cursor times out there."""
-        if self._is_away():
+        if self._source.is_away(self._stream.address):
             return
         try:
             with self._patience:
@@ -66,15 +65,6 @@ class MongoFeed:
         except DRIVER_ERRORS:
             return
 
-    def _is_away(self) -> bool:
-        # The driver does not say where a change stream is read, and goes elsewhere with it by itself.
-        return self._source.is_away(getattr(getattr(self._stream, "_cursor", None), "address", None))
-
     def _said(self, error: DriverError) -> Exception:
         known = translated(error, "read the change stream", writing=False)
-        if isinstance(known, AccessRefused):
-            return known
-        # The events of an answer that could not be decoded are lost: only a new stream and a look make up for them.
-        if not self._stream.alive or isinstance(error, InvalidOperation | BSONError):
-            return FeedEnded(f"the change stream ended: {short(error)}")
-        return known
+        return known if isinstance(known, AccessRefused) else FeedEnded(f"the change stream ended: {short(error)}")
