@@ -17,14 +17,13 @@ from typing import Any, Final, Literal
 import msgspec
 import trio
 from pymongo import MongoClient
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from tests.faults import script
-from tests.faults.fault import DEFAULTS, QUIET
+from tests.faults.commands import AtCommand, When
+from tests.faults.fault import DEFAULTS
 from tests.faults.script import Pen
 
 Role = Literal["worker", "producer"]
-When = Literal["before", "after"]
 
 SCRIPTS: Final = {"worker": script.work, "producer": script.produce}
 
@@ -49,42 +48,15 @@ class Death(msgspec.Struct, frozen=True):
     code: int
 
 
-class Killer(CommandListener):
-    """Kills the process before or after its n-th command."""
-
-    def __init__(self, nth: int, when: When) -> None:
-        self.count = 0
-        self._nth = nth
-        self._when = when
-        self._last: int | None = None
-
-    def started(self, event: CommandStartedEvent) -> None:
-        """See `CommandListener`."""
-        if event.command_name in QUIET:
-            return
-        self.count += 1
-        if self.count == self._nth:
-            if self._when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            self._last = event.request_id
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def _answered(self, request_id: int) -> None:
-        if request_id == self._last:
-            os.kill(os.getpid(), signal.SIGKILL)
+def die() -> None:
+    """End this process as a SIGKILL does."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run(order: Order) -> None:
     """In the child: run the script."""
     pen = Pen(Path(order.path))
-    killer = Killer(order.nth, order.when)
+    killer = AtCommand(order.nth, order.when, die)
     with MongoClient[dict[str, Any]](order.uri, tz_aware=True, event_listeners=[killer], **DEFAULTS) as client:
         trio.run(SCRIPTS[order.role], script.app_on(client, order.database, pen), order.database, pen)
     pen.write("sent", killer.count)

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import msgspec
 from pymongo import MongoClient
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from pymongo.monitoring import CommandStartedEvent
 
 from streamq.embedded import EmbeddedServer
 from streamq.store.setup import CLIENT_DEFAULTS
+from tests.faults.commands import QUIET, Answered
 from tests.proxy import Proxy, Then
 
 Mongo = MongoClient[dict[str, Any]]
@@ -38,9 +39,6 @@ NEVER: Final = frozenset({("commitTransaction", "WriteConflict")})
 
 DEFAULTS: Final = CLIENT_DEFAULTS | {"heartbeatFrequencyMS": 500}
 """After an error that says that the server is going away the driver waits up to a heartbeat to see that it has not."""
-
-QUIET: Final = frozenset({"hello", "ping", "endSessions", "killCursors", "buildInfo"})
-"""Commands whose loss nobody notices."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -88,17 +86,35 @@ class Turn:
         self._mongo.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
 
 
-class Striker(CommandListener):
+class Striking(Answered):
+    """Strikes commands of one client: no other is struck until the answer to one that was has come."""
+
+    def __init__(self, app: str, turn: Turn) -> None:
+        self._app = app
+        self._turn = turn
+        self._armed: int | None = None
+
+    def strike(self, event: CommandStartedEvent, how: dict[str, Any]) -> None:
+        """Let the command that is about to be sent meet that."""
+        self._turn.take(event.command_name, self._app, how)
+        self._armed = event.request_id
+
+    def answered(self, request_id: int) -> None:
+        """See `Answered`."""
+        if self._armed == request_id:
+            self._armed = None
+            self._turn.give()
+
+
+class Striker(Striking):
     """Counts a client's commands; sets the fail point in the instant before the one that is to meet it is sent."""
 
     def __init__(self, app: str, fault: Fault | None, turn: Turn) -> None:
+        super().__init__(app, turn)
         self.counts: Counter[str] = Counter()
         self.struck = 0
-        self._app = app
         self._fault = fault
-        self._turn = turn
         self._lock = threading.Lock()
-        self._armed: int | None = None
 
     def started(self, event: CommandStartedEvent) -> None:
         """See `CommandListener`."""
@@ -111,21 +127,7 @@ class Striker(CommandListener):
             if fault is None or name != fault.command or self.counts[name] < fault.nth or self.struck >= fault.times:
                 return
             self.struck += 1
-            self._turn.take(name, self._app, SAID[fault.how])
-            self._armed = event.request_id
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def _answered(self, request_id: int) -> None:
-        if self._armed == request_id:
-            self._armed = None
-            self._turn.give()
+            self.strike(event, SAID[fault.how])
 
 
 @contextmanager

@@ -6,20 +6,16 @@ way, and answers come to somebody who has been cancelled.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import trio
 from pymongo import MongoClient
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
-from tests.databases import Databases, drop_collections
-from tests.faults.dying import When
-from tests.faults.fault import DEFAULTS, QUIET, Mongo
-from tests.faults.script import ORDERS, Handlers, Pen, app_on
+from tests.databases import Databases
+from tests.faults.commands import AtCommand, When, all_of
+from tests.faults.fault import DEFAULTS, Mongo
+from tests.faults.script import Handlers, Pen, app_on
 from tests.faults.sweep import Sweep
 from tests.faults.test_crashes import finish, flaws_of_work, put_all
 
@@ -34,57 +30,12 @@ STOP_S: Final = 20.0
 rest is for a machine that is busy with other tests."""
 
 
-class Canceller(CommandListener):
-    """Calls `then` before the `nth` command is sent, or after its answer has come."""
-
-    def __init__(self, nth: int, when: When, then: Callable[[], None]) -> None:
-        self.count = 0
-        self._nth = nth
-        self._when = when
-        self._then = then
-        self._last: int | None = None
-        self._lock = threading.Lock()
-
-    def started(self, event: CommandStartedEvent) -> None:
-        """See `CommandListener`."""
-        if event.command_name in QUIET:
-            return
-        with self._lock:
-            self.count += 1
-            if self.count != self._nth:
-                return
-            self._last = event.request_id
-        if self._when == "before":
-            self._then()
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def _answered(self, request_id: int) -> None:
-        if request_id == self._last and self._when == "after":
-            self._then()
-
-
-@pytest.fixture
-def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
-    """A client, and prepared databases."""
-    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
-        client[ORDERS].create_collection("orders")  # or transactions would make it, one against the other
-        yield client, Databases(client)
-        drop_collections(client, ORDERS)
-
-
 async def work(uri: str, database: str, pen: Pen, nth: int, when: When) -> int:
     """Work until all has ended, or until cancelled at that command; return how many were sent."""
     token = trio.lowlevel.current_trio_token()
     done = trio.Event()
     with trio.CancelScope() as scope:
-        canceller = Canceller(nth, when, lambda: token.run_sync_soon(scope.cancel))
+        canceller = AtCommand(nth, when, lambda: token.run_sync_soon(scope.cancel))
         options: dict[str, Any] = DEFAULTS | {"event_listeners": [canceller]}
         with MongoClient[dict[str, Any]](uri, tz_aware=True, **options) as client:
             app = app_on(client, database, pen, LEASE_S)
@@ -132,6 +83,5 @@ async def test_worker_cancelled_at_any_call_gives_all_back_at_once(
     with lent.lend() as database:
         await put_all(mongo, database)
         count = await work(uri, database, Pen(tmp_path / "count.log"), 0, "before")
-    cases: list[tuple[int, When]] = [(nth, when) for nth in range(1, count + 1) for when in ("before", "after")]
-    await sweep.run(case, sweep.choose(cases, DRAWN), AT_A_TIME)
+    await sweep.run(case, sweep.choose(all_of(count), DRAWN), AT_A_TIME)
     assert not bad, "\n".join([*bad, sweep.again])

@@ -14,19 +14,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import pytest
 import trio
 from bson import ObjectId
-from pymongo import MongoClient
 
 from streamq.core.document import TERMINAL
 from streamq.core.invariants import INVARIANTS
 from streamq.store.mongo import MongoStore
-from tests.databases import Databases, drop_collections
-from tests.faults.dying import Death, Order, Role, When
+from tests.databases import Databases
+from tests.faults.commands import When, all_of
+from tests.faults.dying import Death, Order, Role
 from tests.faults.script import ORDERS, Expected, Handlers, Mongo, Pen, app_on, lines
 from tests.faults.sweep import Sweep
 
@@ -100,16 +100,14 @@ async def dying(directory: Path) -> AsyncIterator[Dying]:
 
 
 @pytest.fixture
-def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
-    """A client, and prepared databases."""
-    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
-        before = client.admin.command("getParameter", 1, transactionLifetimeLimitSeconds=1)
-        client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_S)
-        client[ORDERS].create_collection("orders")  # or transactions would make it, one against the other
-        yield client, Databases(client)
-        drop_collections(client, ORDERS)
-        limit_s = before["transactionLifetimeLimitSeconds"]
-        client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=limit_s)
+def databases(databases: tuple[Mongo, Databases]) -> Iterator[tuple[Mongo, Databases]]:
+    """The same, on a server that lets no transaction stay open for long."""
+    admin = databases[0].admin
+    before = admin.command("getParameter", 1, transactionLifetimeLimitSeconds=1)
+    admin.command("setParameter", 1, transactionLifetimeLimitSeconds=TRANSACTION_S)
+    yield databases
+    limit_s = before["transactionLifetimeLimitSeconds"]
+    admin.command("setParameter", 1, transactionLifetimeLimitSeconds=limit_s)
 
 
 async def sent_by(program: Dying, role: Role, uri: str, mongo: Mongo, databases: Databases) -> int:
@@ -205,8 +203,7 @@ async def test_worker_killed_at_any_call_leaves_nothing_that_another_does_not_fi
 
     async with dying(tmp_path) as program:
         count = await sent_by(program, "worker", uri, mongo, lent)
-        cases: list[tuple[int, When]] = [(nth, when) for nth in range(1, count + 1) for when in ("before", "after")]
-        await sweep.run(case, sweep.choose(cases, DRAWN["worker"]), AT_A_TIME)
+        await sweep.run(case, sweep.choose(all_of(count), DRAWN["worker"]), AT_A_TIME)
     assert not bad, "\n".join([*bad, sweep.again])
 
 
@@ -252,6 +249,5 @@ async def test_producer_killed_at_any_call_has_stored_what_was_acknowledged_and_
 
     async with dying(tmp_path) as program:
         count = await sent_by(program, "producer", uri, mongo, lent)
-        cases: list[tuple[int, When]] = [(nth, when) for nth in range(1, count + 1) for when in ("before", "after")]
-        await sweep.run(case, sweep.choose(cases, DRAWN["producer"]), AT_A_TIME)
+        await sweep.run(case, sweep.choose(all_of(count), DRAWN["producer"]), AT_A_TIME)
     assert not bad, "\n".join([*bad, sweep.again])

@@ -23,14 +23,14 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.change_stream import ChangeStream
 from pymongo.errors import OperationFailure
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from pymongo.monitoring import CommandStartedEvent
 
 from streamq import StreamQ, embedded
 from streamq.embedded import EmbeddedServer
 from streamq.errors import FeedEnded
 from streamq.store import feed
 from streamq.store.feed import MongoFeed
-from tests.faults.fault import DEFAULTS, Mongo, Turn
+from tests.faults.fault import DEFAULTS, Mongo, Striking, Turn
 from tests.faults.script import lines
 from tests.integration.conftest import MakeApp
 from tests.integration.echo import echoing
@@ -59,16 +59,14 @@ async def ends(app: StreamQ, id: Any, within_s: float = SOON_S) -> bool:
 # --- it dies, and dies again while it is opened ---------------------------------------------------------------------
 
 
-class Openings(CommandListener):
+class Openings(Striking):
     """Ends a client's stream once, and lets the next opening fail."""
 
     def __init__(self, app: str, how: dict[str, Any], turn: Turn) -> None:
+        super().__init__(app, turn)
         self.refused = 0
-        self._app = app
         self._how = how
-        self._turn = turn
         self._ended = threading.Event()
-        self._armed: int | None = None
 
     def end(self) -> None:
         """From the next read on."""
@@ -85,21 +83,7 @@ class Openings(CommandListener):
 
     def _fail(self, event: CommandStartedEvent, how: dict[str, Any]) -> None:
         self.refused += 1
-        self._turn.take(event.command_name, self._app, how)
-        self._armed = event.request_id
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        """See `CommandListener`."""
-        self._answered(event.request_id)
-
-    def _answered(self, request_id: int) -> None:
-        if request_id == self._armed:
-            self._armed = None
-            self._turn.give()
+        self.strike(event, how)
 
 
 async def test_put_is_run_after_any_error_at_the_reopening_of_a_stream(uri: str, database: str, mongo: Mongo) -> None:

@@ -63,6 +63,6 @@ def test_feed_goes_on_though_the_description_of_the_set_has_changed(proxy: Proxy
     before = store.client.topology_description
     proxy.cut()
     assert eventually(lambda: store.client.nodes and store.client.topology_description is not before)
-    if name == "stream":  # the driver takes it up again
+    if name == "stream":  # its cursor outlives the connection
         feed.read()
     feed.close()

@@ -20,8 +20,8 @@ from streamq.store.faults import DRIVER_ERRORS, DriverError, reading, short, tra
 from streamq.store.source import Source
 
 AWAIT_MS: Final = 10_000
-"""How long one getMore waits on the server: an idle worker then sends one every 10 s. Stopping does not wait for it
-(the bell ends it); only with the server gone does it bound the stop."""
+"""How long one getMore waits on the server: an idle worker then sends one every 10 s. Stopping does not wait for it:
+the bell ends it, and a server that is gone does; one that hangs bounds the stop by this and `HUNG_S`."""
 
 HUNG_S: Final = 10.0
 """How much longer than it waits on the server a getMore may take until its connection is given up. A reply that the
