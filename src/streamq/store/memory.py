@@ -7,56 +7,41 @@ One thread only. Its clock is passed in.
 from __future__ import annotations
 
 import copy
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-import msgspec
 from bson import ObjectId
 from bson.timestamp import Timestamp
 
 from streamq.core.claim import Ask, Claim, claim_of
-from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, SUCCEEDED, TERMINAL, WAITING, TaskDocument
+from streamq.core.document import READY, RUNNING, SUCCEEDED, TERMINAL, TaskDocument
 from streamq.core.member import Member, Roster
 from streamq.core.moves import cancel as cancel_move
 from streamq.core.moves import claim as claim_move
-from streamq.core.moves import (
-    expire,
-    free,
-    hold_key,
-    mark,
-    promote,
-    recur,
-    release_due,
-    replace,
-    retain,
-    take_back,
-    unblock,
-)
+from streamq.core.moves import expire, hold_key, replace
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import report as report_move
 from streamq.core.moves import settle as settle_move
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.fence import is_followed, is_held
-from streamq.core.moves.put import document_of, whole_ms
+from streamq.core.moves.put import document_of
 from streamq.core.moves.requeue import Requeue
-from streamq.core.moves.token import Bucket
 from streamq.core.new_task import NewTask, PutReply
-from streamq.core.parents import EXPECTED, GONE, KEYED, NO_FAMILY, Ends, Family
+from streamq.core.parents import EXPECTED, KEYED, NO_FAMILY, Family
 from streamq.core.report import Reported
 from streamq.core.requeued import Requeued
-from streamq.core.schedule import PREFIX, Row, Schedule, ScheduleInfo, info_of, row_of
+from streamq.core.schedule import Schedule, ScheduleInfo
 from streamq.core.search import Search
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.transitions import is_terminal
-from streamq.core.unclaimed import Unclaimed, unclaimed_of
+from streamq.core.unclaimed import Unclaimed
 from streamq.core.unique_key import UniqueKey, held_id, stored_key
 from streamq.core.wake import Wake
-from streamq.core.wakes import Interest, by_urgency, wake_of_document, wake_of_due
-from streamq.core.workers import WorkerView, workers_of
+from streamq.core.wakes import Interest
+from streamq.core.workers import WorkerView
 from streamq.errors import ClaimUnknown, OptionInvalid, UsageError
-from streamq.store import memory_records
+from streamq.store import memory_following, memory_records, memory_roster, memory_scheduling, memory_ticking
 from streamq.store.contract import (
     NO_DEAD_LETTERS,
     Claimed,
@@ -65,37 +50,14 @@ from streamq.store.contract import (
     Firing,
     Overdue,
     Purged,
-    Refused,
     Released,
     Renewed,
     Taking,
     Tick,
 )
+from streamq.store.memory_books import MemoryBooks
+from streamq.store.memory_feed import MemoryFeed
 from streamq.store.memory_shelf import MemoryShelf
-
-
-class MemoryFeed:
-    """What a stream would tell, in a deque. `on_wake` is called at each event, in the writer's thread."""
-
-    def __init__(self, interest: Interest, forget: Callable[[MemoryFeed], None]) -> None:
-        self.interest = interest
-        self.wakes: deque[Wake] = deque()
-        self.on_wake: Callable[[], None] | None = None
-        self._forget = forget
-
-    def read(self) -> Wake | None:
-        """Return the next wake; None when there is none: it does not wait."""
-        return self.wakes.popleft() if self.wakes else None
-
-    def tell(self, wake: Wake) -> None:
-        """Add a wake and poke the reader."""
-        self.wakes.append(wake)
-        if self.on_wake is not None:
-            self.on_wake()
-
-    def close(self) -> None:
-        """Hear no more."""
-        self._forget(self)
 
 
 def _startable(
@@ -107,30 +69,14 @@ def _startable(
     return found, [one for one in chosen if not expire.is_over(one, now)]
 
 
-def _ahead_s(instants: Sequence[datetime], now: datetime) -> float | None:
-    return max(0.0, (min(instants) - now).total_seconds()) if instants else None
-
-
-def _has_mark_of_end(document: TaskDocument) -> bool:
-    """Say whether followers have yet to learn how a task ended; `queries.SEEN_TO` leaves such out."""
-    return is_terminal(document["status"]) and "follow_up" in document
-
-
-class MemoryStore:
-    """Keeps `streamq.store.contract.Store` in a dict."""
+class MemoryStore(MemoryBooks):
+    """Keeps `streamq.store.contract.Store` in dicts."""
 
     def __init__(self, now: Callable[[], datetime], *, dead_letters: bool = False) -> None:
         """`now` is its clock; with `dead_letters` failed tasks move to a dict of their own."""
-        self._clock = now
+        super().__init__(now, dead_letters=dead_letters)
         self._seq = 0
-        self._feeds: list[MemoryFeed] = []
         self._paused: dict[str, bool] = {}
-        self.documents: dict[ObjectId, TaskDocument] = {}
-        self.dead: dict[ObjectId, TaskDocument] | None = {} if dead_letters else None
-        self.members: dict[str, Member] = {}
-        self.beats: dict[str, tuple[datetime, datetime]] = {}  # of each row, the first and the last
-        self.meta: dict[str, dict[str, Any]] = {}
-        self.buckets: dict[str, Bucket] = {}
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -154,7 +100,7 @@ class MemoryStore:
         seen: list[TaskDocument] = []
         for one in tasks:
             for id in one.options.parents:
-                found = self._anywhere(id)
+                found = self.anywhere(id)
                 if id == one.id:
                     raise OptionInvalid("after", id, "other tasks than the one that is put")
                 if earlier.get(id, False):
@@ -175,33 +121,23 @@ class MemoryStore:
                 parent["has_children"] = True
         return Family(ends, inside)
 
-    def _anywhere(self, id: ObjectId) -> TaskDocument | None:
-        """Find a task, also among the dead letters."""
-        return self.documents.get(id) or (self.dead or {}).get(id)
-
-    def _bury(self, document: TaskDocument) -> None:
-        """Move a task that has just ended to the dead letters, if it failed and they have a place of their own."""
-        if self.dead is not None and document["status"] == FAILED:
-            document.pop("remove_at", None)
-            self.dead[document["_id"]] = self.documents.pop(document["_id"])
-
     def _put(self, new: NewTask, family: Family) -> PutReply:
         if new.id in self.documents:
             return PutReply(new.id, "existing")
-        document = copy.deepcopy(document_of(new, self._clock(), family))
+        document = copy.deepcopy(document_of(new, self.now(), family))
         holder = self._holder(document)
         if holder is not None:
             return self._meet(holder, new, document)
         self._seq += 1
         document["seq"] = Timestamp(1, self._seq)
         self.documents[new.id] = document
-        self._tell(document, is_new=True)
+        self.tell(document, is_new=True)
         return PutReply(new.id)
 
     def _holder(self, new: TaskDocument) -> ObjectId | None:
         """Return which other task has the key of `new`; take a key that outlives its task if it is free."""
         if "unique_for_s" in new:
-            id: ObjectId = hold_key.apply(self.meta, new, whole_ms(self._clock()))["task_id"]
+            id: ObjectId = hold_key.apply(self.meta, new, self.instant())["task_id"]
             return None if id == new["_id"] else id
         if "unique_lock" not in new:
             return None
@@ -214,16 +150,16 @@ class MemoryStore:
         if new.options.on_conflict != "replace" or twin is None or not replace.is_replaceable(twin):
             return PutReply(id, "refused" if new.options.on_conflict == "raise" else "existing")
         replace.apply(twin, document)
-        self._tell(twin)
+        self.tell(twin)
         return PutReply(id, "replaced")
 
     def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
         """See `Store.claim`. What it takes is taken before anyone could be told."""
         if ask.heeds_pause and self.paused([ask.queue]):
             return Claimed((), more=False, paused=True)
-        now = whole_ms(self._clock())
+        now = self.instant()
         if ask.limits is not None:
-            return MemoryShelf(self.documents, self.buckets, ask, now, self._tell).claim(ask.limits)
+            return MemoryShelf(self.documents, self.buckets, ask, now, self.tell).claim(ask.limits)
         ready = [document for document in self.documents.values() if claim_move.is_ready(document, ask, now)]
         if ask.is_for_one and not ask.durable:
             ready = [document for document in ready if not claim_move.is_delicate(document)]
@@ -257,7 +193,7 @@ class MemoryStore:
     def extend(self, claims: Sequence[Claim]) -> list[ObjectId]:
         """See `Store.extend`."""
         lost = []
-        now = whole_ms(self._clock())
+        now = self.instant()
         for one in claims:
             document = self.documents.get(one.id)
             if document is None or not is_held(document, one.queue, one.claim_id):
@@ -276,7 +212,7 @@ class MemoryStore:
         """See `Store.pause`."""
         if self._paused.get(queue) != paused:
             self._paused[queue] = paused
-            for feed in list(self._feeds):
+            for feed in list(self.feeds):
                 if queue in feed.interest.queues:
                     feed.tell(Wake("pause" if paused else "resume", queue=queue))
 
@@ -292,7 +228,7 @@ class MemoryStore:
             if document is None or not is_held(document, one.claim.queue, one.claim.claim_id):
                 lost.append(one.claim.id)
             else:
-                report_move.apply(document, one.report, one.claim.lease_s, whole_ms(self._clock()))
+                report_move.apply(document, one.report, one.claim.lease_s, self.instant())
         return lost
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Verdict]:
@@ -300,7 +236,7 @@ class MemoryStore:
         return [self._settle(one) for one in settlements]
 
     def _settle(self, settlement: Settlement) -> Verdict:
-        document = self._anywhere(settlement.id)
+        document = self.anywhere(settlement.id)
         if document is None:
             return "unknown" if settlement.deletes else "lost"
         if not is_held(document, settlement.queue, settlement.claim_id):
@@ -308,22 +244,22 @@ class MemoryStore:
         if settlement.deletes and not is_followed(document):
             del self.documents[settlement.id]
             return "settled"
-        settle_move.apply(document, copy.deepcopy(settlement), whole_ms(self._clock()))
-        self._tell(document)
-        self._bury(document)
+        settle_move.apply(document, copy.deepcopy(settlement), self.instant())
+        self.tell(document)
+        self.bury(document)
         return "settled"
 
     def cancel(self, ids: Sequence[ObjectId]) -> list[CancelReply]:
         """See `Store.cancel`."""
-        return [self._cancel(self._anywhere(id)) for id in ids]
+        return [self._cancel(self.anywhere(id)) for id in ids]
 
     def _cancel(self, document: TaskDocument | None) -> CancelReply:
         if document is not None and document["status"] in cancel_move.WAITING:
-            cancel_move.apply(document, whole_ms(self._clock()))
-            self._tell(document)
+            cancel_move.apply(document, self.instant())
+            self.tell(document)
         elif document is not None and document["status"] == RUNNING and "cancel_to" not in document:
             cancel_move.apply_ask(document)
-            self._tell(document)
+            self.tell(document)
         reply = cancel_move.reply_of(document)
         assert reply is not None
         return reply
@@ -355,53 +291,15 @@ class MemoryStore:
 
     def tick(self, releases: bool = True) -> Tick:
         """See `Store.tick`."""
-        now = whole_ms(self._clock())
-        released: list[tuple[ObjectId, str]] = []
-        failed = expired = removed = 0
-        due_s = None if releases else _ahead_s(self._dues(), now)
-        ahead = _ahead_s(self._ends() + (self._dues() if releases else []), now)
-        for document in list(self.documents.values()):
-            if "lifetime_until" in document and document["lifetime_until"] <= now:
-                if not _has_mark_of_end(document):
-                    self._free(document)
-                    del self.documents[document["_id"]]
-                    self._mark_followers(document)
-                    removed += 1
-                continue
-            if expire.is_expired(document, now):
-                expire.apply(document, now)
-                expired += 1
-            elif releases and release_due.is_due(document, now):
-                release_due.apply(document, now)
-            elif take_back.is_ended(document, now):
-                take_back.apply(document, now)
-                failed += document["status"] == FAILED
-            else:
-                continue
-            if document["status"] == READY:
-                released.append((document["_id"], document["queue"]))
-            self._tell(document)
-            self._bury(document)
-        everywhere = [*self.documents.values(), *(self.dead or {}).values()]
-        marked = [document for document in everywhere if "follow_up" in document]
-        if marked:
-            released += self._follow_up(marked, now)
-            ahead = 0.0
-        return Tick(tuple(released), failed, ahead, followed=len(marked), expired=expired, removed=removed, due_s=due_s)
+        return memory_ticking.tick(self, releases)
 
     def due(self, most: int, *, whole: bool = False) -> Due:
         """See `Store.due`."""
-        now = whole_ms(self._clock())
-        first = sorted(self._all_due(now), key=lambda one: one["due_at"])[:most]
-        found = sorted(first, key=by_urgency)
-        later = [instant for instant in self._dues() if instant > now]
-        ahead = 0.0 if len(found) == most else _ahead_s(later, now)
-        read = [copy.deepcopy(one) for one in found] if whole else []
-        return Due(tuple(wake_of_due(one) for one in found), ahead, found=tuple(read))
+        return memory_ticking.due(self, most, whole=whole)
 
     def claim_due(self, ask: Ask, found: Sequence[TaskDocument]) -> Claimed:
         """See `Store.claim_due`."""
-        now = whole_ms(self._clock())
+        now = self.instant()
         there = [(self.documents[one["_id"]], one) for one in found if one["_id"] in self.documents]
         chosen = [
             one for one, read in there if claim_move.is_as_read(one, read, ask, now) and not expire.is_over(one, now)
@@ -409,223 +307,54 @@ class MemoryStore:
         return Claimed(tuple(self._begin(one, ask, now) for one in chosen), more=False)
 
     def overdue(self) -> Overdue:
-        """See `Store.overdue`. It reads all."""
-        found = self._all_due(whole_ms(self._clock()))
-        return Overdue(tuple(one["_id"] for one in found), tuple({one["queue"] for one in found}), more=False)
+        """See `Store.overdue`."""
+        return memory_ticking.overdue(self)
 
-    def _all_due(self, now: datetime) -> list[TaskDocument]:
-        return [document for document in self.documents.values() if release_due.is_due(document, now)]
-
-    def release_due(self, ids: Sequence[Any]) -> Released:
+    def release_due(self, ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
         """See `Store.release_due`."""
-        now = whole_ms(self._clock())
-        found = [self.documents[id] for id in ids if id in self.documents]
-        due = [document for document in found if release_due.is_due(document, now)]
-        for document in due:
-            release_due.apply(document, now)
-            self._tell(document)
-        return Released(len(due))
+        return memory_ticking.release(self, ids, queues)
 
     def flush(self) -> None:
         """See `Store.flush`: all that is written is told at once."""
 
-    def _follow_up(self, marked: Sequence[TaskDocument], now: datetime) -> list[tuple[ObjectId, str]]:
-        """`store.following.follow_up`, in memory."""
-        ended = [document for document in marked if is_terminal(document["status"])]
-        waiting = [document for document in marked if not is_terminal(document["status"])]
-        ends: Ends = {document["_id"]: document["status"] for document in ended}
-        parents = {id for document in waiting for id in document.get("blocked_by", ())}
-        released = self._unblock(list(self.documents.values()), ends, now)
-        released += self._look_at_parents(waiting, parents, now)
-        released += self._promote(marked, now)
-        for document in waiting:
-            if not is_terminal(document["status"]):
-                document.pop("follow_up", None)
-        for document in ended:
-            if document["_id"] in self.documents:
-                retain.apply(document, now)
-            else:
-                del document["follow_up"]  # it is kept anyway
-        return released
-
-    def _look_at_parents(
-        self, waiting: Sequence[TaskDocument], parents: Iterable[ObjectId], now: datetime
-    ) -> list[tuple[ObjectId, str]]:
-        ends: dict[ObjectId, str] = {}
-        for id in parents:
-            parent = self._anywhere(id)
-            if parent is None:
-                ends[id] = GONE
-            elif is_terminal(parent["status"]):
-                ends[id] = parent["status"]
-            else:
-                parent["has_children"] = True
-        return self._unblock(waiting, ends, now)
-
-    def _unblock(self, tasks: Sequence[TaskDocument], ends: Ends, now: datetime) -> list[tuple[ObjectId, str]]:
-        released = []
-        for document in tasks:
-            if unblock.is_child(document, ends):
-                unblock.apply(document, ends, now)
-                self._tell(document)
-                self._bury(document)
-                if document["status"] == READY:
-                    released.append((document["_id"], document["queue"]))
-        return released
-
-    def _mark_followers(self, removed: TaskDocument) -> None:
-        """`store.following.mark_followers`, in memory."""
-        children = [one for one in self.documents.values() if unblock.is_child(one, {removed["_id"]: GONE})]
-        followers = children if removed.get("has_children") is True else []
-        if "group" in removed:
-            group = (removed["queue"], removed["group"])
-            waiting = [one for one in self.documents.values() if one["status"] == BLOCKED]
-            of_group = [one for one in waiting if (one["queue"], one.get("group")) == group]
-            followers = [*followers, *sorted(of_group, key=lambda one: one["seq"])[:1]]
-        for document in followers:
-            mark.apply(document)
-            self._tell(document)
-
     def sweep(self) -> Tick:
-        """See `Store.sweep`: all in one page."""
-        blocked = [document for document in self.documents.values() if document["status"] == BLOCKED]
-        parents = {id for document in blocked for id in document.get("blocked_by", ())}
-        now = whole_ms(self._clock())
-        released = self._look_at_parents(blocked, parents, now) + self._promote(blocked, now)
-        return Tick(tuple(released), 0, None)
-
-    def _promote(self, documents: Iterable[TaskDocument], now: datetime) -> list[tuple[ObjectId, str]]:
-        """`store.grouping.promote`, in memory."""
-        released = []
-        for queue, group in dict.fromkeys((one["queue"], one["group"]) for one in documents if "group" in one):
-            of_group = [one for one in self.documents.values() if (one["queue"], one.get("group")) == (queue, group)]
-            waiting = [one for one in of_group if one["status"] == BLOCKED]
-            first = min(waiting, key=lambda one: one["seq"], default=None)
-            if first is None or not promote.may_take_turn(first) or any("group_lock" in one for one in of_group):
-                continue
-            promote.apply(first, now)
-            self._tell(first)
-            if first["status"] == READY:
-                released.append((first["_id"], queue))
-        return released
-
-    def _dues(self) -> list[datetime]:
-        return [document["due_at"] for document in self.documents.values() if document["status"] == DELAYED]
-
-    def _ends(self) -> list[datetime]:
-        instants: list[datetime] = []
-        for document in self.documents.values():
-            if document["status"] == RUNNING:
-                instants.append(document["lease_until"])
-            if document["status"] in WAITING and document["attempt"] == 0 and "expires_at" in document:
-                instants.append(document["expires_at"])
-            if "lifetime_until" in document:
-                instants.append(document["lifetime_until"])
-        return instants
+        """See `Store.sweep`."""
+        return memory_ticking.sweep(self)
 
     def declare(self, schedules: Sequence[Schedule], by: str) -> None:
         """See `Store.declare`."""
-        now = whole_ms(self._clock())
-        written = [self._declare(one, by, now) for one in schedules]
-        if any(written):
-            self._announce()
-
-    def _declare(self, schedule: Schedule, by: str, now: datetime) -> bool:
-        row = self.meta.get(schedule.row_id)
-        if row is None:
-            self.meta[schedule.row_id] = recur.new_row(schedule, by, now)
-            return True
-        update = recur.declare(row, schedule, by, now)
-        recur.apply(row, update or {})
-        return update is not None
+        memory_scheduling.declare(self, schedules, by)
 
     def fire(self, schedules: Sequence[Schedule], by: str) -> Firing:
         """See `Store.fire`."""
-        now = whole_ms(self._clock())
-        fired: list[NewTask] = []
-        skipped: list[tuple[str, datetime]] = []
-        refused: list[Refused] = []
-        ahead: list[float] = []
-        for one in schedules:
-            if one.row_id not in self.meta:
-                self._declare(one, by, now)
-            stored = self.meta[one.row_id]
-            try:
-                row = row_of(stored)
-            except OptionInvalid as error:
-                refused.append(Refused(one.row_id, str(error)))
-                continue
-            next_at = row.next_at
-            if recur.is_due(row, now):
-                shot = recur.fire(row, one.template, by, now, busy=self._is_busy(row))
-                for new in shot.tasks:
-                    self._put(new, NO_FAMILY)
-                recur.apply(stored, shot.update)
-                fired += shot.tasks
-                skipped += [(one.name, slot) for slot in shot.skipped]
-                next_at = shot.next_at
-            if row.enabled and next_at is not None:
-                ahead.append((next_at - now).total_seconds())
-        return Firing(tuple(fired), tuple(skipped), min(ahead, default=None), tuple(refused))
-
-    def _is_busy(self, row: Row) -> bool:
-        if row.recurrence.overlap or row.last_id is None:
-            return False
-        before = self.documents.get(row.last_id)
-        return before is not None and before["status"] not in TERMINAL
+        return memory_scheduling.fire(self, schedules, by, lambda new: self._put(new, NO_FAMILY))
 
     def schedules(self) -> list[ScheduleInfo]:
         """See `Store.schedules`."""
-        found = [info_of(self.meta[id]) for id in sorted(self.meta) if id.startswith(PREFIX)]
-        return [one for one in found if one is not None]
+        return memory_scheduling.schedules(self)
 
     def switch(self, name: str, enabled: bool, by: str) -> bool:
         """See `Store.switch`."""
-        stored = self.meta.get(PREFIX + name)
-        if stored is None:
-            return False
-        update = recur.switch(row_of(stored), enabled, by, whole_ms(self._clock()))
-        if update is not None:
-            recur.apply(stored, update)
-            self._announce()
-        return True
-
-    def _announce(self) -> None:
-        for feed in list(self._feeds):
-            if feed.interest.timers:
-                feed.tell(Wake("schedule"))
+        return memory_scheduling.switch(self, name, enabled, by)
 
     def beat(self, member: Member) -> Roster:
-        """See `Store.beat`: everyone here is alive."""
-        before = self.members.get(member.row_id)
-        if before is None or before.lease_s != member.lease_s:
-            for feed in self._feeds:
-                if feed.interest.timers:
-                    came, serves = ("", None) if before else (member.row_id, member.serves)
-                    feed.tell(Wake("member", lease_s=member.lease_s, member=came, serves=serves))
-        self.members[member.row_id] = member
-        now = whole_ms(self._clock())
-        self.beats[member.row_id] = (self.beats.get(member.row_id, (now, now))[0], now)
-        workers = sorted(id for id, one in self.members.items() if one.queues)
-        rank = workers.index(member.row_id) if member.row_id in workers else len(workers)
-        others = tuple((id, one.serves) for id, one in self.members.items() if id != member.row_id)
-        return Roster(rank, min(one.lease_s for one in self.members.values()), others)
+        """See `Store.beat`."""
+        return memory_roster.beat(self, member)
 
     def ring(self, member: Member, bell: str) -> None:
         """See `Store.ring`."""
-        for feed in list(self._feeds):
+        for feed in list(self.feeds):
             if feed.interest.bell == bell:
                 feed.tell(Wake("bell"))
 
     def leave(self, member: Member) -> None:
         """See `Store.leave`."""
-        self.members.pop(member.row_id, None)
-        self.beats.pop(member.row_id, None)
+        memory_roster.leave(self, member)
 
     def feed(self, interest: Interest, await_s: float | None = None) -> MemoryFeed:
         """See `Store.feed`."""
-        feed = MemoryFeed(interest, self._feeds.remove)
-        self._feeds.append(feed)
+        feed = MemoryFeed(interest, self.feeds.remove)
+        self.feeds.append(feed)
         return feed
 
     @property
@@ -651,11 +380,11 @@ class MemoryStore:
 
     def get(self, id: ObjectId) -> TaskDocument | None:
         """See `Store.get`."""
-        return copy.deepcopy(self._anywhere(id))
+        return copy.deepcopy(self.anywhere(id))
 
     def wait_for(self, id: ObjectId, member_id: str) -> TaskDocument | None:
         """See `Store.wait_for`."""
-        document = self._anywhere(id)
+        document = self.anywhere(id)
         waits = document is not None and document["status"] not in TERMINAL
         if document is not None and waits and member_id not in document.get("reply_to", ()):
             document["reply_to"] = [*document.get("reply_to", ()), member_id]
@@ -689,43 +418,38 @@ class MemoryStore:
         """See `Store.delete`."""
         document = self.documents.get(id)
         if document is not None and force:
-            self._free(document)
+            self.free(document)
         deleted = memory_records.delete(self.documents, id, force=force)
         if document is not None and deleted == "deleted":
             self._leave_followers(document)
         return deleted
 
     def _leave_followers(self, deleted: TaskDocument) -> None:
-        """See to who waits for a task that somebody has deleted: how it ended is told, if it had."""
-        if _has_mark_of_end(deleted):
-            self._unblock(list(self.documents.values()), {deleted["_id"]: deleted["status"]}, whole_ms(self._clock()))
-        self._mark_followers(deleted)
+        memory_following.leave_followers(self, deleted)
 
     def purge(self, search: Search, older_than_s: float, after: ObjectId | None = None) -> Purged:
         """See `Store.purge`."""
-        return memory_records.purge(self.documents, search, older_than_s, after, whole_ms(self._clock()))
+        return memory_records.purge(self.documents, search, older_than_s, after, self.instant())
 
     def requeue(self, ids: Sequence[ObjectId], how: Requeue) -> list[Requeued]:
         """See `Store.requeue`."""
-        requeued = memory_records.requeue(self.documents, ids, how, whole_ms(self._clock()))
+        requeued = memory_records.requeue(self.documents, ids, how, self.instant())
         for one in requeued:
             if one.verdict == "requeued":
-                self._tell(self.documents[one.id])
+                self.tell(self.documents[one.id])
         return requeued
 
     def free_key(self, queue: str, key: UniqueKey) -> bool:
         """See `Store.free_key`."""
         id = held_id(queue, stored_key(key))
-        if not hold_key.is_held(self.meta.get(id), whole_ms(self._clock())):
+        if not hold_key.is_held(self.meta.get(id), self.instant()):
             return False
         del self.meta[id]
         return True
 
     def unclaimed(self) -> list[Unclaimed]:
         """See `Store.unclaimed`."""
-        ready = Counter((one["queue"], one["task"]) for one in self.documents.values() if one["status"] == READY)
-        served = [one for member in self.members.values() for one in member.serves]
-        return unclaimed_of(served, [(queue, task, count) for (queue, task), count in ready.items()])
+        return memory_roster.unclaimed(self)
 
     def dead_letters(self) -> MemoryStore:
         """See `Store.dead_letters`."""
@@ -735,32 +459,10 @@ class MemoryStore:
 
     def workers(self) -> list[WorkerView]:
         """See `Store.workers`."""
-        now = whole_ms(self._clock())
-        rows = []
-        for id in sorted(self.members):
-            member, (started_at, beat_at) = self.members[id], self.beats[id]
-            row = msgspec.structs.asdict(member) | {"_id": id, "started_at": started_at}
-            row["worker"] = member.worker or member.id
-            rows.append(row | {"age_ms": (now - beat_at) / timedelta(milliseconds=1)})
-        holders = Counter(one["worker"] for one in self.documents.values() if one["status"] == RUNNING)
-        return workers_of(rows, [{"_id": name, "count": count} for name, count in holders.items()])
-
-    def now(self) -> datetime:
-        """See `Store.now`."""
-        return self._clock()
+        return memory_roster.workers(self)
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    def _free(self, document: TaskDocument) -> None:
-        if free.has_slot(document):
-            free.apply(document)
-            self._tell(document)
-
-    def _tell(self, document: TaskDocument, *, is_new: bool = False) -> None:
-        for feed in list(self._feeds):
-            for wake in wake_of_document(document, self._clock(), feed.interest, is_new=is_new):
-                feed.tell(wake)
 
 
 class MemoryDeadLetters(MemoryStore):
@@ -776,7 +478,7 @@ class MemoryDeadLetters(MemoryStore):
         return [self._requeue(id, how) for id in ids]
 
     def _requeue(self, id: ObjectId, how: Requeue) -> Requeued:
-        now, document = whole_ms(self._clock()), self.documents.get(id)
+        now, document = self.instant(), self.documents.get(id)
         if document is None or ("lifetime_until" in document and document["lifetime_until"] <= now):
             return Requeued(id, "gone")
         if id in self._living.documents:
@@ -784,7 +486,7 @@ class MemoryDeadLetters(MemoryStore):
         (became,) = memory_records.requeue(self._living.documents | {id: document}, [id], how, now)
         if became.verdict == "requeued":
             self._living.documents[id] = self.documents.pop(id)
-            self._living._tell(document, is_new=True)
+            self._living.tell(document, is_new=True)
         return became
 
     def free_key(self, queue: str, key: UniqueKey) -> bool:
