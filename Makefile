@@ -1,12 +1,13 @@
 # make setup   .venv with everything in it; does nothing when it is current
 # make check   format, lint, types, layers
 # make test    the tests, shared out among JOBS=2 processes; ARGS="..." goes to pytest
+# make test-auth   those that use a server, on one with access control, by users of streamq's roles; see docs/security.md
 # make demo    a run to look at; DIR="..." keeps its data there
 # make chaos   faults on a set of three nodes, MINUTES=60 long, by SEED=n; see docs/reliability.md
 # make fuzz    whatever others may have stored or typed, MINUTES=10 long; see docs/security.md
 # make audit   known vulnerabilities of the packages that streamq needs, where a database of them can be reached
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows; ARGS="tests/unit" for some of them
-# make simulate  the runtime in virtual time, SEEDS=10000 runs from SEED=n on; see docs/reliability.md
+# make simulate  the runtime in virtual time, SEEDS=10000 runs from SEED=n on, on all cores; see docs/reliability.md
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
 # make clean   removes what the others made
 
@@ -25,7 +26,7 @@ PYTHON_FOUND := $(shell for p in $(PYTHONS); do \
 STAMP := .venv/.ready-$(shell [ -z "$(PYTHON_FOUND)" ] || { \
 	"$(PYTHON_FOUND)" -c 'import sys; print(sys.version, sys.base_prefix)'; pwd; } | cksum | cut -d' ' -f1)
 
-.PHONY: setup check test demo chaos simulate fuzz audit test-lowest bench-peers clean
+.PHONY: setup check test test-auth demo chaos simulate fuzz audit test-lowest bench-peers clean
 
 setup: $(STAMP)
 	@:
@@ -60,6 +61,10 @@ check: setup
 # JOBS=0: in one process, one after the other, for a debugger.
 test: setup
 	@exec $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal $(ARGS)
+
+test-auth: setup
+	@exec $(BIN)/python -m pytest --auth -n $(or $(JOBS),2) --dist worksteal $(or $(ARGS),$(foreach d, \
+		conformance integration runtime acceptance model,tests/$(d)))
 
 # DIR reaches the program whole, whatever characters it holds.
 demo: setup

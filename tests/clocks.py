@@ -22,9 +22,9 @@ def library() -> Path | None:
     return next(found, None)
 
 
-needs_faketime: Final = pytest.mark.skipif(
-    library() is None, reason="libfaketime is not installed (Debian: apt-get install faketime)"
-)
+MISSING: Final = "libfaketime is not installed (Debian: apt-get install faketime)"
+
+needs_faketime: Final = pytest.mark.skipif(library() is None, reason=MISSING)
 
 
 class WrongClock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from pymongo.errors import OperationFailure
 from streamq.core.features import FEATURES
 from streamq.store.mongo import MongoStore
 
+Mongo = MongoClient[dict[str, Any]]
 Shape = dict[str, tuple[Any, ...]]
 
 DURABLE: Final = WriteConcern("majority", j=True)
@@ -36,8 +37,15 @@ FEW: Final = 1_000
 class Databases:
     """Lends databases that are prepared for whatever a task may take part in, with nothing in them."""
 
-    def __init__(self, client: MongoClient[dict[str, Any]], dead_letters: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Mongo,
+        dead_letters: str | None = None,
+        made: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`made` is called with the name of each database that is made."""
         self._client = client
+        self._made = made
         self._dead_letters = dead_letters
         self._free: list[str] = []
         self._shape: Shape = {}
@@ -55,6 +63,7 @@ class Databases:
 
     def _make(self) -> str:
         name = f"test_{uuid.uuid4().hex[:12]}"
+        self._made(name)
         store = MongoStore(self._client, name, dead_letters=self._dead_letters)
         store.prepare()
         store.use(FEATURES)
@@ -104,7 +113,7 @@ def rename(collection: Collection[dict[str, Any]], name: str) -> None:
             return
 
 
-def drop_collections(client: MongoClient[dict[str, Any]], name: str) -> None:
+def drop_collections(client: Mongo, name: str) -> None:
     """End a database: it ends with its last collection. To drop that takes 4 ms, `dropDatabase` 100 ms."""
     database = client.get_database(name, write_concern=DURABLE)
     for collection in database.list_collection_names():

@@ -14,6 +14,7 @@ from pymongo import MongoClient
 from streamq import embedded
 from streamq.core.roles import Role
 from streamq.embedded.keyfile import login_by
+from tests.canary import PASSWORD
 
 
 class Guarded:
@@ -36,7 +37,7 @@ class Guarded:
         database = roles[0].database
         for role in roles:
             self.root[database].command({**role.command(), "writeConcern": {"w": 1}})
-        return self.user("u" + secrets.token_hex(4), secrets.token_hex(8), [one.name for one in roles], database)
+        return self.user("u" + secrets.token_hex(4), PASSWORD, [one.name for one in roles], database)
 
     def forget(self, database: str) -> None:
         """Remove the database with its users and roles."""

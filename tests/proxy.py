@@ -107,8 +107,11 @@ class Broken(Exception):
 class Proxy:
     """Listens on a free port of loopback from the beginning to `close`."""
 
-    def __init__(self, port: int, host: str = HOST, *, seed: int = 0) -> None:
-        """`host` and `port` are the server's."""
+    def __init__(
+        self, port: int, host: str = HOST, *, seed: int = 0, login: Callable[[str], str] = lambda uri: uri
+    ) -> None:
+        """`host` and `port` are the server's; `login` puts in what it lets a client in by."""
+        self._login = login
         self.road = WELL
         self.accepted = 0
         """How many connections there were."""
@@ -137,7 +140,7 @@ class Proxy:
     @property
     def uri(self) -> str:
         """A connection string by which a client talks through this to that one server, whatever its set is."""
-        return f"mongodb://{HOST}:{self.port}/?directConnection=true"
+        return self._login(f"mongodb://{HOST}:{self.port}/?directConnection=true")
 
     @property
     def open_connections(self) -> int:

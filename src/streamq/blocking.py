@@ -300,7 +300,7 @@ class BlockingQueue:
         self._door.store().pause(self.name, True)
 
     def resume(self) -> None:
-        """Let tasks of this queue begin again. Idempotent. Trips: 1."""
+        """Let tasks of this queue begin again. Idempotent. Trips: 2."""
         self._door.store().pause(self.name, False)
 
     def is_paused(self) -> bool:

@@ -124,7 +124,7 @@ class ThreadBridge:
         self._calls = trio.Semaphore(CALLS_AT_ONCE)
         self._looks = trio.Semaphore(1)
         # Of its own, so that neither handlers nor store calls can starve the stream.
-        self._feeds = trio.CapacityLimiter(FEEDS_AT_ONCE)
+        self.feeds = trio.CapacityLimiter(FEEDS_AT_ONCE)
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.call`."""
@@ -162,7 +162,7 @@ class ThreadBridge:
             try:
                 # Shielded, so that it begins in any case: the pump is what closes the feed.
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(pump.run, limiter=self._feeds)
+                    await trio.to_thread.run_sync(pump.run, limiter=self.feeds)
             except StoreError as error:
                 caught = error
             ended = True

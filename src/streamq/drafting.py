@@ -13,7 +13,7 @@ from bson import ObjectId
 from streamq.core.codec import require_size, to_stored
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.new_task import NewTask
-from streamq.core.options import NO_OPTIONS, HandlerOptions, Options, options_of, require_longer
+from streamq.core.options import NO_OPTIONS, HandlerOptions, Options, options_of, require_longer, require_text
 from streamq.core.plain import scalars_bytes
 from streamq.core.put_many import PutMany
 from streamq.core.schedule import Schedule
@@ -223,9 +223,7 @@ def task_now(handling: Handling, reply_to: str | None) -> NewTask:
 
 def require_schedule_name(name: object) -> str:
     """Return `name` if it can name a schedule, else raise `OptionInvalid`."""
-    if not isinstance(name, str):
-        raise OptionInvalid("name", name, "the name of a recurring handler, as a str")
-    return name
+    return require_text("name", name)
 
 
 def require_switched(name: str, found: bool) -> None:

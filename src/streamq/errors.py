@@ -34,19 +34,20 @@ SHOWN: Final = 200
 """Characters of a refused value in its error. Chosen freely: what is wrong stands behind it, and is to be seen."""
 
 
-def _shown(value: object) -> str:
+def shown(value: object, most: int = SHOWN) -> str:
+    """Return the beginning of `value`'s repr, at most `most` characters of it, whatever `value` is."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an int of thousands of digits, a list of thousands of levels
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    return text if len(text) <= most else text[:most] + "…"
 
 
 class OptionInvalid(UsageError):
     """An option (priority, delay, queue name, …) has a value it cannot take."""
 
     def __init__(self, option: str, value: object, expected: str) -> None:
-        super().__init__(f"{option}={_shown(value)} is refused: expected {expected}")
+        super().__init__(f"{option}={shown(value)} is refused: expected {expected}")
         self.option = option
         self.value = value
         self.expected = expected
@@ -160,6 +161,7 @@ class ClaimUnknown(OutcomeUnknown):
         self.claim_id = claim_id
         self.ids = ids
         self.settles_in_s = settles_in_s
+        self.reason = reason
 
 
 class FeedEnded(StoreError):

@@ -139,12 +139,12 @@ class Queue:
     async def pause(self) -> None:
         """Let no task of this queue begin, in any worker, until it is resumed. Those that run go on; what was claimed
         and had not begun goes back, uncounted. Workers hear through the stream, within milliseconds: one that is just
-        being claimed may still begin. Tasks can be put, and become due. Idempotent. Trips: 1.
+        being claimed may still begin. Tasks can be put, and become due. Idempotent. Trips: 2.
         """
         await self._switch(True)
 
     async def resume(self) -> None:
-        """Let tasks of this queue begin again. Idempotent. Trips: 1."""
+        """Let tasks of this queue begin again. Idempotent. Trips: 2."""
         await self._switch(False)
 
     async def is_paused(self) -> bool:

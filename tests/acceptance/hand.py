@@ -1,4 +1,4 @@
-"""A worker process for the acceptance tests: `python hand.py MODE URI DATABASE LOG`.
+"""A worker process for the acceptance tests: `python hand.py MODE DATABASE LOG`, with the server in STREAMQ_URI.
 
 It says `ready` on its standard output once no later put can be missed, and writes a line to LOG for what its tasks do,
 each in one write, so that a kill leaves whole lines. SIGTERM ends it in good order, as SIGINT does.
@@ -18,7 +18,8 @@ import trio
 
 from streamq import LeaseLost, Rate, StreamQ, Tasks, current_task
 
-MODE, URI, DATABASE, LOG = sys.argv[1:5]
+MODE, DATABASE, LOG = sys.argv[1:4]
+URI = os.environ["STREAMQ_URI"]
 
 
 def note(*words: object) -> None:
@@ -48,7 +49,7 @@ async def stuck_at_first(lease_s: float, own_lease_s: float | None = None) -> No
         try:
             if current_task().attempt == 1:
                 await trio.sleep_forever()
-        except trio.Cancelled:
+        except (trio.Cancelled, KeyboardInterrupt):  # Ctrl-C reaches the one that is running just then
             note("cancelled", number)
             raise
         return f"by {os.getpid()}"
@@ -98,16 +99,16 @@ async def consume() -> None:
 
 
 def settle_late() -> None:
-    """Claim with a short lease, and settle only when told to on standard input."""
+    """Claim all with a short lease, and settle only when told to on standard input."""
     app = StreamQ(URI, database=DATABASE)
-    task = app.blocking.queue("default").claim(wait_s=20, lease_s=1)
-    assert task is not None
+    tasks = app.blocking.queue("default").claim_many(1_000, lease_s=1)
     ready()
     sys.stdin.readline()
-    try:
-        task.succeed("stale")
-    except LeaseLost:
-        note("LeaseLost")
+    for task in tasks:
+        try:
+            task.succeed("stale")
+        except LeaseLost:
+            note("LeaseLost")
     app.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,11 @@ from bson.timestamp import Timestamp
 from pymongo.write_concern import WriteConcern
 
 from streamq import StreamQ
+from tests.long_form import sized
 from tests.patience import eventually
+
+ZOMBIES: Final = sized(50, 1_000)
+"""Tasks in the hands of one that is frozen past their leases."""
 
 HAND: Final = Path(__file__).with_name("hand.py")
 
@@ -27,8 +32,10 @@ class Hand:
     """One worker process, ready."""
 
     def __init__(self, mode: str, uri: str, database: str, log: Path) -> None:
-        argv = [sys.executable, str(HAND), mode, uri, database, str(log)]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        argv = [sys.executable, str(HAND), mode, database, str(log)]
+        environment = {**os.environ, "STREAMQ_URI": uri}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(argv, env=environment, stdin=pipe, stdout=pipe, text=True)
 
     def wait_ready(self) -> None:
         assert self.process.stdout is not None
@@ -175,23 +182,26 @@ def test_worker_frozen_past_its_lease_loses_its_task_and_changes_nothing_when_it
     assert before["result"] == f"by {heir.process.pid}"
 
 
-def test_settlement_of_a_holder_that_was_frozen_past_its_lease_is_refused(
+def test_settlements_of_a_holder_that_was_frozen_past_its_leases_are_refused(
     hire: Hire, app: StreamQ, database: str, tmp_path: Path
 ) -> None:
-    put(app, 1)
+    put(app, ZOMBIES)
     late = hire("settle-late")
     late.wait_ready()
     late.send(signal.SIGSTOP)
-    task = app.blocking.queue("default").claim(wait_s=20)
-    assert task is not None
-    assert task.info.attempt == 2
-    task.succeed("fresh")
-    (before,) = documents(app, database)
+    fresh = 0
+    while fresh < ZOMBIES:
+        tasks = app.blocking.queue("default").claim_many(ZOMBIES, wait_s=20)
+        assert {task.info.attempt for task in tasks} == {2}
+        for task in tasks:
+            task.succeed("fresh")
+        fresh += len(tasks)
+    before = documents(app, database)
     late.send(signal.SIGCONT)
     late.tell("settle now")
-    assert [words[0] for words in lines(tmp_path / "log")] == ["LeaseLost"]
-    assert documents(app, database) == [before]
-    assert before["result"] == "fresh"
+    assert [words[0] for words in lines(tmp_path / "log")] == ["LeaseLost"] * ZOMBIES
+    assert documents(app, database) == before
+    assert [one["result"] for one in before] == ["fresh"] * ZOMBIES
 
 
 MANY: Final = 1_000_000

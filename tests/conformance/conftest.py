@@ -24,12 +24,12 @@ from streamq.core.options import Options, PutOptions
 from streamq.core.settlement import Settlement, SettleMove
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
-from streamq.embedded import EmbeddedServer
 from streamq.store import checking
 from streamq.store.contract import Feed, Store
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
-from tests.databases import Databases, drop_collections
+from tests.access import Access
+from tests.databases import Databases
 
 HEARD_S = 10.0
 """How long an event may take before its test fails; none waits this long when all is well."""
@@ -194,9 +194,16 @@ class MemoryLab(Lab):
 class MongoLab(Lab):
     """The real store; time passes by moving the instants that it is measured by."""
 
-    def __init__(self, store: MongoStore) -> None:
+    def __init__(self, store: MongoStore, admin: MongoClient[dict[str, Any]]) -> None:
         super().__init__(store)
         self.mongo = store
+        self.admin = admin
+        """Who may do what no application may: set rules of a collection, explain, end sessions."""
+        self.database = admin[store._database.name]
+
+    def on(self, store: MongoStore) -> MongoLab:
+        """Return a lab on another store of this database."""
+        return type(self)(store, self.admin)
 
     def pass_time(self, seconds: float) -> None:
         ms = round(seconds * 1000)
@@ -244,9 +251,9 @@ def busy_oplog(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    with MongoClient[dict[str, Any]](server.uri) as client:
-        yield Databases(client)
+def databases(access: Access) -> Iterator[Databases]:
+    with MongoClient[dict[str, Any]](access.admin_uri) as client:
+        yield Databases(client, made=access.open)
 
 
 @pytest.fixture
@@ -257,19 +264,17 @@ def database(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def empty_database(uri: str) -> Iterator[str]:
+def empty_database(access: Access) -> Iterator[str]:
     """The name of a database which nobody has prepared."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    yield name
-    with MongoClient[dict[str, Any]](uri) as client:
-        drop_collections(client, name)
+    with access.lend(f"test_{uuid.uuid4().hex[:12]}") as name:
+        yield name
 
 
 @pytest.fixture
-def mongo(uri: str, database: str) -> Iterator[MongoLab]:
+def mongo(uri: str, database: str, admin: MongoClient[dict[str, Any]]) -> Iterator[MongoLab]:
     """A lab on the real server, with a database of its own."""
     store = MongoStore.connect(uri, database)
-    yield MongoLab(store)
+    yield MongoLab(store, admin)
     store.close()
 
 

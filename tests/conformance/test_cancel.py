@@ -201,7 +201,7 @@ def test_one_task_that_the_server_lets_nobody_cancel_hides_no_other(mongo: Mongo
     stuck = mongo.put(payload={"stuck": True})
     ids = [mongo.put(), stuck, mongo.put()]
     forbids = {"$or": [{"status": {"$ne": "cancelled"}}, {"payload.stuck": {"$exists": False}}]}
-    mongo.mongo._database.command("collMod", "tasks", validator=forbids)
+    mongo.database.command("collMod", "tasks", validator=forbids)
     with pytest.raises(StoreError, match="cancel tasks"):
         mongo.store.cancel(ids)
     assert [mongo.stored(id)["status"] for id in ids] == ["cancelled", "ready", "cancelled"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,9 +15,8 @@ Base = Database[dict[str, Any]]
 
 
 @pytest.fixture
-def client(uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
-    with MongoClient[dict[str, Any]](uri) as client:
-        yield client
+def client(admin: MongoClient[dict[str, Any]]) -> MongoClient[dict[str, Any]]:
+    return admin
 
 
 def test_what_a_test_leaves_is_gone_for_the_next_and_the_indexes_are_not(client: MongoClient[dict[str, Any]]) -> None:

@@ -19,11 +19,11 @@ from streamq.core.moves.requeue import Requeue
 from streamq.core.outcome import Raised
 from streamq.core.parents import OnParentFailure
 from streamq.core.search import Search
-from streamq.embedded import EmbeddedServer
 from streamq.errors import OutcomeUnknown, StoreError, StoreUnavailable, UsageError
 from streamq.store import dead_letters, settling
 from streamq.store.memory import MemoryStore
 from streamq.store.mongo import MongoStore
+from tests.access import Access, allowed
 from tests.conformance.conftest import Lab, MemoryLab, MongoLab
 from tests.databases import Databases
 
@@ -32,15 +32,15 @@ FAULTS = [{"errorCode": 11601}, {"closeConnection": True}]
 
 
 @pytest.fixture(scope="module")
-def databases(server: EmbeddedServer) -> Iterator[Databases]:
-    with MongoClient[dict[str, Any]](server.uri) as client:
-        yield Databases(client, dead_letters="dead")
+def databases(access: Access) -> Iterator[Databases]:
+    with MongoClient[dict[str, Any]](access.admin_uri) as client:
+        yield Databases(client, dead_letters="dead", made=access.open)
 
 
 @pytest.fixture
-def real(uri: str, database: str) -> Iterator[MongoLab]:
+def real(uri: str, database: str, admin: MongoClient[dict[str, Any]]) -> Iterator[MongoLab]:
     store = MongoStore.connect(uri, database, dead_letters="dead")
-    yield MongoLab(store)
+    yield MongoLab(store, admin)
     store.close()
 
 
@@ -62,7 +62,7 @@ def fail(lab: Lab, **more: Any) -> ObjectId:
 
 def plain(lab: MongoLab) -> MongoLab:
     """A process on the same tasks that knows of no dead letters: what it fails stays where it is."""
-    return MongoLab(MongoStore(lab.mongo.client, lab.mongo._database.name))
+    return lab.on(MongoStore(lab.mongo.client, lab.mongo._database.name))
 
 
 def dead_of(lab: Lab) -> Any:
@@ -73,7 +73,7 @@ def dead_of(lab: Lab) -> Any:
 def where(lab: Lab, id: ObjectId) -> list[str]:
     """Say in which of the two places a task is."""
     if isinstance(lab, MongoLab):
-        database = lab.mongo._database
+        database = lab.database
         return [name for name in ("tasks", "dead") if database[name].find_one({"_id": id}) is not None]
     assert isinstance(lab, MemoryLab)
     places = {"tasks": lab.memory.documents, "dead": lab.memory.dead or {}}
@@ -318,7 +318,7 @@ def test_a_lifetime_that_is_over_is_no_letters_to_begin_again(lab: Lab) -> None:
     lab.pass_time(60)
     if isinstance(lab, MongoLab):
         past = {"$set": {"lifetime_until": lab.mongo.now() - timedelta(seconds=1)}}
-        lab.mongo._database["dead"].update_one({"_id": id}, past)
+        lab.database["dead"].update_one({"_id": id}, past)
     report = dead_of(lab).requeue([id, young], how())
     assert [one.verdict for one in report] == ["gone", "requeued"]
     assert "lifetime_until" in lab.stored(young)
@@ -334,7 +334,7 @@ def test_a_lifetime_that_is_over_is_no_letters_to_begin_again(lab: Lab) -> None:
 def failing(lab: MongoLab, command: str, fault: dict[str, Any]) -> Iterator[MongoStore]:
     """A process to which every such command fails, for good; what it left open is ended as the server would."""
     impatient = MongoStore(lab.mongo.client, lab.mongo._database.name, timeout_s=0.7, dead_letters="dead")
-    admin = lab.mongo.client.admin
+    admin = lab.admin.admin
     admin.command(
         {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": {"failCommands": [command]} | fault}
     )
@@ -360,7 +360,7 @@ def test_a_failure_that_dies_at_any_point_leaves_its_task_in_one_place(
         store.settle(settlements)
     for one in claims:
         assert where(real, one.id) in (["tasks"], ["dead"])
-        document = real.mongo._database[where(real, one.id)[0]].find_one({"_id": one.id}) or {}
+        document = real.database[where(real, one.id)[0]].find_one({"_id": one.id}) or {}
         assert (document["status"] == "failed") == (where(real, one.id) == ["dead"])
         assert document["status"] in ("running", "failed")
     assert real.store.settle(settlements) == ["settled"] * 3
@@ -475,7 +475,7 @@ def test_a_task_that_was_taken_over_is_not_failed_by_its_old_holder(
 
 
 def test_what_the_collection_for_letters_does_not_take_fails_where_it_is_and_is_told_of(real: MongoLab) -> None:
-    database = real.mongo._database
+    database = real.database
     database.command({"collMod": "dead", "validator": {"payload.bad": {"$exists": False}}})
     bad = [real.claimed(payload={"bad": 1}) for _ in range(2)]
     good = [real.claimed() for _ in range(2)]
@@ -556,18 +556,18 @@ def test_all_at_once_a_keyed_task_of_a_group_with_parents_and_children_fails_and
     assert dead.requeue([id], how())[0].verdict == "requeued"
     tick(real)
     assert status(real, id) == "blocked"  # until its group's turn is given on
-    assert (where(real, id), real.mongo.check().findings) == (["tasks"], ())
+    assert (where(real, id), allowed(real.mongo.check())) == (["tasks"], [])
 
 
 def test_the_check_knows_the_indexes_for_dead_letters(real: MongoLab) -> None:
-    assert real.mongo.check().findings == ()
-    assert real.mongo.dead_letters().check().findings == ()
-    real.mongo._tasks.durable.drop_index("streamq_failed")
-    real.mongo._database["dead"].drop_index("streamq_lifetime")
+    assert allowed(real.mongo.check()) == []
+    assert allowed(real.mongo.dead_letters().check()) == []
+    real.database["tasks"].drop_index("streamq_failed")
+    real.database["dead"].drop_index("streamq_lifetime")
     missing = ["dead misses streamq_lifetime", "tasks misses streamq_failed"]
-    assert [one.said for one in real.mongo.check().findings] == missing
-    assert len(real.mongo.check(repair=True).findings) == 2
-    assert real.mongo.check().findings == ()
+    assert [one.said for one in allowed(real.mongo.check())] == missing
+    assert len(allowed(real.mongo.check(repair=True))) == 2
+    assert allowed(real.mongo.check()) == []
 
 
 def test_a_store_without_dead_letters_keeps_failed_tasks_and_makes_no_transaction(
@@ -591,7 +591,7 @@ def test_failed_tasks_from_before_are_moved_many_at_a_time(real: MongoLab, monke
 
 def test_one_from_before_that_is_not_taken_holds_up_no_other(real: MongoLab) -> None:
     ids = [fail(plain(real), payload={"bad": 1} if n == 2 else {}) for n in range(5)]
-    real.mongo._database.command({"collMod": "dead", "validator": {"payload.bad": {"$exists": False}}})
+    real.database.command({"collMod": "dead", "validator": {"payload.bad": {"$exists": False}}})
     assert [one.id for one in real.store.tick().refused] == [ids[2]]
     assert [where(real, id) for id in ids] == [["tasks"] if n == 2 else ["dead"] for n in range(5)]
 
@@ -686,7 +686,7 @@ def test_many_that_fail_at_once_take_five_trips_a_hundred(real: MongoLab, monkey
     monkeypatch.setattr(dead_letters, "end", counted)
     assert real.store.settle(batch) == ["settled"] * 1_000
     assert sizes == [100] * 10
-    assert real.mongo._database["dead"].count_documents({"status": "failed"}) == 1_000
+    assert real.database["dead"].count_documents({"status": "failed"}) == 1_000
 
 
 def test_a_requeue_that_stops_half_way_does_not_say_that_nothing_has_changed(

@@ -72,6 +72,29 @@ def test_release_wakes_the_queue(lab: Lab) -> None:
     assert [(wake.kind, wake.id) for wake in ear.rest()] == [("ready", due)]
 
 
+def test_flood_is_told_of_by_its_queues_alone(lab: Lab) -> None:
+    due = [lab.put(queue, options={"delay_s": 5}) for queue in ("q", "q", "q", "b")]
+    ear = lab.hear("q", "b")
+    lab.pass_time(60)
+    assert lab.store.release_due(due, ["q", "b"]).moved == 4
+    lab.store.flush()
+    assert sorted(wake.freed_in for wake in ear.rest()) == ["b", "q"]
+    assert {lab.stored(id)["status"] for id in due} == {"ready"}
+    assert not any("ready_in" in lab.stored(id) for id in due)
+
+
+def test_queue_is_announced_anew_as_long_as_a_task_waits_that_has_not_said_it(lab: Lab) -> None:
+    """What is written must be a change, or no stream tells it."""
+    due = [lab.put(options={"delay_s": 5}) for _ in range(2)]
+    ear = lab.hear("q")
+    lab.pass_time(60)
+    lab.store.release_due(due, ["q"])
+    for _ in range(2):
+        lab.store.release_due((), ["q"])
+    lab.store.flush()
+    assert [wake.id for wake in ear.rest()] == due
+
+
 def test_due_task_is_claimed_as_if_it_had_been_released(lab: Lab) -> None:
     due = lab.put(options={"delay_s": 5})
     ear = lab.hear("q")

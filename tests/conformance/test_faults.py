@@ -48,20 +48,20 @@ class Fail(Protocol):
 def faulty(mongo: MongoLab, uri: str, database: str) -> Iterator[MongoLab]:
     """A lab whose store's client is the one that fail points fail."""
     client = MongoClient[dict[str, Any]](uri, appname=APP)
-    yield type(mongo)(MongoStore(client, database))
+    yield mongo.on(MongoStore(client, database))
     client.close()
 
 
 @pytest.fixture
 def hasty(mongo: MongoLab, faulty: MongoLab, database: str) -> MongoLab:
     """The same with little patience: within its deadline the driver repeats what may be repeated again and again."""
-    return type(mongo)(MongoStore(faulty.mongo.client, database, timeout_s=0.4))
+    return mongo.on(MongoStore(faulty.mongo.client, database, timeout_s=0.4))
 
 
 @pytest.fixture
-def fail(uri: str) -> Iterator[Fail]:
+def fail(admin_uri: str) -> Iterator[Fail]:
     """Let the next commands of the faulty client fail, on the server, before they are executed."""
-    with MongoClient[dict[str, Any]](uri) as client:
+    with MongoClient[dict[str, Any]](admin_uri) as client:
 
         def configure(*commands: str, times: int = 1, **how: Any) -> None:
             data = {"failCommands": list(commands), "appName": APP} | how
@@ -267,21 +267,29 @@ def test_a_single_claim_whose_reply_was_lost_is_repeated_by_the_driver_and_count
     assert faulty.store.extend([claim]) == []
 
 
-def test_a_single_claim_whose_reply_was_lost_for_good_is_read_back(mongo: MongoLab) -> None:
+def sender_of(mongo: MongoLab, *, plain: bool) -> tuple[Any, str]:
+    """Return by what method of what a single claim goes out."""
+    quick = mongo.mongo._tasks.quick
+    return (quick.database, "command") if plain else (quick, "find_one_and_update")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_single_claim_whose_reply_was_lost_for_good_is_read_back(mongo: MongoLab, plain: bool) -> None:
     id = mongo.put(payload={"x": 1})
-    with lost_replies(mongo.mongo._tasks.quick, "find_one_and_update"):
-        (claim,) = mongo.claim(ids=(id,))
+    with lost_replies(*sender_of(mongo, plain=plain)):
+        (claim,) = mongo.claim(ids=(id,), plain=plain)
     assert (claim.id, claim.attempt, claim.payload) == (id, 1, {"x": 1})
     assert mongo.store.extend([claim]) == []
 
 
+@pytest.mark.parametrize("plain", [True, False])
 def test_a_single_claim_that_was_not_executed_is_unknown_and_holds_nothing(
-    mongo: MongoLab, hasty: MongoLab, fail: Fail
+    mongo: MongoLab, hasty: MongoLab, fail: Fail, plain: bool
 ) -> None:
     id = mongo.put()
     fail("findAndModify", times=ALWAYS, closeConnection=True)
     with pytest.raises(ClaimUnknown) as caught:
-        hasty.claim(ids=(id,))
+        hasty.claim(ids=(id,), plain=plain)
     assert caught.value.ids == (id,)
     assert mongo.store.abandon(caught.value) == 0
     assert statuses(mongo) == {"ready": 1}
@@ -312,7 +320,7 @@ def test_a_durable_claim_that_the_majority_has_is_started(mongo: MongoLab, singl
 
 
 def test_a_claim_that_the_server_sits_on_is_answered_in_time_and_takes_no_effect_later(
-    mongo: MongoLab, hasty: MongoLab, uri: str, fail: Fail
+    mongo: MongoLab, hasty: MongoLab, admin_uri: str, fail: Fail
 ) -> None:
     mongo.put()
     mongo.put()
@@ -323,7 +331,7 @@ def test_a_claim_that_the_server_sits_on_is_answered_in_time_and_takes_no_effect
         hasty.store.claim(mongo.ask())
     assert time.monotonic() - asked_at < 3
     assert caught.value.settles_in_s == 0.4
-    with MongoClient[dict[str, Any]](uri) as client:
+    with MongoClient[dict[str, Any]](admin_uri) as client:
         until = time.monotonic() + 10
         while client.admin.command({"currentOp": 1, "appName": APP, "command.update": "tasks"})["inprog"]:
             assert time.monotonic() < until
@@ -371,15 +379,15 @@ def test_a_claim_whose_answer_cannot_be_decoded_is_read_back(mongo: MongoLab, si
     assert mongo.settle(claim, "release") == "settled"
 
 
-def test_a_claim_that_cannot_be_decoded_at_all_is_unknown_and_goes_back(mongo: MongoLab) -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_claim_that_cannot_be_decoded_at_all_is_unknown_and_goes_back(mongo: MongoLab, plain: bool) -> None:
     id = mongo.put()
-    tasks = mongo.mongo._tasks.quick
     with (
-        undecoded_replies(tasks, "find_one_and_update"),
-        not_sent(tasks, "find", error=InvalidBSON("bad")),
+        undecoded_replies(*sender_of(mongo, plain=plain)),
+        not_sent(mongo.mongo._tasks.quick, "find", error=InvalidBSON("bad")),
         pytest.raises(ClaimUnknown, match="bad") as caught,
     ):
-        mongo.claim(ids=(id,))
+        mongo.claim(ids=(id,), plain=plain)
     assert mongo.store.abandon(caught.value) == 1
     assert mongo.stored(id)["attempt"] == 0
 
@@ -562,7 +570,7 @@ def test_a_task_that_would_outgrow_the_servers_limit_fails_and_leaves_the_rest_o
 @contextmanager
 def validator(mongo: MongoLab, rule: Any) -> Iterator[None]:
     """Let the collection take only documents that fit `rule`, as a user may have configured it."""
-    database = mongo.mongo._database
+    database = mongo.database
     database.command("collMod", "tasks", validator=rule)
     yield
     database.command("collMod", "tasks", validator={})

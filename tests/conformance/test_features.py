@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +25,6 @@ from streamq.errors import AccessRefused, StoreError, StoreUnavailable
 from streamq.store import features, ticking
 from streamq.store.mongo import MongoStore
 from tests.conformance.conftest import MongoLab
-from tests.databases import drop_collections
 
 BASE = {index.name for index in needed(frozenset())}
 
@@ -41,15 +39,12 @@ PUTS: list[tuple[Feature, dict[str, Any]]] = [
 
 
 @pytest.fixture
-def fresh(uri: str) -> Iterator[MongoLab]:
+def fresh(uri: str, empty_database: str, admin: MongoClient[dict[str, Any]]) -> Iterator[MongoLab]:
     """A lab with a database that nobody has used before."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    store = MongoStore.connect(uri, name)
+    store = MongoStore.connect(uri, empty_database)
     store.prepare()
-    yield MongoLab(store)
+    yield MongoLab(store, admin)
     store.close()
-    with MongoClient[dict[str, Any]](uri) as client:
-        drop_collections(client, name)
 
 
 def there(lab: MongoLab) -> set[str]:
@@ -142,7 +137,7 @@ def test_what_is_announced_costs_one_trip_a_process(fresh: MongoLab, monkeypatch
 
 def test_nothing_is_stored_when_it_cannot_be_announced(fresh: MongoLab) -> None:
     fault = {"failCommands": ["insert"], "errorCode": 11600, "namespace": fresh.mongo._tasks.features.in_use.full_name}
-    admin = fresh.mongo.client.admin
+    admin = fresh.admin.admin
     impatient = MongoStore(fresh.mongo.client, fresh.mongo._database.name, timeout_s=0.5)
     admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": fault})
     try:
@@ -190,7 +185,7 @@ def test_slots_are_given_where_their_indexes_are(fresh: MongoLab) -> None:
 def test_indexes_of_what_is_in_use_are_made_again_at_a_start(fresh: MongoLab, uri: str) -> None:
     fresh.put(options=PutOptions(tag="t"))
     fresh.store.tick()
-    fresh.mongo._tasks.durable.drop_indexes()
+    fresh.database["tasks"].drop_indexes()
     fresh.store.prepare()
     assert there(fresh) == BASE | names_of("search")
 

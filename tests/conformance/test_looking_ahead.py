@@ -28,7 +28,7 @@ def put_others(mongo: MongoLab, count: int, **more: Any) -> list[ObjectId]:
 
 
 def keys_examined(mongo: MongoLab) -> int:
-    metrics = mongo.mongo.client.admin.command("serverStatus")["metrics"]
+    metrics = mongo.admin.admin.command("serverStatus")["metrics"]
     return int(metrics["queryExecutor"]["scanned"])
 
 
@@ -71,7 +71,7 @@ def test_a_window_is_found_and_read_in_the_index(mongo: MongoLab) -> None:
     first, last = Past(0, Timestamp(1, 1)), Past(-1, Timestamp(2**32 - 1, 1))
     wanted = queries.ready(ask(mongo, 10)) | queries.between(first, last)
     command = {"find": "tasks", "filter": wanted, "sort": dict(queries.CLAIM_ORDER), "limit": 10}
-    said = mongo.mongo._database.command({"explain": command, "verbosity": "executionStats"})["executionStats"]
+    said = mongo.database.command({"explain": command, "verbosity": "executionStats"})["executionStats"]
     assert "SORT'" not in str(said)
     assert said["totalDocsExamined"] == 0
 

@@ -487,7 +487,7 @@ def read_on(feed: Feed) -> None:
 def test_a_feed_whose_collection_goes_ends_with_an_error(mongo: MongoLab, end: str) -> None:
     mongo.put()
     feed = mongo.store.feed(Interest(("q",), timers=True, reply_to="m", bell="b"), 0.1)
-    tasks = mongo.mongo._tasks.quick
+    tasks = mongo.database["tasks"]
     if end == "drop":
         tasks.drop()
     else:
@@ -585,13 +585,18 @@ def same_indexes(collection: Any, indexes: Sequence[Index]) -> None:
     ],
 )
 def test_an_index_that_differs_is_refused_with_what_to_do(
-    uri: str, empty_database: str, keys: list[tuple[str, int]], more: dict[str, Any]
+    uri: str,
+    empty_database: str,
+    admin: MongoClient[dict[str, Any]],
+    keys: list[tuple[str, int]],
+    more: dict[str, Any],
 ) -> None:
     store = MongoStore.connect(uri, empty_database)
-    store._tasks.durable.create_index(keys, name="streamq_due", **more)
+    tasks = admin[empty_database]["tasks"]
+    tasks.create_index(keys, name="streamq_due", **more)
     with pytest.raises(StoreError, match=r"(?s)streamq_due.*Drop the index"):
         store.prepare()
-    store._tasks.durable.drop_index("streamq_due")
+    tasks.drop_index("streamq_due")
     store.prepare()
     store.close()
 
@@ -611,9 +616,9 @@ class Plan(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-def crowd(uri_of_module: str) -> Iterator[MongoStore]:
+def crowd(admin_uri: str) -> Iterator[MongoStore]:
     """A store with 100,000 ready and 100,000 delayed tasks, 2,000 running ones, of many queues and handlers."""
-    store = MongoStore.connect(uri_of_module, f"test_crowd_{ObjectId()}")
+    store = MongoStore.connect(admin_uri, f"test_crowd_{ObjectId()}")
     store.prepare()
     store.use(FEATURES)
     now = datetime.now(UTC)
@@ -649,12 +654,6 @@ def crowd(uri_of_module: str) -> Iterator[MongoStore]:
     yield store
     store.client.drop_database(store._database)
     store.close()
-
-
-@pytest.fixture(scope="module")
-def uri_of_module(request: pytest.FixtureRequest) -> str:
-    uri: str = request.getfixturevalue("server").uri
-    return uri
 
 
 def plan_of(store: MongoStore, command: dict[str, Any]) -> Plan:
@@ -842,7 +841,7 @@ def test_a_claim_says_how_many_others_were_quicker_to_take(mongo: MongoLab) -> N
 
 def test_a_claim_that_looks_past_what_is_refused_leaves_out_what_another_is_about_to_take(mongo: MongoLab) -> None:
     first, second, third = [mongo.put() for _ in range(3)]
-    mongo.mongo._database.command(
+    mongo.database.command(
         {
             "collMod": mongo.mongo._tasks.quick.name,
             "validator": {"$or": [{"_id": {"$ne": first}}, {"status": "ready"}]},

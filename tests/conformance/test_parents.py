@@ -359,7 +359,7 @@ def test_a_deletion_does_not_wait_for_a_child_that_the_server_lets_nobody_change
     tick(mongo)
     end(mongo, parent)
     stuck = {"$or": [{"_id": {"$ne": id}}, {"status": "blocked"}]}
-    mongo.mongo._database.command({"collMod": "tasks", "validator": stuck})
+    mongo.database.command({"collMod": "tasks", "validator": stuck})
     assert mongo.store.delete(parent.id) == "deleted"
     assert status(mongo, id) == "blocked"
 

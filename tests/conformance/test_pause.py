@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect, DuplicateKeyError
 
 from streamq.core.limits import Limits
 from streamq.core.wake import Wake
+from streamq.errors import StoreError
 
 if TYPE_CHECKING:
-    from tests.conformance.conftest import Lab
+    from tests.conformance.conftest import Lab, MongoLab
 
 
 def test_a_paused_queue_is_named_until_it_is_resumed(lab: Lab) -> None:
@@ -68,3 +72,48 @@ def test_claim_that_heeds_a_pause_takes_the_tasks_in_order(lab: Lab) -> None:
     lab.store.pause("q", False)
     claims = lab.store.claim(lab.ask(3, heeds_pause=True)).claims
     assert [claim.id for claim in claims] == [ids[3], ids[1], ids[0]]
+
+
+@pytest.mark.parametrize("before", [(), (True,), (True, False)])
+def test_a_pause_that_comes_late_does_not_hold_after_its_resume(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch, before: tuple[bool, ...]
+) -> None:
+    """Its sender has given it up, and has paused and resumed since."""
+    for paused in before:
+        mongo.store.pause("q", paused)
+    on_its_way: list[tuple[Any, ...]] = []
+
+    def hold(*args: Any, **kwargs: Any) -> None:
+        on_its_way.append((args, kwargs))
+        raise AutoReconnect("the road is broken")
+
+    update_one = Collection.update_one
+    with monkeypatch.context() as patches:
+        patches.setattr(Collection, "update_one", hold)
+        with pytest.raises(StoreError):
+            mongo.store.pause("q", True)
+    mongo.store.pause("q", True)
+    mongo.store.pause("q", False)
+    ((args, kwargs),) = on_its_way
+    with suppress(DuplicateKeyError):
+        update_one(*args, **kwargs)
+    assert mongo.store.paused(["q"]) == []
+
+
+def test_what_two_say_of_a_queue_at_once_is_said_by_both(mongo: MongoLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_one = Collection.find_one
+    others = [True, False, False]
+
+    def read_before(self: Collection[Any], *args: Any, **kwargs: Any) -> Any:
+        read = find_one(self, *args, **kwargs)
+        if others:
+            paused = others.pop()
+            with monkeypatch.context() as patches:
+                patches.setattr(Collection, "find_one", find_one)
+                mongo.store.pause("q", paused)
+        return read
+
+    monkeypatch.setattr(Collection, "find_one", read_before)
+    mongo.store.pause("q", True)
+    assert not others
+    assert mongo.store.paused(["q"]) == ["q"]

@@ -111,6 +111,21 @@ def test_a_claim_of_what_was_told_to_have_no_end_leaves_what_has_one(lab: Lab, e
     assert [claim.id for claim in lab.claim(ids=(ended,))] == [ended]
 
 
+def test_a_claim_of_what_was_told_to_be_new_leaves_what_was_attempted_or_may_have_been_replaced(lab: Lab) -> None:
+    """Who tells of it has not seen how it stands now."""
+    keyed, tried, new = lab.put(options=PutOptions(unique="k")), lab.put(), lab.put()
+    (claim,) = lab.claim(ids=(tried,))
+    lab.settle(claim, "retry", error=BOOM)
+    assert lab.claim(ids=(keyed,), plain=True) == lab.claim(ids=(tried,), plain=True) == []
+    assert [claim.id for claim in lab.claim(1, ids=(keyed, tried, new), plain=True)] == [new]
+    assert {claim.id for claim in lab.claim()} == {keyed, tried}
+
+
+def test_a_claim_of_what_was_told_to_be_new_is_of_its_own_queue(lab: Lab) -> None:
+    id = lab.put("other")
+    assert lab.claim(ids=(id,), plain=True) == []
+
+
 @pytest.mark.parametrize("move", ["retry", "retry_later", "take_back"])
 def test_a_task_that_was_started_in_time_does_not_expire(lab: Lab, move: Any) -> None:
     claim = lab.claimed(expires_in_s=60)

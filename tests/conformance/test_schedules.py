@@ -418,12 +418,12 @@ def test_slot_that_the_server_refuses_is_named_and_holds_up_no_other(mongo: Mong
     schedules = [hourly("bad"), declared(mongo)]
     mongo.store.declare(schedules, "w1")
     mongo.mongo._tasks.meta.update_many({}, [hours_back(1)])
-    mongo.mongo._database.command({"collMod": "tasks", "validator": {"task": {"$ne": "bad"}}})
+    mongo.database.command({"collMod": "tasks", "validator": {"task": {"$ne": "bad"}}})
     firing = mongo.store.fire(schedules, "w1")
     assert [one.id for one in firing.refused] == ["schedule:bad"]
     assert "validation" in firing.refused[0].said
     assert [one["task"] for one in tasks(mongo)] == ["report"]
-    mongo.mongo._database.command({"collMod": "tasks", "validator": {}})
+    mongo.database.command({"collMod": "tasks", "validator": {}})
     assert len(mongo.store.fire(schedules, "w1").fired) == 1
 
 

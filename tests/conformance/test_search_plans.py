@@ -32,7 +32,7 @@ def examined(mongo: MongoLab, after: ObjectId | None = None, *, way: int = -1, l
     """Run a search as the store does; return the index it went by, keys and documents it read, and what it found."""
     wanted = queries.beyond(search_of(sought).filter(), after, "$lt" if way < 0 else "$gt")  # type: ignore[arg-type]
     find = {"find": "tasks", "filter": wanted, "sort": {"_id": way}, "limit": limit}
-    said = mongo.mongo._database.command({"explain": find, "verbosity": "executionStats"})
+    said = mongo.database.command({"explain": find, "verbosity": "executionStats"})
     stats = said["executionStats"]
     plan = str(said["queryPlanner"]["winningPlan"])
     names = [one for one in ("streamq_tag", "streamq_unique_key", "streamq_unsuccessful") if f"'{one}'" in plan]
@@ -85,8 +85,8 @@ def test_what_is_neither_is_walked_for_from_the_newest(mongo: MongoLab) -> None:
 def test_a_plain_task_enters_no_index_for_looking(mongo: MongoLab) -> None:
     mongo.put()
     mongo.settle(mongo.claimed("other"), "succeed")
-    stats = mongo.mongo._tasks.durable.aggregate([{"$indexStats": {}}])
+    stats = mongo.database["tasks"].aggregate([{"$indexStats": {}}])
     assert {"streamq_tag", "streamq_unique_key", "streamq_unsuccessful"} <= {one["name"] for one in stats}
-    validated = mongo.mongo._database.command("validate", "tasks")
+    validated = mongo.database.command("validate", "tasks")
     entered = {name: validated["keysPerIndex"][name] for name in validated["keysPerIndex"]}
     assert [entered[name] for name in ("streamq_tag", "streamq_unique_key", "streamq_unsuccessful")] == [0, 0, 0]

@@ -117,7 +117,7 @@ def test_keys_that_tasks_wait_for_are_found_without_reading_the_tasks(mongo: Mon
         mongo.store.put([mongo.new(options={"rate_key": key}) for _ in range(30)])
     mongo.claim(limits=Limits(key_running=1))
     wanted = {"distinct": "tasks", "key": "held_up_by", "query": queries.keys_held_up("q")}
-    stats = mongo.mongo._database.command({"explain": wanted, "verbosity": "executionStats"})["executionStats"]
+    stats = mongo.database.command({"explain": wanted, "verbosity": "executionStats"})["executionStats"]
     assert (stats["totalKeysExamined"], stats["totalDocsExamined"]) == (2, 0)
 
 

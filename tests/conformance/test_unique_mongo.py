@@ -48,7 +48,7 @@ def hasty(mongo: MongoLab) -> MongoStore:
 @contextmanager
 def failing(lab: MongoLab, command: str, mode: Any = "alwaysOn", **data: Any) -> Iterator[None]:
     """Let a command on the tasks fail."""
-    admin = lab.mongo.client.admin
+    admin = lab.admin.admin
     space = {} if command == "commitTransaction" else {"namespace": lab.mongo._tasks.quick.full_name}
     admin.command("configureFailPoint", "failCommand", mode=mode, data={"failCommands": [command]} | space | data)
     try:
@@ -207,7 +207,7 @@ def test_a_role_that_may_only_insert_learns_that_there_is_a_twin(mongo: MongoLab
 def test_who_has_a_key_is_read_from_the_index(mongo: MongoLab) -> None:
     mongo.store.put([keyed(mongo, key) for key in range(200)] + [mongo.new() for _ in range(200)])
     find = {"find": "tasks", "filter": queries.twins("q", [lock_of(7), lock_of(8)])}
-    said = mongo.mongo._database.command({"explain": find, "verbosity": "executionStats"})
+    said = mongo.database.command({"explain": find, "verbosity": "executionStats"})
     assert said["executionStats"]["totalDocsExamined"] == 2
     assert said["executionStats"]["totalKeysExamined"] <= 4
     assert "streamq_unique" in str(said["queryPlanner"]["winningPlan"])

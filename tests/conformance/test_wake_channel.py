@@ -30,7 +30,7 @@ def tailed(mongo: MongoLab, uri: str, database: str) -> Iterator[MongoLab]:
     client = MongoClient[dict[str, Any]](uri, appname=APP)
     store = MongoStore(client, database, wake="tailable")
     store.prepare()
-    yield type(mongo)(store)
+    yield mongo.on(store)
     client.close()
 
 
@@ -63,7 +63,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, how: Instead) -> None:
 
 
 def channel_of(lab: MongoLab) -> Any:
-    return lab.mongo._database["tasks.wakes"]
+    return lab.database["tasks.wakes"]
 
 
 def all_told(feed: TailFeed) -> list[Wake]:
@@ -149,7 +149,7 @@ def test_prepare_refuses_another_collection_of_its_name(mongo: MongoLab, uri: st
 def test_store_without_the_option_has_no_channel_and_writes_none(mongo: MongoLab) -> None:
     mongo.put()
     assert not mongo.store.has_tail
-    assert "tasks.wakes" not in mongo.mongo._database.list_collection_names()
+    assert "tasks.wakes" not in mongo.database.list_collection_names()
 
 
 def test_put_after_the_channel_was_dropped_is_stored_once_and_makes_no_ordinary_collection(
@@ -163,7 +163,7 @@ def test_put_after_the_channel_was_dropped_is_stored_once_and_makes_no_ordinary_
     assert sent_again == []  # an update that finds nothing waited for the majority
     assert [one.id for one in tailed.claim(ids=(tailed.put(),))]
     assert sent_again == [1]  # as without a channel
-    assert "tasks.wakes" not in tailed.mongo._database.list_collection_names()
+    assert "tasks.wakes" not in tailed.database.list_collection_names()
 
 
 def test_nothing_is_written_by_one_that_does_not_know_whether_the_channel_is_there(tailed: MongoLab) -> None:
@@ -172,7 +172,7 @@ def test_nothing_is_written_by_one_that_does_not_know_whether_the_channel_is_the
     assert tailed.mongo._tasks.wakes is not None
     tailed.mongo._tasks.wakes._uuid = None
     tailed.mongo.ring_tail("bell")
-    assert "tasks.wakes" not in tailed.mongo._database.list_collection_names()
+    assert "tasks.wakes" not in tailed.database.list_collection_names()
 
 
 def test_reader_makes_a_dropped_channel_anew_and_puts_find_it(
@@ -201,7 +201,7 @@ def test_feed_that_was_overtaken_by_a_full_turn_of_the_channel_ends(tailed: Mong
 def test_feed_ends_when_its_cursor_dies(tailed: MongoLab) -> None:
     feed = tailed.mongo.tail(("q",), "bell", 0.1)
     assert feed.read() is None
-    tailed.mongo._database.command("killCursors", "tasks.wakes", cursors=[feed._cursor.cursor_id])
+    tailed.database.command("killCursors", "tasks.wakes", cursors=[feed._cursor.cursor_id])
     with pytest.raises(FeedEnded):
         all_told(feed)
 

@@ -10,7 +10,7 @@ import pytest
 from pymongo import MongoClient
 
 from streamq import StreamQ
-from tests.guarded import Guarded, guarded
+from tests.guarded import Guarded
 
 Mongo = MongoClient[dict[str, Any]]
 
@@ -35,17 +35,10 @@ def make_app(uri: str, database: str) -> Iterator[MakeApp]:
 
 
 @pytest.fixture
-def mongo(uri: str) -> Iterator[Mongo]:
-    """A plain client beside streamq's."""
-    with Mongo(uri, tz_aware=True) as client:
+def mongo(admin_uri: str) -> Iterator[Mongo]:
+    """A plain client beside streamq's, of who may do everything."""
+    with Mongo(admin_uri, tz_aware=True) as client:
         yield client
-
-
-@pytest.fixture(scope="session")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """A server with access control."""
-    with guarded(tmp_path_factory.mktemp("key")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from streamq import LeaseLost, OptionInvalid, StreamQ, UsageError
 from streamq.asyncio import Door
 from streamq.core.search import search_of
-from tests.integration.conftest import MakeApp
+from tests.integration.conftest import MakeApp, Mongo
 
 
 def statuses(app: StreamQ) -> dict[str, int]:
@@ -213,10 +213,10 @@ def test_progress_is_stored_and_told(make_app: MakeApp) -> None:
 
 
 def test_put_with_a_session_is_stored_with_the_callers_own_writes_or_not_at_all(
-    make_app: MakeApp, database: str
+    make_app: MakeApp, mongo: Mongo, database: str
 ) -> None:
     app = make_app()
-    app.client[database].create_collection("orders")
+    mongo[database].create_collection("orders")
 
     def order(session: Any) -> None:
         app.client[database].orders.insert_one({}, session=session)

@@ -70,14 +70,14 @@ Bench = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def bench(uri: str, capfd: pytest.CaptureFixture[str]) -> Bench:
+def bench(admin_uri: str, capfd: pytest.CaptureFixture[str]) -> Bench:
     """Run a scenario on the session's server and return its line; it leaves no database."""
 
     def run(scenario: str, *arguments: str) -> dict[str, Any]:
-        code = main(["bench", scenario, *arguments, "--uri", uri, "--json"])
+        code = main(["bench", scenario, *arguments, "--uri", admin_uri, "--json"])
         out, err = capfd.readouterr()
         assert code == 0, err
-        with MongoClient[dict[str, Any]](uri) as client:
+        with MongoClient[dict[str, Any]](admin_uri) as client:
             assert [name for name in client.list_database_names() if name.startswith(PREFIX)] == []
         found: dict[str, Any] = json.loads(out.splitlines()[-1])
         return found
@@ -238,12 +238,12 @@ def _runs(pid: int) -> bool:
         return False
 
 
-async def test_floor_stores_and_claims_what_streamq_does(uri: str, database: str) -> None:
-    app = StreamQ(uri, database=database)
+async def test_floor_stores_and_claims_what_streamq_does(admin_uri: str, database: str) -> None:
+    app = StreamQ(admin_uri, database=database)
     noop = declared(app)
     async with app:
         await app.put_many([noop.new(0), noop.options(delay_s=9).new(0)])
-    with MongoClient[dict[str, Any]](uri) as client:
+    with MongoClient[dict[str, Any]](admin_uri) as client:
         tasks = client[database]["tasks"]
         ready, delayed = tasks.find_one({"status": "ready"}), tasks.find_one({"status": "delayed"})
         assert ready is not None
@@ -264,8 +264,8 @@ async def test_floor_stores_and_claims_what_streamq_does(uri: str, database: str
     app.close()
 
 
-def test_machine_block_names_what_was_measured_on(uri: str) -> None:
-    found = machine(uri)
+def test_machine_block_names_what_was_measured_on(admin_uri: str) -> None:
+    found = machine(admin_uri)
 
     assert found["cores"] > 0
     assert found["python"]

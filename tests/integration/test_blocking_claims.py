@@ -15,7 +15,8 @@ from streamq.core.member import Member
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown
 from streamq.store.contract import Claimed, Taking
-from streamq.store.memory import MemoryFeed, MemoryStore
+from streamq.store.memory import MemoryStore
+from streamq.store.memory_feed import MemoryFeed
 
 
 class StoreWithoutGoodBye(MemoryStore):
@@ -63,7 +64,7 @@ def test_claim_that_obtained_its_task_keeps_it_when_the_good_bye_fails(
     task.succeed()
     assert [one["status"] for one in store.documents.values()] == ["succeeded"]
     assert store.left == 1
-    assert not store._feeds
+    assert not store.feeds
 
 
 def test_claim_that_obtained_nothing_says_so_when_the_good_bye_fails(app: StreamQ, store: StoreWithoutGoodBye) -> None:

@@ -336,7 +336,7 @@ def test_counts_names_ready_tasks_whose_handler_nobody_knows(shell: Shell, here:
 def test_an_app_says_where_the_tasks_are_and_which_queues_there_are(shell: Shell, uri: str, database: str) -> None:
     (shell.directory / "placed.py").write_text(
         f"from streamq import StreamQ\nfrom streamq.testing import memory_app\n"
-        f"app = StreamQ({uri!r}, database={database!r}, collection='jobs', dead_letter_collection='dead')\n"
+        f"app = StreamQ({str(uri)!r}, database={database!r}, collection='jobs', dead_letter_collection='dead')\n"
         f"memory = memory_app()\n"
         f"@app.task(queue='images')\ndef resize(path: str) -> None: ...\n"
         f"app.blocking.queue('ticks').put(1)\n"
@@ -548,6 +548,17 @@ def test_a_second_signal_ends_a_worker_whose_event_loop_is_stuck(shell: Shell) -
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
     assert process.returncode in (-signal.SIGTERM, -signal.SIGINT)
+
+
+def test_worker_spares_the_garbage_collector_what_was_imported(shell: Shell) -> None:
+    (shell.directory / "lean.py").write_text(
+        "import gc\nfrom streamq import StreamQ\napp = StreamQ()\n"
+        '@app.task(queue="lean")\nasync def frozen() -> None:\n    print(gc.get_freeze_count(), flush=True)\n'
+    )
+    assert shell.run("put", "lean", "{}", "--task", "frozen").code == 0
+    with shell.running("worker", "lean:app") as process:
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) > 10_000
 
 
 def test_a_worker_works_on_the_queues_named_only(shell: Shell) -> None:

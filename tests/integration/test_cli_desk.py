@@ -246,6 +246,7 @@ def test_workers_are_listed(app: StreamQ, run: Run) -> None:
     assert (row["name"], row["running"], row["is_alive"]) == (app.blocking.worker, 1, False)
 
 
+@pytest.mark.open("asks how far the oplog reaches back, which no role may")
 def test_a_check_tells_repairs_and_fails_when_there_is_something_wrong(
     app: StreamQ, database: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

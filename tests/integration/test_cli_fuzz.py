@@ -204,7 +204,7 @@ class Ground:
 
     def __init__(self, uri: str, mongo: Mongo, database: str) -> None:
         self.database = database
-        self.address = uri.partition("://")[2].partition("/")[0]
+        self.address = uri.partition("://")[2].rpartition("/?")[0]
         self._mongo = mongo
         app = StreamQ(uri, database=database)
         queue = app.blocking.queue(SENTINEL)

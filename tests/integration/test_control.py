@@ -11,9 +11,12 @@ import trio
 import streamq
 from streamq import CancelTask, Handle, LeaseLost, OptionInvalid, TaskFailed
 from tests.integration.conftest import MakeApp
+from tests.integration.holding import settlements_held
 
 
-async def test_running_handler_is_cancelled_from_another_process_within_milliseconds(make_app: MakeApp) -> None:
+async def test_running_handler_is_cancelled_from_another_process_within_milliseconds(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, other = make_app(safety_scan_s=None), make_app()
     began, cancelled = trio.Event(), trio.Event()
 
@@ -30,7 +33,8 @@ async def test_running_handler_is_cancelled_from_another_process_within_millisec
         handle: Handle[Any] = other.handle((await long.put()).id)
         await began.wait()
         with trio.fail_after(5):
-            assert await handle.cancel() == "asked"
+            with settlements_held(monkeypatch):
+                assert await handle.cancel() == "asked"
             await cancelled.wait()
             with pytest.raises(TaskFailed, match="cancelled"):
                 await handle.result()
@@ -69,7 +73,9 @@ async def test_clean_up_that_a_handler_shields_ends_before_its_task_is_cancelled
         nursery.cancel_scope.cancel()
 
 
-async def test_handler_in_a_thread_is_given_up_and_its_late_result_refused(make_app: MakeApp) -> None:
+async def test_handler_in_a_thread_is_given_up_and_its_late_result_refused(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = make_app()
     began, go = threading.Event(), threading.Event()
 
@@ -84,7 +90,8 @@ async def test_handler_in_a_thread_is_given_up_and_its_late_result_refused(make_
         handle = await stuck.put()
         await trio.to_thread.run_sync(began.wait)
         with trio.fail_after(5):
-            assert await handle.cancel() == "asked"
+            with settlements_held(monkeypatch):
+                assert await handle.cancel() == "asked"
             with pytest.raises(TaskFailed, match="cancelled"):
                 await handle.result()
         assert app.journal.counts["thread left behind"] == 1

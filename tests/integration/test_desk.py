@@ -348,5 +348,5 @@ def test_fields_that_this_version_does_not_know_are_kept_whatever_people_do(make
     again = app.blocking.queue("q").claim()
     assert again is not None
     with again.transaction() as session:
-        app.client[database].others.insert_one({}, session=session)
+        app.client[database].orders.insert_one({}, session=session)
     kept("succeeded")

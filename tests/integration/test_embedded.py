@@ -112,9 +112,11 @@ def test_stop_a_second_time_does_nothing_and_a_stopped_node_says_so() -> None:
             server.nodes[0].start()
 
 
-def test_server_listens_on_loopback_only_and_makes_no_socket_file(server: embedded.EmbeddedServer) -> None:
+def test_server_listens_on_loopback_only_and_makes_no_socket_file(
+    server: embedded.EmbeddedServer, admin_uri: str
+) -> None:
     port = server.nodes[0].port
-    with MongoClient[dict[str, Any]](server.uri) as client:
+    with MongoClient[dict[str, Any]](admin_uri) as client:
         options = client.admin.command("getCmdLineOpts")["parsed"]["net"]
     assert options["bindIp"] == "127.0.0.1"
     listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -124,8 +126,8 @@ def test_server_listens_on_loopback_only_and_makes_no_socket_file(server: embedd
     assert not Path(f"/tmp/mongodb-{port}.sock").exists()
 
 
-def test_parameters_reach_mongod(server: embedded.EmbeddedServer) -> None:
-    with MongoClient[dict[str, Any]](server.uri) as client:
+def test_parameters_reach_mongod(admin_uri: str) -> None:
+    with MongoClient[dict[str, Any]](admin_uri) as client:
         assert client.admin.command("getParameter", enableTestCommands=1)["enableTestCommands"] is True
 
 

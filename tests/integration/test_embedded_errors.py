@@ -20,6 +20,7 @@ from streamq.embedded.binary import find_mongod
 from streamq.embedded.node import Node
 from streamq.embedded.ports import free_port
 from streamq.errors import EmbeddedError
+from tests.guarded import Guarded
 
 
 @pytest.fixture(autouse=True)
@@ -274,9 +275,16 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert "this user may write to" in then
 
 
-def test_a_mongod_of_somebody_else_on_our_port_is_not_touched(server: embedded.EmbeddedServer) -> None:
-    stranger = server.nodes[0]
-    ours = Node(0, stranger.port, lambda _: [], Path("/elsewhere"), stranger.log, server._guard)
+@pytest.fixture(scope="session", params=["open_server", "guard"])
+def theirs(request: pytest.FixtureRequest) -> embedded.EmbeddedServer:
+    """One that lets everybody in, and one with users of its own; both are there before a test of here begins."""
+    found: Guarded | embedded.EmbeddedServer = request.getfixturevalue(request.param)
+    return found.server if isinstance(found, Guarded) else found
+
+
+def test_a_mongod_of_somebody_else_on_our_port_is_not_touched(theirs: embedded.EmbeddedServer) -> None:
+    stranger = theirs.nodes[0]
+    ours = Node(0, stranger.port, lambda _: [], Path("/elsewhere"), stranger.log, theirs._guard)
     with pytest.raises(EmbeddedError, match=r"another mongod .* answers on the port that was to be ours"):
         embedded.replica_set.form_set([ours], None, 5)
 

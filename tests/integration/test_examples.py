@@ -6,23 +6,22 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
-from tests.databases import drop_collections
+from tests.access import Access
 from tests.integration.logged import without_failed_tasks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
-def _fresh(uri: str) -> None:
+def _fresh(access: Access) -> Iterator[None]:
     """Each starts from an empty database: the examples share one."""
-    with MongoClient[dict[str, Any]](uri) as client:
-        drop_collections(client, "examples")
+    with access.lend("examples"):
+        yield
 
 
 def run(name: str, uri: str | None) -> str:

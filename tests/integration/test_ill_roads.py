@@ -11,8 +11,9 @@ import trio
 from bson import ObjectId
 from pymongo import MongoClient
 
-from streamq import Retry, StoreError, StreamQ, embedded
+from streamq import Retry, StoreError, StreamQ
 from streamq.core.new_task import NewTask
+from tests.access import Access
 from tests.patience import eventually
 from tests.proxy import WELL, Proxy, Road
 
@@ -80,8 +81,8 @@ ILLNESSES: Final[dict[str, Illness]] = {
 
 
 @pytest.fixture
-def proxy(server: embedded.EmbeddedServer) -> Iterator[Proxy]:
-    with Proxy(server.nodes[0].port, seed=7) as proxy:
+def proxy(access: Access) -> Iterator[Proxy]:
+    with Proxy(access.server.nodes[0].port, login=access.login, seed=7) as proxy:
         yield proxy
 
 

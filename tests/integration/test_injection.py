@@ -3,13 +3,16 @@ task is any different for it."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 
 from streamq import StreamQ, UsageError
+from streamq.core.new_task import NewTask
+from tests.long_form import sized
 
 if TYPE_CHECKING:
     from tests.integration.conftest import MakeApp
@@ -21,6 +24,10 @@ scalars = keys | st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.f
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
 )
+
+TOGETHER = 25
+EXAMPLES = sized(20, 4_000)
+"""Of so many payloads each."""
 
 NESTED: Any = {"$gt": 0}
 for _ in range(120):
@@ -78,6 +85,45 @@ def test_what_users_give_is_never_an_operator(
         same(app, mongo, database, given)
 
     holds()
+
+
+def test_any_payload_and_result_comes_back_as_it_was(
+    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str
+) -> None:
+    """Several at a time; what is refused is refused before anything is stored."""
+    app = make_app()
+    queue, tasks = app.blocking.queue("q"), mongo[database]["tasks"]
+    queue.put_many([None])
+    (plain,) = queue.claim_many(1)
+    plain.succeed(None)
+    fields = set(tasks.find_one({"_id": plain.info.id}) or {}) | {"payload", "result"}
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        phases=(Phase.generate,),
+    )
+    @given(payloads=st.lists(values, min_size=TOGETHER, max_size=TOGETHER))
+    def come_back(payloads: list[Any]) -> None:
+        taken: list[Any] = []
+        wanted: list[NewTask] = []
+        for payload in payloads:
+            with suppress(UsageError):
+                wanted.append(app.queue("q").new(payload))
+                taken.append(payload)
+        app.blocking.put_many(wanted)
+        held = queue.claim_many(TOGETHER)
+        assert [task.payload for task in held] == taken
+        for task in held:
+            task.succeed(task.payload)
+        stored = list(tasks.find({"_id": {"$in": [task.info.id for task in held]}}).sort("seq"))
+        assert [app.blocking.result(one["_id"]) for one in stored] == taken
+        assert [one["_id"] for one in stored if set(one) - fields] == []
+
+    come_back()
 
 
 def test_filters_take_no_operators(make_app: MakeApp) -> None:

@@ -24,8 +24,8 @@ from streamq.errors import UsageError
 OWN = [one for one in CONTENDERS if one.runtime == "own"]
 
 
-def test_a_run_measures_streamq_and_the_floor_in_all_scenarios(uri: str) -> None:
-    run = measure(OWN, Asked(rounds=1, seconds=0.2, rate=100, tasks=200), uri=uri, say=lambda line: None)
+def test_a_run_measures_streamq_and_the_floor_in_all_scenarios(admin_uri: str) -> None:
+    run = measure(OWN, Asked(rounds=1, seconds=0.2, rate=100, tasks=200), uri=admin_uri, say=lambda line: None)
     assert [entry.name for entry in run.entries] == ["floor", "streamq"]
     for entry in run.entries:
         assert entry.failed is None

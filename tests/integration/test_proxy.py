@@ -15,6 +15,7 @@ from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, ConnectionFailure, NetworkTimeout
 
 from streamq import embedded
+from tests.access import Access
 from tests.patience import eventually
 from tests.proxy import WELL, Proxy, Road, Trap, advertise
 from tests.wire import is_many
@@ -25,8 +26,8 @@ ONCE = "&retryWrites=false&retryReads=false&serverSelectionTimeoutMS=3000&connec
 
 
 @pytest.fixture
-def proxy(server: embedded.EmbeddedServer) -> Iterator[Proxy]:
-    with Proxy(server.nodes[0].port) as proxy:
+def proxy(access: Access) -> Iterator[Proxy]:
+    with Proxy(access.server.nodes[0].port, login=access.admin_login) as proxy:
         yield proxy
 
 
@@ -40,10 +41,9 @@ def documents(proxy: Proxy, database: str) -> Iterator[Documents]:
 
 
 @pytest.fixture
-def beside(server: embedded.EmbeddedServer, database: str) -> Iterator[Documents]:
+def beside(admin: MongoClient[dict[str, Any]], database: str) -> Documents:
     """The same documents, not through the proxy."""
-    with MongoClient[dict[str, Any]](server.uri) as client:
-        yield client[database]["documents"]
+    return admin[database]["documents"]
 
 
 def counted(documents: Documents) -> list[int]:

@@ -34,8 +34,8 @@ import trio
 from pymongo.collection import Collection
 from streamq import StreamQ
 
-app = StreamQ(sys.argv[1], database=sys.argv[2])
-real = getattr(Collection, sys.argv[3])
+app = StreamQ(os.environ["STREAMQ_URI"], database=sys.argv[1])
+real = getattr(Collection, sys.argv[2])
 
 @app.task(every_s=3600)
 async def report() -> None: ...
@@ -43,11 +43,11 @@ async def report() -> None: ...
 def die(self, *args, **more):
     if more.get("session") is None:
         return real(self, *args, **more)
-    if sys.argv[4] == "after":
+    if sys.argv[3] == "after":
         real(self, *args, **more)
     os.kill(os.getpid(), signal.SIGKILL)
 
-setattr(Collection, sys.argv[3], die)
+setattr(Collection, sys.argv[2], die)
 
 async def main():
     async with app:
@@ -141,8 +141,8 @@ def test_scheduler_killed_between_its_writes_loses_no_slot(
     app.store.declare(schedules, "w")
     slot = make_due(mongo, database, 0)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, uri, database, method, when],
-        env={**os.environ, "PYTHONPATH": SOURCE},
+        [sys.executable, "-c", KILLED, database, method, when],
+        env={**os.environ, "PYTHONPATH": SOURCE, "STREAMQ_URI": uri},
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL

@@ -8,11 +8,11 @@ from typing import Final
 
 import pytest
 
-from streamq import embedded
 from streamq.core.wakes import Interest
 from streamq.errors import FeedEnded
 from streamq.store.contract import Feed
 from streamq.store.mongo import MongoStore
+from tests.access import Access
 from tests.patience import eventually
 from tests.proxy import Proxy
 
@@ -28,8 +28,8 @@ OPENED: Final[dict[str, Callable[[MongoStore], Feed]]] = {
 
 
 @pytest.fixture
-def proxy(server: embedded.EmbeddedServer) -> Iterator[Proxy]:
-    with Proxy(server.nodes[0].port) as proxy:
+def proxy(access: Access) -> Iterator[Proxy]:
+    with Proxy(access.server.nodes[0].port, login=access.login) as proxy:
         yield proxy
 
 

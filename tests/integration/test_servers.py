@@ -59,10 +59,12 @@ async def test_standalone_server_is_refused_by_the_blocking_door_too(make_app: M
         app.blocking.queue("q").put(1)
 
 
-async def test_wrong_password_is_refused_by_name_and_shows_no_secret(make_app: MakeApp, uri: str, mongo: Mongo) -> None:
+async def test_wrong_password_is_refused_by_name_and_shows_no_secret(
+    make_app: MakeApp, server: embedded.EmbeddedServer, mongo: Mongo
+) -> None:
     mongo.admin.command("createUser", "somebody", pwd="right", roles=["readWrite"])
     try:
-        secret = uri.replace("mongodb://", "mongodb://somebody:canary-secret@")
+        secret = server.uri.replace("mongodb://", "mongodb://somebody:canary-secret@")
         app = make_app(f"{secret}&authSource=admin", timeout_s=5)
         began_at = time.monotonic()
         with pytest.raises(AccessRefused, match="password") as caught:
@@ -82,7 +84,7 @@ async def test_unreachable_server_is_told_within_the_timeout(make_app: MakeApp) 
 
 
 async def test_app_that_starts_while_the_primary_steps_down_comes_up_and_works(
-    make_app: MakeApp, uri: str, server: embedded.EmbeddedServer
+    make_app: MakeApp, mongo: Mongo, server: embedded.EmbeddedServer
 ) -> None:
     for turn in range(3):
         app = make_app()
@@ -91,8 +93,7 @@ async def test_app_that_starts_while_the_primary_steps_down_comes_up_and_works(
         async def echo(text: str) -> str:
             return text
 
-        with Mongo(uri) as client:
-            client.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
+        mongo.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
         with trio.fail_after(30):
             async with app, trio.open_nursery() as nursery:
                 await nursery.start(app.work)
@@ -102,7 +103,7 @@ async def test_app_that_starts_while_the_primary_steps_down_comes_up_and_works(
 
 
 async def test_worker_goes_on_after_its_primary_stepped_down(
-    make_app: MakeApp, uri: str, server: embedded.EmbeddedServer
+    make_app: MakeApp, mongo: Mongo, server: embedded.EmbeddedServer
 ) -> None:
     app = make_app(safety_scan_s=None)
 
@@ -113,8 +114,7 @@ async def test_worker_goes_on_after_its_primary_stepped_down(
     async with app, trio.open_nursery() as nursery:
         await nursery.start(app.work)
         assert await (await echo.put("before")).result(timeout_s=10) == "before"
-        with Mongo(uri) as client:
-            client.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
+        mongo.admin.command("replSetStepDown", 1, secondaryCatchUpPeriodSecs=0, force=True)
         new = echo.new("after")
         with trio.fail_after(30):
             await _put_until_stored(app, new)

@@ -9,17 +9,32 @@ from typing import Any, Final
 
 import pytest
 import trio
+from bson import ObjectId
+from pymongo import MongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from pymongo.write_concern import WriteConcern
 
 from streamq import AccessRefused, StreamQ
 from streamq.core.member import Member, Roster
+from streamq.core.new_task import NewTask
+from streamq.core.options import Options
+from streamq.core.wakes import Interest
+from streamq.store.feed import MOST_EVENTS
+from streamq.store.mongo import MongoStore
 from tests.databases import rename
 from tests.integration.conftest import MakeApp, Mongo
 from tests.integration.echo import echoing
+from tests.long_form import sized
 
 SOON_S: Final = 10.0
 """How soon a put must have been run after its stream was disturbed. The pause before the first reopening is 0.1 s;
 after an error that says the server is going away, the driver waits up to a heartbeat (5 s) to see that it has not."""
+
+
+HOLES: Final = sized(5, 500)
+STARTS: Final = sized(300, 50_000)
+ERRORS: Final = sized(1, 100)
+"""Of each kind."""
 
 
 @contextmanager
@@ -43,7 +58,9 @@ def fail_point(mongo: Mongo, name: str, **data: Any) -> Iterator[Callable[[int],
 # --- around the start ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("barrier", [True, False], ids=["with the barrier", "control: without it"])
+@pytest.mark.parametrize(
+    "barrier", [*[True] * HOLES, False], ids=[*["with the barrier"] * HOLES, "control: without it"]
+)
 async def test_put_in_an_oplog_hole_while_a_worker_starts_is_run_thanks_to_the_barrier(
     make_app: MakeApp, mongo: Mongo, database: str, monkeypatch: pytest.MonkeyPatch, barrier: bool
 ) -> None:
@@ -105,7 +122,7 @@ async def test_put_in_an_oplog_hole_while_a_worker_starts_is_run_thanks_to_the_b
         nursery.cancel_scope.cancel()
 
 
-async def test_three_hundred_starts_miss_no_put_around_them(make_app: MakeApp) -> None:
+async def test_hundreds_of_starts_miss_no_put_around_them(make_app: MakeApp) -> None:
     """Puts at random offsets from 0 to 50 ms around the start, the safety scan off. Each start is on a queue of its
     own, so that each opens a stream of its own and no later one can find what an earlier one missed."""
     here, elsewhere = make_app(safety_scan_s=None), make_app()
@@ -126,7 +143,7 @@ async def test_three_hundred_starts_miss_no_put_around_them(make_app: MakeApp) -
         await elsewhere.queue(queue).put(1, keep_s=0)
 
     async with here, elsewhere:
-        for number in range(300):
+        for number in range(STARTS):
             if len(missed) > 2:
                 break
             async with trio.open_nursery() as nursery:
@@ -184,7 +201,7 @@ async def test_stream_whose_collection_goes_is_opened_again(
     echo = echoing(here)
     async with here, elsewhere, trio.open_nursery() as nursery:
         await nursery.start(here.work)
-        for turn in range(3):
+        for turn in range(max(3, ERRORS)):
             match how:
                 case "drop":
                     mongo[database].tasks.drop()
@@ -239,7 +256,7 @@ async def _succeeded(app: StreamQ, id: Any) -> None:
             await trio.sleep(0.02)
 
 
-@pytest.mark.parametrize("code", [43, 50, 136, 280, 286, 10_334, 11_600, 11_601, "closeConnection"])
+@pytest.mark.parametrize("code", [43, 50, 136, 280, 286, 10_334, 11_600, 11_601, "closeConnection"] * ERRORS)
 async def test_put_after_an_error_of_the_stream_is_run_soon(
     make_app: MakeApp, mongo: Mongo, uri: str, code: int | str
 ) -> None:
@@ -300,3 +317,36 @@ async def test_stream_that_is_refused_while_workers_run_fails_loudly(make_app: M
             pytest.raises(AccessRefused, match="change stream"),
         ):
             await work()
+
+
+class Replies(CommandListener):
+    """How many events each reply of a stream held."""
+
+    def __init__(self) -> None:
+        self.events: list[int] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """See `CommandListener`."""
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """See `CommandListener`."""
+        if event.command_name == "getMore":
+            self.events.append(len(event.reply["cursor"]["nextBatch"]))
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """See `CommandListener`."""
+
+
+def test_stream_that_is_far_behind_is_read_in_small_replies(uri: str, database: str) -> None:
+    """One of 16 MB, which is the server's own bound, would be 100 MB of dicts, made while nothing else runs."""
+    replies, count = Replies(), 3 * MOST_EVENTS
+    client: Mongo = MongoClient(uri, event_listeners=[replies])
+    store = MongoStore(client, database, owns_client=True)
+    feed = store.feed(Interest(("q",), timers=False, reply_to=None, bell="b"), await_s=0.1)
+    store.put([NewTask(ObjectId(), "q", None, None, Options(), 1) for _ in range(count)])
+    told = 0
+    while told < count:
+        told += feed.read() is not None
+    feed.close()
+    store.close()
+    assert max(replies.events) <= MOST_EVENTS

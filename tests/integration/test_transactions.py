@@ -30,8 +30,8 @@ def app(make_app: MakeApp) -> StreamQ:
 
 
 @pytest.fixture
-def orders(app: StreamQ, database: str) -> Collection[dict[str, Any]]:
-    app.client[database].create_collection("orders")
+def orders(app: StreamQ, mongo: MongoClient[dict[str, Any]], database: str) -> Collection[dict[str, Any]]:
+    mongo[database].create_collection("orders")
     return app.client[database]["orders"]
 
 

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 SOURCE = str(Path(streamq.__file__).parents[1])
 
 PUTTER = """
-import sys
+import os, sys
 from streamq import StreamQ
-app = StreamQ(sys.argv[1], database=sys.argv[2])
+app = StreamQ(os.environ["STREAMQ_URI"], database=sys.argv[1])
 queue = app.blocking.queue("q")
 app.blocking.store().now()
 print("ready", flush=True)
 sys.stdin.readline()
 for key in range(10):
-    print(queue.put(sys.argv[3], unique=("key", key)).outcome, flush=True)
+    print(queue.put(sys.argv[2], unique=("key", key)).outcome, flush=True)
 """
 
 
@@ -39,11 +39,11 @@ def test_of_racing_processes_exactly_one_creates_each_key(uri: str, database: st
     app.blocking.queue("q")
     programs = [
         subprocess.Popen(
-            [sys.executable, "-c", PUTTER, uri, database, str(place)],
+            [sys.executable, "-c", PUTTER, database, str(place)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"PYTHONPATH": SOURCE},
+            env={"PYTHONPATH": SOURCE, "STREAMQ_URI": uri},
         )
         for place in range(4)
     ]
@@ -148,9 +148,10 @@ def test_what_cannot_be_a_key_is_refused_in_every_api_and_nothing_stored(make_ap
 
 def test_a_key_can_be_given_on_the_command_line(uri: str, database: str) -> None:
     def put(*more: str) -> subprocess.CompletedProcess[str]:
-        words = ["put", "q", "1", "--uri", uri, "--database", database, *more]
+        words = ["put", "q", "1", "--database", database, *more]
+        environment = {"PYTHONPATH": SOURCE, "STREAMQ_URI": uri}
         return subprocess.run(
-            [sys.executable, "-m", "streamq", *words], env={"PYTHONPATH": SOURCE}, text=True, capture_output=True
+            [sys.executable, "-m", "streamq", *words], env=environment, text=True, capture_output=True
         )
 
     first, second = put("--unique", "k"), put("--unique", "k")

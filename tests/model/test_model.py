@@ -1,17 +1,19 @@
 """The real store beside the one in memory: hypothesis acts on both and compares every document after every step.
 
 Time. Both stores live in one time, the server's, plus what `time_passes` adds: on the clock in memory as an offset, on
-the real documents by moving their instants back. Every duration is a half-integer number of thousands of seconds and
-time passes by whole thousands, so no instant ever falls near "now", however slow the machine: the two stores, which
-execute a step at slightly different moments, cannot come to different answers for that reason. For the same reason
-two dates are equal when they differ by less than `TOLERANCE_S`: it is far more than a run takes, and five times less
-than the smallest difference that a wrong duration could make.
+the real documents by moving their instants back. Every duration is a half-integer number of thousands of seconds (or
+some sixteenths of one) and time passes by whole thousands, so no instant ever falls near "now", however slow the
+machine: the two stores, which execute a step at slightly different moments, cannot come to different answers for that
+reason. For the same reason two dates are equal when they differ by less than `TOLERANCE_S`: it is far more than a run
+takes, and five times less than the smallest difference that a wrong duration could make. Ids are counted, so the same
+steps lead to the same tasks whenever hypothesis plays them.
 
 `seq` differs in value; its order is what counts, and shows in the order of claims.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ import pytest
 from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -34,6 +37,7 @@ from pymongo.write_concern import WriteConcern
 
 from streamq.core.claim import Ask, Claim, Past
 from streamq.core.document import BLOCKED, READY, RUNNING, TERMINAL, Status, TaskDocument
+from streamq.core.features import FEATURES
 from streamq.core.invariants import INVARIANTS
 from streamq.core.limits import Limits, Rate
 from streamq.core.moves import cancel as cancel_move
@@ -105,6 +109,7 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.offset = timedelta(0)
+        self.ids = itertools.count(1)
         self.memory = MemoryStore(lambda: self.real.now() + self.offset, dead_letters=self.real._dead is not None)
         self.claims: list[Claim] = []  # all that were ever given, the live and the stale
         self.statuses: dict[ObjectId, Status] = {}
@@ -150,7 +155,7 @@ class Model(RuleBasedStateMachine):
     ) -> None:
         if lifetime_s is not None:
             lifetime_s += delay_s or 0
-        ids = [ObjectId() for _ in range(count)]
+        ids = [self._new_id() for _ in range(count)]
         expires_in_s = more.pop("expires_in_s", None)
         begin = self.real.now()
 
@@ -188,7 +193,7 @@ class Model(RuleBasedStateMachine):
         """Puts of few keys, so that most meet a twin; and the same once more, as after a lost reply."""
         new = [
             NewTask(
-                ObjectId(),
+                self._new_id(),
                 queue,
                 "t",
                 {"$unique": n},
@@ -222,7 +227,7 @@ class Model(RuleBasedStateMachine):
             Options(delay_s=delay_s) if key is None else Options(unique=key, delay_s=delay_s, **with_key)
             for key in keys
         ]
-        new = [NewTask(ObjectId(), queue, "t", {"n": n}, one, 2) for n, one in enumerate(options)]
+        new = [NewTask(self._new_id(), queue, "t", {"n": n}, one, 2) for n, one in enumerate(options)]
         with self.real.client.start_session() as session:
             session.start_transaction(write_concern=WriteConcern("majority"))
             replies = self.real.put(new, session)
@@ -256,8 +261,8 @@ class Model(RuleBasedStateMachine):
             "after_any": [self._one_of(documents, pick) for pick in after_any],
             "on_parent_failure": policy,
         }
-        first = NewTask(ObjectId(), queue, "t", None, Options(**chosen, **more), 2, keep_s=keep_s)
-        new = [first, NewTask(ObjectId(), queue, "t", None, Options(after=[first.id]), 2)] if inside else [first]
+        first = NewTask(self._new_id(), queue, "t", None, Options(**chosen, **more), 2, keep_s=keep_s)
+        new = [first, NewTask(self._new_id(), queue, "t", None, Options(after=[first.id]), 2)] if inside else [first]
         assert self.real.put(new) == self.memory.put(new)
 
     @rule(
@@ -271,7 +276,7 @@ class Model(RuleBasedStateMachine):
         documents = self._everywhere()
         after = [self._one_of(documents, parent)] if parent is not None and documents else None
         options = [Options(group=group, delay_s=delay_s, after=after) for group in groups]
-        new = [NewTask(ObjectId(), queue, "t", None, one, 2, keep_s=keep_s) for one in options]
+        new = [NewTask(self._new_id(), queue, "t", None, one, 2, keep_s=keep_s) for one in options]
         assert self.real.put(new) == self.memory.put(new)
 
     @precondition(lambda self: self.memory.documents)
@@ -293,7 +298,7 @@ class Model(RuleBasedStateMachine):
         id = self._one_of(list(self.memory.documents), pick)
         new = [NewTask(id, "a", "t", {"again": True}, Options(), 3)]
         if fresh:
-            new += [NewTask(ObjectId(), "a", "t", None, Options(), 3)] * 2
+            new += [NewTask(self._new_id(), "a", "t", None, Options(), 3)] * 2
         assert self.real.put(new) == self.memory.put(new)
 
     @precondition(lambda self: self.memory.documents)
@@ -444,7 +449,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.memory.documents)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
-        ids = [self._one_of(self._everywhere(), pick), ObjectId()]
+        ids = [self._one_of(self._everywhere(), pick), self._new_id()]
         assert self.real.cancel(ids) == self.memory.cancel(ids)
         assert self.real.asked(self.claims) == self.memory.asked(self.claims)
 
@@ -465,7 +470,7 @@ class Model(RuleBasedStateMachine):
         reset=st.booleans(),
     )
     def requeue(self, chosen: list[int], delay_s: float, reset: bool) -> None:
-        how = Requeue(ObjectId(), delay_s, reset)
+        how = Requeue(self._new_id(), delay_s, reset)
         ids = list(dict.fromkeys(self._one_of(list(self.memory.documents), pick) for pick in chosen))
         ended = {id for id in ids if self.memory.documents[id]["status"] in TERMINAL}
         report = self.real.requeue([*ids, ObjectId(b"twelve bytes")], how)
@@ -477,7 +482,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.memory.dead)
     @rule(chosen=st.lists(picks, min_size=1, max_size=4), delay_s=st.sampled_from([0.0, 1_500.0]), reset=st.booleans())
     def requeue_dead_letters(self, chosen: list[int], delay_s: float, reset: bool) -> None:
-        how = Requeue(ObjectId(), delay_s, reset)
+        how = Requeue(self._new_id(), delay_s, reset)
         ids = list(dict.fromkeys(self._one_of(list(self.memory.dead or {}), pick) for pick in chosen))
         real, memory = (store.dead_letters().requeue(ids, how) for store in (self.real, self.memory))
         assert [(one.id, one.verdict) for one in real] == [(one.id, one.verdict) for one in memory]
@@ -518,8 +523,8 @@ class Model(RuleBasedStateMachine):
         assert (real.expired, real.removed) == (memory.expired, memory.removed)
         assert_same_time(real.next_s, memory.next_s)
 
-    @rule(claimed=st.integers(0, 2))
-    def release_due(self, claimed: int) -> None:
+    @rule(claimed=st.integers(0, 2), flood=st.booleans())
+    def release_due(self, claimed: int, flood: bool) -> None:
         """As a releaser does: some are claimed at once, the rest is released."""
         real, memory = self.real.due(64, whole=True), self.memory.due(64, whole=True)
         assert {one.id: one for one in real.wakes} == {one.id: one for one in memory.wakes}
@@ -531,7 +536,8 @@ class Model(RuleBasedStateMachine):
             ids = tuple(two["_id"] for _, two in mine)
             self._claim_due(Ask(queue, len(ids), os.urandom(16), 1_500.0, "w", ids=ids, due=True), mine)
         due = [one.id for one in memory.wakes if one.id is not None]
-        assert self.real.release_due(due).moved == self.memory.release_due(due).moved
+        queues = sorted({one.queue for one in memory.wakes}) if flood else []
+        assert self.real.release_due(due, queues).moved == self.memory.release_due(due, queues).moved
 
     @rule()
     def tick_without_releases(self) -> None:
@@ -543,7 +549,7 @@ class Model(RuleBasedStateMachine):
     @rule(queue=queues, expires_in_s=durations)
     def nobody_starts_in_time(self, queue: str, expires_in_s: float) -> None:
         """Long enough for a task to expire, and a claim before the timer has seen to it."""
-        new = [NewTask(ObjectId(), queue, "t", None, Options(), 3, expires_in_s=expires_in_s)]
+        new = [NewTask(self._new_id(), queue, "t", None, Options(), 3, expires_in_s=expires_in_s)]
         assert self.real.put(new) == self.memory.put(new)
         self.time_passes(2)
         self._claim(Ask(queue, 4, os.urandom(16), 1_500.0, "w"))
@@ -581,6 +587,10 @@ class Model(RuleBasedStateMachine):
         assert real is not None
         assert memory is not None
         assert real["reply_to"] == memory["reply_to"] if "reply_to" in memory else "reply_to" not in real
+
+    def _new_id(self) -> ObjectId:
+        """The same at every run of the same steps: how long a lost task is put off is told by its id."""
+        return ObjectId(next(self.ids).to_bytes(12, "big"))
 
     def _everywhere(self) -> list[ObjectId]:
         """Name the tasks and the dead letters, the newest last."""
@@ -712,6 +722,12 @@ class Model(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True)
+def far_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost tasks are put off for parts of their leases, as long as those are: 31 s from a whole thousand at least."""
+    monkeypatch.setattr(take_back, "MOST_APART_S", math.inf)
+
+
+@pytest.fixture(autouse=True)
 def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks past tasks of other handlers go window by window; one call goes as far as it must."""
     monkeypatch.setattr(looking_ahead, "WINDOW", 2)
@@ -740,6 +756,7 @@ def run(real: MongoStore, *, examples: int, phases: tuple[Phase, ...], begin: in
 def real(uri: str, database: str) -> Iterator[MongoStore]:
     store = MongoStore.connect(uri, database)
     store.prepare()
+    store.use(frozenset(FEATURES))  # a sweep looks for what waits for others only where somebody has made the index
     yield store
     store.close()
 
@@ -748,6 +765,7 @@ def real(uri: str, database: str) -> Iterator[MongoStore]:
 def real_with_dead_letters(uri: str, database: str) -> Iterator[MongoStore]:
     store = MongoStore.connect(uri, database, dead_letters="dead")
     store.prepare()
+    store.use(frozenset(FEATURES))
     yield store
     store.close()
 
@@ -830,9 +848,21 @@ PLANTED: dict[str, Bug] = {
     "any is all": (15, [(unblock, "_take_off", any_is_all)]),
     "replaced although it runs": (1, [(replace_move, "NOT_STARTED", {})]),
     "a key left at the end": (1, [(fence, "LOCKS", ("held_up_by",))]),
-    "windows that overlap": (57, [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))]),
+    "windows that overlap": (9, [(looking_ahead, "_place_of", lambda document: Past(9, Timestamp(1, 1)))]),
     "snooze without delay": (4, [(settle_move, "after_ms", later_is_now)]),
 }
+
+
+def finds(real: MongoStore, begin: int) -> bool:
+    """Say whether a search comes upon a difference, or a broken invariant. When it plays the same steps once more, a
+    planted bug may show in another of these ways, as the time is another."""
+    try:
+        run(real, examples=4 * EXAMPLES, phases=(Phase.generate,), begin=begin)
+    except AssertionError:
+        return True
+    except FlakyFailure as two_ways:
+        return all(isinstance(one, AssertionError) for one in two_ways.exceptions)
+    return False
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -840,8 +870,7 @@ def test_the_model_sees_a_planted_bug(real: MongoStore, monkeypatch: pytest.Monk
     begin, parts = PLANTED[name]
     for module, attribute, broken in parts:
         monkeypatch.setattr(module, attribute, broken)
-    with pytest.raises(AssertionError):
-        run(real, examples=4 * EXAMPLES, phases=(Phase.generate,), begin=begin)
+    assert finds(real, begin)
 
 
 def where_it_is(tasks: Any, guard: Any, update: Any, ids: Any, refused: Any) -> int:
@@ -855,7 +884,7 @@ PLANTED_DEAD: dict[str, Bug] = {
     ),
     "followers of letters are forgotten": (17, [(dead_letters, "marked", lambda *_: [])]),
     "the mark of a letter is left": (17, [(following, "_retain_dead", lambda *_: 0)]),
-    "followers of a removed task are not told": (0, [(following, "mark_followers", lambda *_: None)]),
+    "followers of a removed task are not told": (4, [(following, "mark_followers", lambda *_: None)]),
 }
 
 
@@ -866,5 +895,4 @@ def test_the_model_sees_a_planted_bug_of_dead_letters(
     begin, parts = PLANTED_DEAD[name]
     for module, attribute, broken in parts:
         monkeypatch.setattr(module, attribute, broken)
-    with pytest.raises(AssertionError):
-        run(real_with_dead_letters, examples=4 * EXAMPLES, phases=(Phase.generate,), begin=begin)
+    assert finds(real_with_dead_letters, begin)

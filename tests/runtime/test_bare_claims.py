@@ -51,7 +51,7 @@ async def test_claim_without_wait_opens_no_stream() -> None:
     app = memory_app()
     async with app:
         assert await app.queue("q").claim() is None
-        assert memory(app)._feeds == []
+        assert memory(app).feeds == []
 
 
 async def test_claim_sees_to_what_is_due_where_no_worker_is() -> None:
@@ -99,7 +99,7 @@ async def test_waiting_claims_share_the_one_stream() -> None:
         for queue in ("a", "b", "a", "c"):
             nursery.start_soon(claim, queue)
         await trio.testing.wait_all_tasks_blocked()
-        assert len(memory(app)._feeds) == 1
+        assert len(memory(app).feeds) == 1
         for queue in ("a", "b", "a", "c"):
             await app.queue(queue).put(queue)
     assert sorted(got) == ["a", "a", "b", "c"]
@@ -116,7 +116,7 @@ async def test_second_waiting_claim_finds_the_stream_open() -> None:
             assert task is not None
             assert task.payload == number
             await task.succeed()
-            feeds.add(id(memory(app)._feeds[0]))
+            feeds.add(id(memory(app).feeds[0]))
         assert len(feeds) == 1
 
 
@@ -214,7 +214,7 @@ async def test_claim_still_waiting_when_the_app_is_left_is_told() -> None:
         async with app:
             nursery.start_soon(claim)
             await trio.testing.wait_all_tasks_blocked()
-    assert memory(app)._feeds == []
+    assert memory(app).feeds == []
 
 
 async def test_claim_outside_of_the_app_is_refused() -> None:

@@ -169,7 +169,7 @@ class Run:
             assert attempt == errors + (status == "succeeded"), "an attempt was counted that did not end"
 
     def check_nothing_open(self) -> None:
-        assert not self.store._feeds, "a stream was left open"
+        assert not self.store.feeds, "a stream was left open"
         assert not self.store.members, "a member's row was left behind"
 
     async def finish(self) -> None:

@@ -386,7 +386,7 @@ async def test_two_consumers_of_one_app_on_different_queues_are_both_served() ->
                 await app.queue(name).put(name)
                 async with await take(tasks) as task:
                     assert task.payload == name
-        assert len(memory(app)._feeds) == 1
+        assert len(memory(app).feeds) == 1
 
 
 async def test_task_that_this_process_claims_again_at_once_is_not_taken_for_a_lost_lease() -> None:

@@ -16,7 +16,8 @@ from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask
 from streamq.core.wake import Wake
 from streamq.errors import ClaimUnknown, FeedEnded, StoreUnavailable
-from streamq.store.memory import MemoryFeed, MemoryStore
+from streamq.store.memory import MemoryStore
+from streamq.store.memory_feed import MemoryFeed
 from streamq.testing import trio_time
 
 MakeError = Callable[[str, tuple[Any, ...], Any], StoreError]
@@ -190,7 +191,7 @@ class Script:
         assert self.runs["once"] == self.runs["once 2"] == 1
         assert all(self.runs[name] >= 1 for name in ("fine", "fine 2", "gone", "bare", "late"))
         assert self.runs["flaky"] >= 2
-        assert not self.store._feeds
+        assert not self.store.feeds
 
 
 async def run_with(store: FaultyStore) -> FaultyStore:
@@ -281,8 +282,8 @@ class StoreOfEndingFeeds(MemoryStore):
 
     def feed(self, interest: Any, await_s: float | None = None) -> MemoryFeed:
         self.opened += 1
-        feed = EndingFeed(interest, self._feeds.remove)
-        self._feeds.append(feed)
+        feed = EndingFeed(interest, self.feeds.remove)
+        self.feeds.append(feed)
         return feed
 
 
@@ -305,7 +306,7 @@ async def test_stream_that_keeps_ending_is_opened_again_and_loses_no_put() -> No
         nursery.cancel_scope.cancel()
     assert store.opened >= 5
     assert here.journal.counts["stream lost, trying again"] >= 5
-    assert not store._feeds
+    assert not store.feeds
 
 
 class StoreOfGaps(StoreOfEndingFeeds):
@@ -322,7 +323,7 @@ class StoreOfGaps(StoreOfEndingFeeds):
 
     def disturb(self) -> None:
         """Let the open stream be read until it ends."""
-        for feed in self._feeds:
+        for feed in self.feeds:
             feed.tell(Wake("delayed", due_in_s=10**6))
 
 
@@ -339,7 +340,7 @@ async def test_put_while_no_stream_is_open_is_found_when_one_is() -> None:
         await nursery.start(here.work)
         for number in range(5):
             with trio.fail_after(600):
-                while store._feeds:
+                while store.feeds:
                     store.disturb()
                     await trio.sleep(1)
             new = note.new(number)

@@ -18,6 +18,7 @@ from streamq.core.claim import Ask
 from streamq.core.new_task import NewTask
 from streamq.core.rivals import FEW
 from streamq.core.wake import Wake
+from streamq.runtime import clock
 from streamq.runtime.held import Held
 from streamq.runtime.intake import HOARD_S, Early, Intake, Wants
 from streamq.store.contract import Claimed, Taking
@@ -53,10 +54,10 @@ def wake_of(new: NewTask) -> Wake:
 
 
 @asynccontextmanager
-async def waiting_takers(count: int) -> AsyncIterator[Takers]:
+async def waiting_takers(count: int, spare: int | None = 0) -> AsyncIterator[Takers]:
     async with memory_app() as app, trio.open_nursery() as nursery:
         services = app.services()
-        takers = Takers(app, services.intake(Wants(queue="q", worker="w", lease_s=30, spare=0)))
+        takers = Takers(app, services.intake(Wants(queue="q", worker="w", lease_s=30, spare=spare)))
         nursery.start_soon(takers.intake.run)
         for _ in range(count):
             nursery.start_soon(takers.take)
@@ -125,6 +126,57 @@ async def test_slots_are_offered_again_when_what_withdrew_them_has_been_claimed(
         early = takers.intake.claim_early(wake_of(takers.put_unheard()))
         assert early is not None
         takers.intake.take_early(early)
+
+
+class Scheduled(trio.abc.Instrument):
+    """Which tasks are woken."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self.names.append(task.name.rpartition(".")[2])
+
+
+async def test_nobody_but_its_taker_is_woken_for_what_the_feed_has_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trio runs tasks that are woken together in any order: each would come before the handler every other time."""
+    scheduled = Scheduled()
+    # A claim is counted from when it was sent, by real time, and trio's stands still here: the second could come first.
+    monkeypatch.setattr(clock, "thread_now", lambda: 0.0)
+    async with waiting_takers(2, spare=None) as takers:
+        for _ in range(2):  # the first lease is news for who extends them
+            scheduled.names.clear()
+            early = takers.intake.claim_early(wake_of(takers.put_unheard()))
+            assert early is not None
+            trio.lowlevel.add_instrument(scheduled)
+            takers.intake.take_early(early)
+            trio.lowlevel.remove_instrument(scheduled)
+            await trio.testing.wait_all_tasks_blocked()
+    assert scheduled.names == ["take"]
+
+
+async def test_slot_is_offered_again_when_the_feed_has_claimed_nothing_for_it() -> None:
+    async with waiting_takers(1) as takers:
+        early = takers.intake.claim_early(Wake("ready", ObjectId(), "q", is_new=True))
+        assert early is not None
+        takers.intake.take_early(early)
+        await trio.testing.wait_all_tasks_blocked()
+        assert takers.intake.takers.offer.left == 1
+
+
+async def test_what_the_feed_has_claimed_for_a_taker_that_left_meanwhile_goes_back() -> None:
+    async with waiting_takers(0, spare=None) as takers:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(takers.take)
+                await trio.testing.wait_all_tasks_blocked()
+                early = takers.intake.claim_early(wake_of(takers.put_unheard()))
+                assert early is not None
+                scope.cancel()
+                takers.intake.take_early(early)
+        await trio.sleep(2 * HOARD_S)
+        assert takers.got == []
+        assert await takers.app.counts() == {"q": {"ready": 1}}
 
 
 async def test_error_past_the_store_in_the_feed_is_raised_by_the_claimer_and_gives_its_slot_back(

@@ -22,6 +22,7 @@ from streamq import (
     StreamQ,
     TaskFailed,
     current_task,
+    transaction,
 )
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask, Claim
@@ -384,6 +385,42 @@ async def test_lease_that_ends_on_the_last_attempt_fails_the_task_with_that_reas
         with pytest.raises(TaskFailed, match="LeaseExpired"):
             await handle.result()
     assert not ran
+
+
+class LateAnswers(InlineBridge):
+    """A bridge on which an extension takes effect at once, and its answer comes `late_s` later."""
+
+    late_s = 0.0
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        answer = await super().call(function, *args)
+        if getattr(function, "__name__", "") == "extend":
+            late_s, self.late_s = self.late_s, 0.0
+            with trio.CancelScope(shield=True):
+                await trio.sleep(late_s)
+        return answer
+
+
+async def test_task_given_up_while_its_lease_was_made_long_for_a_transaction_waits_for_an_ordinary_one() -> None:
+    """It had been extended, but its holder had stopped to trust in that: nobody was left for the long lease."""
+    bridge = LateAnswers()
+    app = StreamQ.on(MemoryStore(trio_time), bridge, lease_s=30, safety_scan_s=None)
+    began_at: list[float] = []
+
+    @app.task
+    async def pay() -> None:
+        began_at.append(trio.current_time())
+        if len(began_at) == 1:
+            bridge.late_s = 40.0
+            async with transaction():
+                pass
+
+    async with working(app):
+        handle = await pay.put()
+        await handle.result()
+    assert app.journal.counts["leases no longer trusted"] == 1
+    assert stored(app, handle)["attempt"] == 2
+    assert began_at[1] - began_at[0] < 40 + 30 + 5
 
 
 async def test_two_schedulers_take_a_lease_back_once() -> None:

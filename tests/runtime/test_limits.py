@@ -83,6 +83,34 @@ async def test_tasks_of_a_busy_key_wait_and_others_go_on() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_slot_of_a_key_that_is_free_untold_is_found_by_the_safety_scan() -> None:
+    """What waits for it is not ready: a look for ready tasks does not see it. In virtual time, as all here."""
+    app = memory_app(safety_scan_s=30)
+    app.limit("default", key_running=1)
+    began: list[float] = []
+
+    @app.task
+    async def job() -> None:
+        began.append(trio.current_time() - start)
+        await trio.sleep(10)
+
+    store = app.store
+    assert isinstance(store, MemoryStore)
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        start = trio.current_time()
+        await app.put_many([job.options(rate_key="a").new() for _ in range(2)])
+        await trio.sleep(9)
+        feeds, store.feeds[:] = list(store.feeds), []
+        await trio.sleep(2)
+        store.feeds[:] = feeds
+        await trio.sleep(31)
+        nursery.cancel_scope.cancel()
+    first, second = began
+    assert first == 0
+    assert 11 < second < 42
+
+
 async def test_bare_loop_keeps_to_the_limits_of_its_queue_and_fetches_nothing_ahead() -> None:
     app = memory_app(safety_scan_s=None)
     app.limit("ticks", rate=Rate(1, per_s=10, burst=1))

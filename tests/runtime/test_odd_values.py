@@ -56,6 +56,7 @@ ODD: Final[tuple[Any, ...]] = (
         {1: 2},
         {"a": "b"},
         {"a": "x" * 2_000},
+        {"x" * 2_000: "a"},
     ),
     *(datetime(2030, 1, 1), datetime.max, datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
     *(datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))), timedelta(days=10**6), time(1), datetime.now(UTC)),

@@ -15,10 +15,14 @@ from streamq import StoreUnavailable
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Ask
 from streamq.core.document import TaskDocument
+from streamq.core.member import Roster
+from streamq.core.wake import Wake
+from streamq.core.wakes import Interest
 from streamq.handler import Handler
 from streamq.runtime import releaser
-from streamq.runtime.releaser import FEWEST_READ, MOST_READ, PARTS_AT_ONCE
-from streamq.store.contract import Claimed, Overdue, Released
+from streamq.runtime.journal import Journal
+from streamq.runtime.releaser import EARLY_S, FEWEST_READ, MOST_ANNOUNCED, MOST_READ, PARTS_AT_ONCE, Releaser
+from streamq.store.contract import Claimed, Due, Overdue, Released
 from streamq.testing import memory_app
 from tests.runtime.test_leases import memory, working
 
@@ -62,15 +66,15 @@ class Lab:
         self.claimed.append(len(claimed.claims))
         return claimed
 
-    def release_due(self, ids: Sequence[Any]) -> Released:
+    def release_due(self, ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
         self.released.append(len(ids))
-        feeds = list(self.store._feeds)
+        feeds = list(self.store.feeds)
         if self.unheard:
-            self.store._feeds.clear()
+            self.store.feeds.clear()
         try:
-            return self._release_due(ids)
+            return self._release_due(ids, queues)
         finally:
-            self.store._feeds[:] = feeds
+            self.store.feeds[:] = feeds
 
     def overdue(self) -> Overdue:
         self.floods += 1
@@ -101,6 +105,25 @@ async def test_tasks_due_together_are_claimed_together_again_and_again() -> None
             await lab.put(3)
     assert (len(lab.begun), lab.claimed, lab.released, lab.floods) == (9, [3, 3, 3], [], 0)
     assert lab.lateness == pytest.approx(0, abs=0.002)
+
+
+async def test_look_is_sent_a_moment_early_and_one_too_early_again_when_the_server_says() -> None:
+    """On a server the clock goes by whole ms, as do sleeps: the first is mostly late enough. Here it never is."""
+    lab = Lab("q")
+    due, asked_at = lab.store.due, list[float]()
+
+    def asked(most: int, *, whole: bool = False) -> Due:
+        asked_at.append(trio.current_time())
+        return due(most, whole=whole)
+
+    lab.store.due = asked  # type: ignore[method-assign]
+    async with lab.working(slots=1):
+        await lab._handlers["q"].options(delay_s=DELAY_S / 2).put(7)  # whose look says when the next is due
+        await lab.put(1)
+    early, again = [at - lab._due_at for at in asked_at if abs(at - lab._due_at) < 1][:2]
+    assert early == pytest.approx(-EARLY_S, abs=EARLY_S / 2)
+    assert again == pytest.approx(0, abs=0.002)
+    assert lab.begun[-1][2] == pytest.approx(0, abs=0.002)
 
 
 async def test_due_tasks_beyond_the_free_slots_are_released() -> None:
@@ -165,7 +188,7 @@ async def test_due_tasks_wait_for_no_release_of_others() -> None:
     """What was claimed at once begins, whatever becomes of the statement for the rest."""
     lab = Lab("q")
 
-    def failing(ids: Sequence[Any]) -> Released:
+    def failing(ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
         lab._release_due = released
         raise StoreUnavailable("no primary")
 
@@ -222,6 +245,79 @@ async def test_parts_of_a_flood_are_in_flight_together_and_an_error_ends_it(monk
         await lab.put(60)
         await trio.sleep(30)
     assert (most, failed, len(lab.begun)) == (PARTS_AT_ONCE, 1, 60)
+
+
+def alone(lab: Lab, deliver: Callable[[Sequence[object]], None]) -> Releaser:
+    """One whose worker takes nothing at once."""
+    return Releaser(lab.store, InlineBridge(), lambda: False, lambda *_: None, deliver, Journal())
+
+
+async def test_flood_whose_release_had_no_answer_is_announced_again() -> None:
+    """It may be done, and then no look finds it due, and nobody has heard of it."""
+    lab, asked, delivered = Lab("q"), list[tuple[int, Sequence[str]]](), list[object]()
+    released = lab._release_due
+
+    def unanswered(ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+        asked.append((len(ids), queues))
+        done = released(ids, queues)
+        if len(asked) == 1:
+            raise StoreUnavailable("no reply")
+        return done
+
+    lab._release_due = unanswered
+    async with lab.app, trio.open_nursery() as nursery:
+        await lab.put(MOST_READ)
+        one = alone(lab, delivered.extend)
+        one._most = MOST_READ
+        nursery.start_soon(one.run)
+        one.hear(0.0)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert asked == [(MOST_READ - 1, ("q",)), (0, ("q",)), (1, ())]
+    assert Wake("ready", queue="q") in delivered
+
+
+async def test_flood_of_a_worker_that_died_before_its_word_is_announced_by_the_next() -> None:
+    """Nobody was told of the others, and no look finds them due; the last one is."""
+    lab, asked, delivered = Lab("q"), list[tuple[int, Sequence[str]]](), list[object]()
+    released = lab._release_due
+    async with lab.app, trio.open_nursery() as nursery:
+        await lab.put(MOST_READ)
+        overdue = lab.store.overdue()
+        released([id for id in overdue.ids if id not in overdue.lasts], ["another"])  # it died here
+        ear = lab.store.feed(Interest(("q",), timers=False, reply_to=None, bell="b"))
+
+        def asking(ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+            asked.append((len(ids), queues))
+            return released(ids, queues)
+
+        lab._release_due = asking
+        one = alone(lab, delivered.extend)
+        one.join(Roster(1, 30.0))
+        nursery.start_soon(one.run)
+        one.hear(0.0)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert asked == [(0, ("q",)), (1, ())]
+    assert "q" in [wake.freed_in for wake in ear.wakes]
+
+
+async def test_flood_in_many_queues_is_told_of_task_by_task() -> None:
+    """A statement for each queue after each part would cost more than it spares."""
+    queues = [f"q{number}" for number in range(MOST_ANNOUNCED + 2)]  # those of the first are released before it is one
+    lab, asked = Lab(*queues), list[Sequence[str]]()
+    released = lab._release_due
+
+    def asking(ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+        asked.append(queues)
+        return released(ids, queues)
+
+    lab._release_due = asking
+    async with lab.working(slots=1):
+        await lab.put(MOST_READ)
+    assert len(lab.begun) == len(queues) * MOST_READ
+    assert lab.floods > 0
+    assert set(asked) == {()}
 
 
 async def test_look_reads_few_until_many_are_due() -> None:

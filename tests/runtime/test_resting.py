@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
 
 from streamq import StreamQ
-from streamq.bridge import InlineBridge
+from streamq.bridge import Deliver, InlineBridge, Swift
 from streamq.core import pressure
 from streamq.core.pressure import WINDOW_S
 from streamq.runtime import watcher
 from streamq.runtime.watcher import REST_LOOK_S
+from streamq.store.contract import Feed
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 from tests.runtime.looking import WINDOW, LookingStore
 from tests.runtime.test_leases import memory
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 BUSY_PER_S = 50.0  # a tenth of the real figure: fewer tasks to fill the time
 SLOTS = 5
 TASK_S = SLOTS / BUSY_PER_S / 4  # four times as fast as makes a stream rest
+LONG_WAY_S = 0.2
 LASTS_S: dict[object, float] = {"long": 100.0, "longer than a window": WINDOW_S * 1.5}
 
 
@@ -29,6 +35,28 @@ LASTS_S: dict[object, float] = {"long": 100.0, "longer than a window": WINDOW_S 
 def less_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pressure, "BUSY_PER_S", BUSY_PER_S)
     monkeypatch.setattr(pressure, "QUICK_PER_S", 2 * BUSY_PER_S)
+
+
+class LongWayBridge(InlineBridge):
+    """Opening a stream takes long, closing it too."""
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        result = await super().call(function, *args)
+        if function.__name__ in ("feed", "beat"):
+            await self._take_long()
+        return result
+
+    async def follow(self, feed: Feed, swift: Swift, deliver: Deliver, ring: Callable[[], None]) -> None:
+        """See `Bridge.follow`."""
+        try:
+            await super().follow(feed, swift, deliver, ring)
+        finally:
+            await self._take_long()
+
+    async def _take_long(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(LONG_WAY_S)
 
 
 class Busy:
@@ -57,7 +85,7 @@ class Busy:
     @property
     def is_resting(self) -> bool:
         """Whether the worker has no stream."""
-        return not any(feed.interest.queues == ("q",) for feed in self.store._feeds)
+        return not any(feed.interest.queues == ("q",) for feed in self.store.feeds)
 
     async def until(self, so: Callable[[], bool]) -> None:
         with trio.fail_after(100):
@@ -125,6 +153,26 @@ async def test_stream_rests_while_much_is_put_and_run_at_once_and_the_queue_is_l
         assert max(work.ran[one] - at for one, at in put_at.items()) < 2 * pressure.LOOK_S + TASK_S
 
 
+async def test_queue_is_looked_at_while_its_stream_closes_and_until_it_is_open_again() -> None:
+    app = StreamQ.on(MemoryStore(trio_time), LongWayBridge(), safety_scan_s=None)
+    async with busy(0, app) as work:
+        put_at: dict[object, float] = {}
+
+        async def put(count: int, per_s: float) -> None:
+            for _ in range(count):
+                number = len(put_at)
+                put_at[number] = trio.current_time()
+                await work.note_of_other.put(number)
+                await trio.sleep(1 / per_s)
+
+        await put(300, 2.5 * BUSY_PER_S)
+        assert work.is_resting
+        await put(100, 0.8 * BUSY_PER_S)
+        assert not work.is_resting
+        await work.until_drained()
+        assert max(work.ran[one] - at for one, at in put_at.items()) < 2 * pressure.LOOK_S + TASK_S
+
+
 async def test_stream_stays_open_while_handlers_are_slow() -> None:
     app = memory_app(safety_scan_s=None)
     feeds = 0
@@ -132,7 +180,7 @@ async def test_stream_stays_open_while_handlers_are_slow() -> None:
     @app.task(queue="q")
     async def slow(number: int) -> None:
         nonlocal feeds
-        feeds = len(memory(app)._feeds)
+        feeds = len(memory(app).feeds)
         await trio.sleep(2 * SLOTS / BUSY_PER_S)
 
     async with app, trio.open_nursery() as nursery:

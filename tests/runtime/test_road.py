@@ -441,7 +441,8 @@ async def test_delayed_task_starts_exactly_on_time() -> None:
         handles = [await when.options(delay_s=delay_s).put() for delay_s in (3_600, 0.25, 45, 45.001)]
         late = [await handle.result() - at for handle in handles]
     assert late == pytest.approx([3_600, 0.25, 45, 45.001], abs=0.002)
-    assert all(one >= wanted for one, wanted in zip(late, (3_600, 0.25, 45, 45.001), strict=True))
+    # No sooner, by the store's clock, which leaves out what is less than a millisecond.
+    assert all(one > wanted - 0.001 for one, wanted in zip(late, (3_600, 0.25, 45, 45.001), strict=True))
 
 
 async def test_task_put_for_an_instant_starts_then_and_one_for_the_past_at_once() -> None:

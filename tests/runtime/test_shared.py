@@ -128,6 +128,9 @@ class Wanting:
     def look(self) -> None:
         return
 
+    def watch(self) -> None:
+        return
+
 
 @pytest.mark.parametrize(
     ("how", "obtained", "next_is"),

@@ -19,7 +19,8 @@ from streamq.core.wakes import Interest
 from streamq.errors import FeedEnded
 from streamq.runtime.pauses import PAUSE_S
 from streamq.runtime.waiter import LOOKS_AT_ONCE
-from streamq.store.memory import MemoryFeed, MemoryStore
+from streamq.store.memory import MemoryStore
+from streamq.store.memory_feed import MemoryFeed
 from streamq.testing import memory_app, trio_time
 
 T = TypeVar("T")
@@ -152,14 +153,14 @@ class StoreOfEndingFeeds(MemoryStore):
         if not self.ending:
             return super().feed(interest, await_s)
         self.opened_at.append(trio.current_time())
-        feed = EndingFeed(interest, self._feeds.remove)
-        self._feeds.append(feed)
+        feed = EndingFeed(interest, self.feeds.remove)
+        self.feeds.append(feed)
         return feed
 
     def end(self) -> None:
         """End the open stream, and each that is opened after it."""
         self.ending = True
-        for feed in self._feeds:
+        for feed in self.feeds:
             feed.__class__ = EndingFeed
             feed.tell(Wake("member"))
 

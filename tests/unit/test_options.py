@@ -222,6 +222,11 @@ anything = st.one_of(
 )
 
 
+def test_header_whose_name_cannot_be_shown_is_refused_as_any_other() -> None:
+    with pytest.raises(OptionInvalid, match=r"headers\[<int>\]"):
+        options.require_headers({10**5_000: "x"})  # more digits than Python prints
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(DOORS), anything)
 def test_anything_at_all_is_taken_or_refused_as_an_option(door: Callable[[Any], object], value: Any) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from streamq.core.claim import CHANGED_BY, ENDS_BY
 from streamq.core.wake import Wake, WakeKind
 from streamq.core.wakes import ENDS, Interest, pipeline, wake_of, wake_of_document
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = ObjectId()
+READ = (*ENDS, *ENDS_BY, *CHANGED_BY)
 ALL = Interest(("q", "r"), timers=True, reply_to="m1", bell="b1", holder="m1")
 NOTHING = Interest((), timers=False, reply_to=None, bell="b1")
 
@@ -36,16 +38,27 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
     ("event", "wake"),
     [
         (
-            inserted(status="ready", queue="q", task="t", max_attempts=5),
+            inserted(status="ready", queue="q", task="t", attempt=0, max_attempts=5),
             Wake("ready", ID, "q", "t", is_new=True, is_plain=True),
         ),
         (
-            inserted(status="ready", queue="q", max_attempts=1),
+            inserted(status="ready", queue="q", attempt=0, max_attempts=1),
             Wake("ready", ID, "q", is_new=True, durable=True, is_plain=True),
         ),
-        (inserted(status="ready", queue="q"), Wake("ready", ID, "q", is_new=True, durable=True, is_plain=True)),
+        (inserted(status="ready", queue="q", attempt=0), Wake("ready", ID, "q", is_new=True, durable=True)),
         (
-            inserted(status="ready", queue="q", max_attempts=5, total_timeout_s=5.0),
+            inserted(status="ready", queue="q", attempt=0, max_attempts=5, total_timeout_s=5.0),
+            Wake("ready", ID, "q", is_new=True),
+        ),
+        (inserted(status="ready", queue="q", attempt=1, max_attempts=5), Wake("ready", ID, "q", is_new=True)),
+        (inserted(status="ready", queue="q", attempt=[0], max_attempts=5), Wake("ready", ID, "q", is_new=True)),
+        (inserted(status="ready", queue="q", attempt=0, max_attempts=[5]), Wake("ready", ID, "q", is_new=True)),
+        (
+            inserted(status="ready", queue="q", attempt=0, max_attempts=5, revision=0),
+            Wake("ready", ID, "q", is_new=True),
+        ),
+        (
+            inserted(status="ready", queue="q", attempt=0, max_attempts=5, group_lock="g"),
             Wake("ready", ID, "q", is_new=True),
         ),
         (inserted(status="delayed", due_at=NOW + timedelta(seconds=5)), Wake("delayed", ID, due_in_s=5.0)),
@@ -65,7 +78,7 @@ def matched(interest: Interest) -> list[dict[str, Any]]:
             Wake("delayed", ID, due_in_s=math.inf, look_in_s=5.0),
         ),
         (
-            inserted(status="ready", queue="q", max_attempts=5, lifetime_until=NOW + timedelta(seconds=5)),
+            inserted(status="ready", queue="q", attempt=0, max_attempts=5, lifetime_until=NOW + timedelta(seconds=5)),
             Wake("ready", ID, "q", is_new=True, is_plain=True, look_in_s=5.0),
         ),
         (
@@ -123,7 +136,7 @@ def test_the_events_own_id_and_no_payload_is_projected() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "bell", *ENDS]
+    "name", ["status", "due_at", "queue", "task", "attempt", "max_attempts", "kind", "lease_s", "bell", *READ]
 )
 def test_what_reading_an_insert_needs_is_projected(name: str) -> None:
     assert f"fullDocument.{name}" in pipeline(ALL)[1]["$project"]

@@ -20,6 +20,9 @@ PIPE_WIDTH: Final = 500
 GAP: Final = 2
 """Blanks between two columns, as rich pads them."""
 
+LONGEST: Final = 1_000
+"""Characters of one line of a complaint, which may show what was typed: 128 KiB and more."""
+
 LEAST_WIDTH: Final = 12
 """What is left of a column that is cut."""
 
@@ -80,5 +83,10 @@ def write(line: str) -> None:
 
 def complain(message: str) -> None:
     """Print a complaint: one line, or an error's own lines of advice."""
-    lines = [plain(line) for line in message.splitlines()]
+    lines = [plain(_brief(line)) for line in message.splitlines()]
     print("streamq: " + "\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _brief(line: str) -> str:
+    """Cut a line in its middle: its beginning says what is wrong, its end what to do."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"

@@ -14,6 +14,7 @@ from streamq.cli.logs import log_to_stderr
 from streamq.cli.place import SERVER, Server
 from streamq.cli.stopping import Stopping, stopping
 from streamq.cli.supervisor import Supervisor
+from streamq.collector import spare_what_is_there
 from streamq.core.options import require_count, require_delay_s, require_queue
 from streamq.errors import UsageError
 
@@ -64,6 +65,7 @@ def worker(
             raise UsageError(f"{app} has no handlers: declare some with @app.task (in modules that it imports)")
         place.move(found)
         log_to_stderr(log_level)
+        spare_what_is_there()
         try:
             trio.run(_work, found, queues, concurrency, grace, state)
         finally:

@@ -20,6 +20,9 @@ ENDS_BY: Final = ("expires_at", "total_timeout_s")
 """Stored fields by which a claim has to work out whether, or when, its task ends by time. A task with neither is plain:
 its claim is spared both."""
 
+CHANGED_BY: Final = ("revision", "group_lock")
+"""Stored fields of tasks that have a unique key, by which a later put may replace them, or a group."""
+
 Ids = Sequence[ObjectId]
 """Of tasks."""
 
@@ -87,8 +90,9 @@ class Ask(msgspec.Struct, frozen=True):
     attempt of a task that never started. `limits` are those of the queue. With `heeds_pause` nothing of a paused queue
     is claimed; without, the asker knows from the stream. With `past` it looks behind that place only: what comes before
     it a claim has found to be for others. What is in `beside` another claim of the same process is about to take: it is
-    left alone. With `plain` one of `ids` is claimed only if it is (`ENDS_BY`), which spares
-    the server work. With `due` its `ids` are still delayed: they are claimed as if they had been released first.
+    left alone. With `plain` those of `ids` are claimed only that are as their puts stored them, and as most are
+    (`is_plain_new`), which spares the server work: for whom has heard all that there is to check. With `due` its `ids`
+    are still delayed: they are claimed as if they had been released first.
     """
 
     queue: str
@@ -162,6 +166,18 @@ def claim_of(
 def is_plain(document: Mapping[str, Any]) -> bool:
     """Say whether a stored task has no end by time that its claim must work out."""
     return document.keys().isdisjoint(ENDS_BY)
+
+
+def is_plain_new(document: Mapping[str, Any]) -> bool:
+    """Say of a stored task whether all that its claim must look at is whether somebody was quicker: it is plain, nobody
+    can have replaced it, it has no group and its counters are as a put leaves them."""
+    return (
+        is_plain(document)
+        and document.keys().isdisjoint(CHANGED_BY)
+        and type(document.get("attempt")) is int
+        and document["attempt"] == 0
+        and type(document.get("max_attempts")) is int
+    )
 
 
 def is_number(value: object) -> bool:

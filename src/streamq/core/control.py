@@ -3,8 +3,10 @@ the one stream tells it. `kind` and the missing `status` keep it out of every pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+from bson import ObjectId
 
 CONTROL: Final = "control"
 PREFIX: Final = "control:queue:"
@@ -29,7 +31,18 @@ def paused_of(queues: Iterable[str] | None) -> dict[str, Any]:
     return found | {"paused": True}
 
 
-def pause_update(queue: str, paused: bool) -> list[dict[str, Any]]:
-    """Build the upsert. Said again it changes `changed_at` only: `paused` is told when it changes, and at the first."""
-    fields = {"kind": CONTROL, "queue": {"$literal": queue}, "paused": paused, "changed_at": "$$NOW"}
+def guard(queue: str, read: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Match a queue's document as long as nothing has been said of it since it was read (None: there was none).
+
+    A write that its sender has given up may come late, after what was said behind it: without this a pause that came
+    after its resume would hold for ever. Where nothing was said, or by a version that did not name it, `said` is
+    missing, which is what None matches.
+    """
+    return {"_id": row_id(queue), "said": {"$eq": None if read is None else read.get("said")}}
+
+
+def pause_update(queue: str, paused: bool, said: ObjectId) -> list[dict[str, Any]]:
+    """Build the upsert; `said` names it. Said again it changes `paused` not: that is told when it changes, and at the
+    first."""
+    fields = {"kind": CONTROL, "queue": {"$literal": queue}, "paused": paused, "said": said, "changed_at": "$$NOW"}
     return [{"$set": fields}]

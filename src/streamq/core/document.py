@@ -88,7 +88,7 @@ class TaskDocument(TypedDict, total=False):
     held_up_by: str  # until claimed: the key a slot of which it waits for
     slot: int  # while running: its place among those of its queue that may run, unique
     key_slot: str  # the same for its key: see `limits.key_slot`
-    freed_in: str  # the queue, written when a slot is free again, so that the stream tells it
+    freed_in: str  # the queue, written when a slot is free again or a flood released, so that the stream tells it
     claim_id: bytes
     lease_until: datetime
     worker: str

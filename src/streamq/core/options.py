@@ -17,7 +17,7 @@ from streamq.core.notice import WakeBy
 from streamq.core.parents import MissingParent, OnParentFailure, Parent, require_parents
 from streamq.core.retry import MAX_DELAY_S, require_max_attempts
 from streamq.core.unique_key import UniqueKey, require_unique
-from streamq.errors import OptionInvalid
+from streamq.errors import OptionInvalid, shown
 
 QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 """Linear, no operators, no `$`: a name is also a filter value, an index key and a label on a dashboard."""
@@ -34,6 +34,9 @@ LAST_SECOND: Final = timedelta(seconds=1)
 
 TEXT_KEPT: Final = 200
 """Characters of a free text that is shown in lists and is a key of an index."""
+
+KEY_SHOWN: Final = 100
+"""Characters of a refused key in its error."""
 
 KEEP_DEFAULT_S: Final = 86_400.0
 KEEP_FAILED_S: Final = 7 * 86_400.0
@@ -386,9 +389,11 @@ def require_headers(value: object) -> dict[str, str]:
         raise OptionInvalid("headers", value, expected)
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str) or len(key) > 100 or len(text) > 1_000:
-            raise OptionInvalid(f"headers[{key!r}]", text, expected)
+            raise OptionInvalid(f"headers[{shown(key, KEY_SHOWN)}]", text, expected)
         if "\0" in key or not _is_unicode(key) or not _is_unicode(text):
-            raise OptionInvalid(f"headers[{key!r}]", text, "text without NUL in the key and without lone surrogates")
+            raise OptionInvalid(
+                f"headers[{shown(key, KEY_SHOWN)}]", text, "text without NUL in the key and without lone surrogates"
+            )
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bson import ObjectId
 
-from streamq.core.claim import ENDS_BY, INT32, Ask, Past
+from streamq.core.claim import CHANGED_BY, ENDS_BY, INT32, Ask, Past
 from streamq.core.document import BLOCKED, DELAYED, FAILED, READY, RUNNING, STATUSES, TERMINAL, WAITING
 from streamq.core.features import FEATURES, Feature
 from streamq.core.schedule import PREFIX
@@ -37,9 +37,8 @@ UNEXPIRED: Final[dict[str, Any]] = {"$nor": [EXPIRED_BY_NOW]}
 """Leaves out what has expired, also while the timer that ends it is behind. Not part of `ready`: there it cost 0.8 µs a
 task found (a thirtieth of a claim), which tasks without an expiry must not pay."""
 
-
-PLAIN: Final[dict[str, Any]] = {name: {"$exists": False} for name in ENDS_BY}
-"""`claim.is_plain`, asked of the server."""
+PLAIN_NEW: Final[dict[str, Any]] = {"attempt": 0} | {name: {"$exists": False} for name in (*ENDS_BY, *CHANGED_BY)}
+"""`claim.is_plain_new`, asked of the server, of a task whose counters were seen to be numbers."""
 
 
 def ready(ask: Ask) -> dict[str, Any]:
@@ -67,6 +66,12 @@ def ready(ask: Ask) -> dict[str, Any]:
         found["max_attempts"] = {"$gt": 1} | NUMBER
         found["group_lock"] = {"$exists": False}
     return found
+
+
+def told(ask: Ask) -> dict[str, Any]:
+    """Match what `ask` may claim of tasks that it has heard all about, but for their ids: see `Ask.plain`. What `ready`
+    checks of what is stored took the server a fifth of such a claim's time."""
+    return {"status": READY, "queue": ask.queue} | PLAIN_NEW
 
 
 def first_and(

@@ -15,9 +15,10 @@ import bson
 import msgspec
 from bson.decimal128 import Decimal128
 
-from streamq.core.codec import to_stored
+from streamq.core.codec import require_size, to_stored
 from streamq.core.document import STATUSES, TERMINAL, UNSUCCESSFUL, Status, TaskDocument
-from streamq.core.options import require_instant, require_queue
+from streamq.core.handling import LARGEST_LIMIT_BYTES
+from streamq.core.options import TEXT_KEPT, require_instant, require_queue
 from streamq.core.unique_key import UniqueKey, require_unique, stored_key
 from streamq.errors import OptionInvalid
 
@@ -167,7 +168,9 @@ def _fields(given: object) -> tuple[tuple[tuple[str, ...], Any], ...]:
         return ()
     if not isinstance(given, Mapping):
         raise OptionInvalid("payload", given, "a mapping of field paths and values, e.g. {'user.id': 7}")
-    return tuple((steps_of(path), to_stored(value, where=f"payload[{path!r}]")) for path, value in given.items())
+    fields = tuple((steps_of(path), to_stored(value, where=f"payload[{path!r}]")) for path, value in given.items())
+    require_size([value for _, value in fields], LARGEST_LIMIT_BYTES, "the payload that is looked for")
+    return fields
 
 
 def _unique(key: Any) -> Any:
@@ -176,8 +179,8 @@ def _unique(key: Any) -> Any:
 
 
 def _text(name: str, value: object) -> str | None:
-    if value is not None and (not isinstance(value, str) or not _is_unicode(value)):
-        raise OptionInvalid(name, value, "a text")
+    if value is not None and (not isinstance(value, str) or len(value) > TEXT_KEPT or not _is_unicode(value)):
+        raise OptionInvalid(name, value, f"a text of at most {TEXT_KEPT} characters: none that is stored is longer")
     return value
 
 

@@ -51,22 +51,26 @@ the server takes neither it nor the failure that would tell of that (a validator
 task is still held, and repeating cannot help: let go of the claim, its lease ends by itself."""
 
 
+def success_of(done: Done, claim: Claim) -> Settlement:
+    """Return how an attempt ends whose handler returned: whatever the time and the rule of retrying."""
+    # Nearly always, once for each task that runs: by place.
+    return Settlement(
+        claim.id,
+        claim.queue,
+        claim.claim_id,
+        "succeed",
+        done.result,
+        keep_s=KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s,
+        frees=claim.has_slot,
+        followed=claim.followed,
+    )
+
+
 def settlement_of(outcome: Outcome, claim: Claim, retry: Retry, u: float, left_s: float | None = None) -> Settlement:
     """Decide how the attempt ends. `u` is drawn from [0, 1) for the jitter of a retry; `left_s` is what is left of the
     task's total time, None where there is no limit: nothing is put off past it."""
-
-    if isinstance(outcome, Done):  # nearly always, once for each task that runs: by place
-        keep_s = KEEP_DEFAULT_S if claim.keep_s is None else claim.keep_s
-        return Settlement(
-            claim.id,
-            claim.queue,
-            claim.claim_id,
-            "succeed",
-            outcome.result,
-            keep_s=keep_s,
-            frees=claim.has_slot,
-            followed=claim.followed,
-        )
+    if isinstance(outcome, Done):
+        return success_of(outcome, claim)
 
     def settle(move: SettleMove, **more: Any) -> Settlement:
         return Settlement(

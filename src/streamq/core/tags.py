@@ -20,6 +20,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
 
 from streamq.core.misfit import Misfit
+from streamq.errors import shown
 
 PREFIX: Final = "~"
 
@@ -157,9 +158,4 @@ def loaded_scalar(name: str, content: Any) -> Any:
     try:
         return SCALAR_READERS[name](content)
     except (ValueError, TypeError, ArithmeticError):
-        raise Misfit(f"malformed {PREFIX}{name}: {_shown(content)}") from None
-
-
-def _shown(content: object) -> str:
-    text = repr(content)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+        raise Misfit(f"malformed {PREFIX}{name}: {shown(content, 60)}") from None

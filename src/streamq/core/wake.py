@@ -16,7 +16,8 @@ class Wake(msgspec.Struct, frozen=True):
     """What one event said.
 
     - `ready`: task `id` of `queue` may be claimed; `task` is its handler's name and `durable` whether it must
-      be claimed with majority, both known for new tasks only (`is_new`); `is_plain` ones have no end by time.
+      be claimed with majority, both known for new tasks only (`is_new`); `is_plain` ones are as most are
+      (`claim.is_plain_new`).
     - `delayed`: a task becomes due in `due_in_s` seconds (counted from the event).
     - both: `look_in_s`, where given, is when the scheduler has to see to it besides (it expires, or its life ends).
     - `settled`: task `id`, for whose result this process waits, has ended.
@@ -29,7 +30,8 @@ class Wake(msgspec.Struct, frozen=True):
     - `schedule`: a schedule may fire sooner than was known.
     - `bell`: the process's own request to stop reading.
 
-    Besides, whatever it is: `freed_in` names a queue of which a slot under a limit is free again.
+    Besides, whatever it is: `freed_in` names a queue that all are to look at: a slot under a limit is free again, or
+    many tasks were released of which the stream tells nothing else.
     """
 
     kind: WakeKind

@@ -16,7 +16,7 @@ import msgspec
 from bson import Timestamp
 
 from streamq.core import control
-from streamq.core.claim import ENDS_BY, is_number, is_plain
+from streamq.core.claim import CHANGED_BY, ENDS_BY, is_number, is_plain_new
 from streamq.core.document import DELAYED, READY, WAITING
 from streamq.core.member import MEMBER
 from streamq.core.schedule import CONTROL_ID as SCHEDULES
@@ -85,8 +85,8 @@ def pipeline(interest: Interest) -> list[dict[str, Any]]:
         wanted.append({"operationType": "update", f"{changed}.cancel_to": interest.holder})
     told = ["bell", "status", "due_at", "ready_in", "freed_in", "revision", "lease_s", "cancel_to", "paused"]
     told += ["settled_for", "follow_up", *ENDS]
-    stored = ["bell", "status", "due_at", "queue", "task", "max_attempts", "kind", "lease_s", "follow_up", "paused"]
-    stored += ["serves", *ENDS_BY, *ENDS]
+    stored = ["bell", "status", "due_at", "queue", "task", "attempt", "max_attempts", "kind", "lease_s", "follow_up"]
+    stored += ["paused", "serves", *ENDS_BY, *CHANGED_BY, *ENDS]
     project = {"operationType": 1, "documentKey._id": 1, "wallTime": 1}
     project |= {f"{changed}.{name}": 1 for name in told}
     project |= {f"fullDocument.{name}": 1 for name in stored}
@@ -136,7 +136,7 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
         task=task if isinstance(task, str) else None,
         is_new=True,
         durable=stored.get("max_attempts", 1) == 1,
-        is_plain=is_plain(stored),
+        is_plain=is_plain_new(stored),
         look_in_s=look_in_s,
     )
 
@@ -214,7 +214,7 @@ def wake_of_document(document: Mapping[str, Any], now: datetime, interest: Inter
     if status == READY and (document["queue"] in interest.queues or look_in_s is not None):
         durable = is_new and document.get("max_attempts", 1) == 1
         task = document.get("task") if is_new else None
-        plain = is_new and is_plain(document)
+        plain = is_new and is_plain_new(document)
         yield Wake("ready", document["_id"], document["queue"], task, is_new, durable, plain, **more)
     elif status == DELAYED and interest.timers:
         due_in_s = max(0.0, (document["due_at"] - now).total_seconds())

@@ -18,6 +18,7 @@ from streamq.errors import EmbeddedError
 POLL_S = 0.005
 NOT_YET_INITIALIZED = 94
 ALREADY_INITIALIZED = 23
+ACCESS = frozenset({13, 18})  # Unauthorized, AuthenticationFailed
 HEARTBEAT_S = 2  # the server's default: an election timeout below it would end in elections without a reason
 
 Config = dict[str, Any]
@@ -68,11 +69,16 @@ def members(client: Client) -> list[dict[str, Any]]:
 
 def _check_is_ours(client: Client, data: Path) -> None:
     """Refuse a mongod that happened to be quicker on our port: the set of a stranger must not be touched."""
-    options = client.admin.command("getCmdLineOpts")["parsed"]
-    theirs = options.get("storage", {}).get("dbPath")
-    if theirs != str(data):
+    try:
+        options = client.admin.command("getCmdLineOpts")["parsed"]
+        theirs = f"on {options.get('storage', {}).get('dbPath')}"
+    except OperationFailure as error:
+        if error.code not in ACCESS:
+            raise
+        theirs = "with users of its own"
+    if theirs != f"on {data}":
         raise EmbeddedError(
-            f"another mongod (on {theirs}) answers on the port that was to be ours\nStart again, on another port."
+            f"another mongod ({theirs}) answers on the port that was to be ours\nStart again, on another port."
         )
 
 

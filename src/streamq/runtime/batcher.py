@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
 import trio
 
 from streamq.errors import OutcomeUnknown, StreamQError, UsageError
@@ -24,17 +25,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Entry(Generic[T, R]):
+class Entry(msgspec.Struct, Generic[T, R], eq=False):
     """One item on its way; `answer` or `error` is there when its submitter is woken."""
 
-    __slots__ = ("answer", "error", "item", "sent", "submitter")
-
-    def __init__(self, item: T) -> None:
-        self.item = item
-        self.sent = False
-        self.submitter: trio.lowlevel.Task | None = None  # only one that waits
-        self.answer: R | None = None
-        self.error: Exception | None = None
+    item: T
+    sent: bool = False
+    submitter: trio.lowlevel.Task | None = None  # only one that waits
+    answer: R | None = None
+    error: Exception | None = None
 
 
 Write = Callable[[Sequence[T]], Awaitable[Sequence["R | Exception"]]]

@@ -18,7 +18,7 @@ from streamq.core.outcome import TOTAL_OVER, CalledOff, Done, Outcome, Snoozed, 
 from streamq.core.report import report_of
 from streamq.core.settlement import Verdict, settlement_of
 from streamq.core.telling import done_with, failed_by, outcome_of
-from streamq.errors import LeaseLost, PayloadUndecodable, UsageError
+from streamq.errors import LeaseLost, PayloadUndecodable, StoreError, UsageError
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.held import Held
@@ -107,7 +107,13 @@ class Task:
         if self._held.apart:
             raise UsageError(f"task {claim.id} is in a transaction: its lease lasts longer than that can")
         sent_at = clock.now()
-        if await self._services.keeper.extend_now([claim]):
+        try:
+            lost = await self._services.keeper.extend_now([claim])
+        except StoreError:
+            self._held.mistrust(sent_at, claim)  # it may be shorter now
+            self._services.holdings.changed(self._held)
+            raise
+        if lost:
             self._services.holdings.lose(self._held, "taken over")
             raise LeaseLost(claim.id, "extend")
         self._held.claim = claim

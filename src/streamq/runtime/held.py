@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Final
 
 import trio
 from bson import ObjectId
@@ -17,16 +19,31 @@ ReportBy = Callable[["Held", Report], Awaitable[None]]
 MARGIN: float = 1 / 6
 """Share of a lease by which this process stops trusting it early: what a slow reply or a pause may cost."""
 
+BEATS_A_LEASE: Final = 3
+"""Two beats may fail before a lease is in danger."""
+
+
+_beat_at, _trusted_until = attrgetter("beat_at"), attrgetter("trusted_until")
+
 
 class Held:
     """One claim in this process.
 
     `trusted_until` is by the monotonic clock, counted from before the claim (or its extension) was sent: past it, the
-    server may have given the task to somebody else. `lost` is set once, by whoever finds out.
+    server may have given the task to somebody else. `beat_at` is when it is to be extended next. `lost` is set once, by
+    whoever finds out.
+
+    Extensions overlap: the next is sent while one has no answer, and its holder may ask for another lease meanwhile. In
+    which order the server wrote them is not known. Of the same lease the later write ends later, so what was sent last
+    counts, whichever is heard first. Of different leases the sooner end counts, unless one was sent after the other was
+    heard. So does a shorter one whose answer was lost, and which may have been written.
     """
 
     __slots__ = (
+        "_counted_s",
+        "_heard_at",
         "apart",
+        "beat_at",
         "cancelled",
         "claim",
         "ending",
@@ -61,10 +78,26 @@ class Held:
         self.reported_at = -float("inf")
         self.report_by: ReportBy | None = None
         self.trusted_until = sent_at + claim.lease_s * (1 - MARGIN)
+        self.beat_at = sent_at + claim.lease_s / BEATS_A_LEASE
+        self._counted_s = claim.lease_s  # the lease that is counted on
+        self._heard_at = sent_at  # when what is known of it was heard, or may have been
+
+    def came_late(self, now: float) -> bool:
+        """Say whether its answer took so long that too little of the lease is left to begin with: by the time its
+        extension is answered it may have ended."""
+        return self.trusted_until - now < self.claim.lease_s * MARGIN
 
     def trust_for(self, sent_at: float, lease_s: float) -> None:
         """Count on a lease other than the claim's own, once."""
-        self.trusted_until = sent_at + lease_s * (1 - MARGIN)
+        self._counted_s = lease_s
+        self.trust_until(sent_at + lease_s * (1 - MARGIN))
+
+    def trust_until(self, until: float) -> None:
+        """Trust it until then."""
+        lease_s = self.claim.lease_s
+        self._heard_at = clock.now()
+        self.trusted_until = until
+        self.beat_at = until - lease_s * (1 - MARGIN) + lease_s / BEATS_A_LEASE
 
     @property
     def left_s(self) -> float | None:
@@ -73,10 +106,22 @@ class Held:
 
     def trust(self, sent_at: float, sent: Claim) -> None:
         """Count the lease anew from `sent_at`, as `sent` asked for it."""
+        until, alone = sent_at + sent.lease_s * (1 - MARGIN), sent_at >= self._heard_at
+        self._heard_at = clock.now()
+        if sent.lease_s == self._counted_s:
+            if until >= self.trusted_until:
+                self.trust_until(until)
+            return
+        self._counted_s = sent.lease_s
+        self.trust_until(until if alone else min(until, self.trusted_until))
+
+    def mistrust(self, sent_at: float, sent: Claim) -> None:
+        """Note that nobody knows whether an extension took effect, as `sent` asked for it."""
         until = sent_at + sent.lease_s * (1 - MARGIN)
-        # Its holder asked for another lease meanwhile. Which of the two writes came last is not known: the sooner
-        # end counts, and by it the next beat is due at once.
-        self.trusted_until = until if sent is self.claim else min(until, self.trusted_until)
+        self._heard_at = clock.now()
+        if sent.lease_s != self._counted_s and until < self.trusted_until:
+            self._counted_s = sent.lease_s
+            self.trust_until(until)
 
 
 class Holdings:
@@ -97,25 +142,33 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, held: Held) -> None:
-        """Take a new claim in. A claim of the same task that is still here was lost without our hearing of it, unless
-        it is about to hear that its settlement was written."""
-        before = self._held.setdefault(held.claim.id, held)
-        if before is not held:
-            if not before.ending:
-                self.lose(before, "claimed again by this process")
-            self._held[held.claim.id] = held
-        held.report_by = self.report_by
-        self.changed(held)
-        if self.named and held.claim.id in self.named:
-            self.named_again()
+    def add(self, claimed: Sequence[Held]) -> None:
+        """Take in what one call has claimed. A claim of the same task that is still here was lost without our hearing
+        of it, unless it is about to hear that its settlement was written; or the new one came late, is given back, and
+        is the older."""
+        for held in claimed:
+            id = held.claim.id
+            before = self._held.setdefault(id, held)
+            if before is not held:
+                if held.ending:
+                    continue
+                if not before.ending:
+                    self.lose(before, "claimed again by this process")
+                self._held[id] = held
+            held.report_by = self.report_by
+            if self.named and id in self.named:
+                self.named_again()
+        if claimed:  # whoever sleeps until a claim is to be extended, or doubted, is told of the first of them
+            self.changed(min(claimed, key=_beat_at))
+            self.changed(min(claimed, key=_trusted_until))
 
-    def drop(self, held: Held) -> None:
-        """Let go of a claim that has been settled."""
-        there = self._held.pop(held.claim.id, held)
-        if there is not held:
-            self._held[held.claim.id] = there  # claimed again meanwhile
-        held.settled = True
+    def drop(self, settled: Sequence[Held]) -> None:
+        """Let go of claims that have been settled."""
+        for held in settled:
+            there = self._held.pop(held.claim.id, held)
+            if there is not held:
+                self._held[held.claim.id] = there  # claimed again meanwhile
+            held.settled = True
         if self._dropped:
             self._dropped.unpark_all()
 
@@ -128,7 +181,7 @@ class Holdings:
 
     def _lose(self, held: Held) -> None:
         held.lost = True
-        self.drop(held)
+        self.drop((held,))
         if held.scope is not None:
             held.scope.cancel()
 

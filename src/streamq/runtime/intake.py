@@ -35,6 +35,7 @@ from streamq.runtime.held import Held, Holdings
 from streamq.runtime.hints import MOST_HINTS, Hints
 from streamq.runtime.journal import Journal
 from streamq.runtime.pauses import Pauses
+from streamq.runtime.settler import Settler
 from streamq.runtime.sole import sole_error
 from streamq.runtime.standing_by import MOST_AMONG, StandingBy
 from streamq.runtime.takers import Takers
@@ -67,6 +68,11 @@ class Wants(msgspec.Struct, frozen=True):
         """The shortest lease that a claim may get."""
         return min([self.lease_s, *self.leases.values()])
 
+    @property
+    def holds_up(self) -> bool:
+        """Say whether tasks may wait for a slot of their key: they are not ready then, and a claim brings them back."""
+        return self.limits is not None and self.limits.key_running is not None
+
 
 class Early(msgspec.Struct, frozen=True):
     """What a thread obtained for an intake by a wake, or the releaser's by several for tasks that are due, on its way
@@ -90,14 +96,14 @@ class Intake:
         holdings: Holdings,
         journal: Journal,
         unknown: Callable[[ClaimUnknown], None],
-        release: Callable[[Held], None],
+        settler: Settler,
         takers: Takers | None = None,
     ) -> None:
         self.wants = wants
-        self.takers = takers or Takers(release, keeps=wants.spare != 0)
+        self.takers = takers or Takers(settler.release, keeps=wants.spare != 0)
         self.takers.serve(self)
         self._unknown = unknown
-        self._release = release
+        self._settler = settler
         self._hoard = trio.lowlevel.ParkingLot()
         self.last_scan_at = -float("inf")
         self._store = store
@@ -161,6 +167,10 @@ class Intake:
             self._claimer.unpark()
         elif self._under_way is not None and not self.takers.ready:
             self._dry.unpark()
+
+    def watch(self) -> None:
+        """See to it that what lies here and nobody waits for does not lie here for long."""
+        self._hoard.unpark_all()
 
     # --- for the watcher and the scheduler --------------------------------------------------------------------
 
@@ -317,7 +327,8 @@ class Intake:
         else:
             self._broken = early.error
             self._refill_at = None
-        self.look()
+        if self._broken is not None or not self.takers.ready:
+            self.look()  # else who takes it will, and the claimer would only run ahead of the handler
 
     # --- the claimer ------------------------------------------------------------------------------------------
 
@@ -554,11 +565,9 @@ class Intake:
 
     def _take_in(self, claimed: Claimed, sent_at: float) -> None:
         self._hints.remember([claim.id for claim in claimed.claims])
-        for claim in claimed.claims:
-            held = Held(claim, sent_at, self)
-            self._holdings.add(held)
+        for held in self._settler.admit([Held(claim, sent_at, self) for claim in claimed.claims]):
             if self._paused:
-                self._release(held)
+                self._settler.release(held)
             else:
                 self.takers.deliver(held)
         for refused in claimed.refused:
@@ -569,7 +578,8 @@ class Intake:
             first = claimed.claims[0].id
             self._journal.debug("claimed", queue=self.wants.queue, tasks=len(claimed.claims), first=first)
             self.takers.wake(len(claimed.claims))
-            self._hoard.unpark_all()
+            if self.takers.is_hoard:
+                self.watch()
 
     async def _stand_by(self) -> None:
         """Look after those that others were to try first. Trips: 1 a look, for all of them."""
@@ -607,7 +617,7 @@ class Intake:
                 continue
             # Compared as it was slept for: written the other way round, rounding could leave nothing due for ever.
             while self.takers.is_hoard and self.takers.ready[0].since + HOARD_S <= clock.now():
-                self._release(self.takers.ready.popleft())
+                self._settler.release(self.takers.ready.popleft())
                 self._pace.slow()
 
     def _note(self, error: StoreError) -> None:

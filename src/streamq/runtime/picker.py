@@ -19,7 +19,7 @@ from streamq.bridge import Bridge
 from streamq.core.claim import Ask
 from streamq.errors import ClaimUnknown, StoreError, UsageError
 from streamq.runtime import clock
-from streamq.runtime.held import Held, Holdings
+from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.settler import Settler
@@ -46,7 +46,6 @@ class Picker:
         self,
         store: Store,
         bridge: Bridge,
-        holdings: Holdings,
         settler: Settler,
         watcher: Watcher,
         journal: Journal,
@@ -57,7 +56,6 @@ class Picker:
         self._upkeep = Upkeep()
         self._store = store
         self._bridge = bridge
-        self._holdings = holdings
         self._settler = settler
         self._watcher = watcher
         self._journal = journal
@@ -127,10 +125,7 @@ class Picker:
         self._journal.add("claimed", len(claimed.claims))
         self._journal.add("claim calls", 1)
         ago_s = clock.thread_now() - sent_at
-        picked = [Held(claim, clock.now() - ago_s, self) for claim in claimed.claims]
-        for held in picked:
-            self._holdings.add(held)
-        return picked
+        return self._settler.admit([Held(claim, clock.now() - ago_s, self) for claim in claimed.claims])
 
     async def _more(self, wants: Wants, count: int) -> list[Held]:
         """Look whether more came with the first. That one is in our hands: nothing may keep it from its caller."""

@@ -125,6 +125,9 @@ class Reporter:
             lost = set(await self._bridge.call(self._store.report, reports))
         except StoreError as error:
             self._journal.write("store error", doing="report progress", error=error)
+            for held, claim, _ in sent:
+                held.mistrust(sent_at, claim)
+                self._holdings.changed(held)
             if isinstance(error, PASSING):
                 self._later |= dict.fromkeys(batch)
                 await trio.sleep(clock.jittered(AGAIN_S))
@@ -136,5 +139,6 @@ class Reporter:
             if claim.id not in lost:
                 held.reported = report
                 held.trust(sent_at, claim)
+                self._holdings.changed(held)
             elif not held.ending:
                 self._holdings.lose(held, "taken over")

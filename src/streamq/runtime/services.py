@@ -87,7 +87,6 @@ class Services:
         self.picker = Picker(
             store,
             bridge,
-            self.holdings,
             self.settler,
             self.watcher,
             journal,
@@ -116,7 +115,7 @@ class Services:
             self.holdings,
             self.journal,
             self._abandoner.add,
-            self.settler.release,
+            self.settler,
             takers,
         )
 

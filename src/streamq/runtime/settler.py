@@ -8,7 +8,7 @@ else's to run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import trio
@@ -67,7 +67,7 @@ def require_known(task_id: ObjectId, verdict: Verdict) -> None:
         raise OutcomeUnknown(f"task {task_id} has succeeded or will run again: nobody can know")
 
 
-class Ending(NamedTuple):
+class Ending(msgspec.Struct, frozen=True):
     """A settlement with the claim it ends."""
 
     held: Held
@@ -117,6 +117,18 @@ class Settler:
         stopped = Stopped(held.started)
         self.push(held, settlement_of(called_off(stopped) if held.cancelled else stopped, held.claim, NO_RETRY, 0.0))
 
+    def admit(self, claimed: Sequence[Held]) -> list[Held]:
+        """Take in what one call has claimed, and was answered just now; return what may begin. What came late is given
+        back. The fence sees to it that this changes nothing if another holder has the task by now; else it would wait
+        for the end of its lease."""
+        now = clock.now()
+        late = [held for held in claimed if held.came_late(now)]
+        for held in late:
+            held.trust_for(now, held.claim.lease_s)  # it runs nowhere: so long giving it back is tried
+            self.release(held)
+        self._holdings.add(claimed)
+        return [held for held in claimed if not held.ending] if late else list(claimed)
+
     async def give_back(self, owner: object) -> None:
         """Release what `owner` still holds, and wait until all of its settlements are known.
 
@@ -138,7 +150,7 @@ class Settler:
         await self.batcher.has_room(MOST_UNSETTLED)
 
     async def _write(self, endings: Sequence[Ending]) -> Sequence[Verdict | StoreError]:
-        verdicts: dict[Held, Verdict | StoreError] = {ending.held: "lost" for ending in endings}
+        verdicts: dict[Held, Verdict | StoreError] = {}
         pending = [ending for ending in endings if not ending.held.lost]
         while pending:
             try:
@@ -157,11 +169,12 @@ class Settler:
                 pending = self._still_trusted(pending, verdicts)
                 continue
             self._journal.debug("settled", tasks=len(pending), first=pending[0].settlement.id)
-            for ending, answer in zip(pending, answers, strict=True):
-                verdicts[ending.held] = answer
-                self._note(ending, answer)
+            self._note_all(pending, answers)
+            if len(pending) == len(endings):  # the rule, and once for each task that runs: nothing to put together
+                return answers
+            verdicts.update(zip((ending.held for ending in pending), answers, strict=True))
             break
-        return [verdicts[ending.held] for ending in endings]
+        return [verdicts.get(ending.held, "lost") for ending in endings]
 
     async def _write_first(self, endings: Sequence[Ending]) -> Sequence[Verdict | StoreError]:
         """Write for a holder in its own task: it hears what became of its claim, also when it is cancelled."""
@@ -173,7 +186,7 @@ class Settler:
     def _let_go(self, ending: Ending, error: StoreError, verdicts: dict[Held, Verdict | StoreError]) -> None:
         """Trying again cannot help: the task is left to its lease's end, and whoever waits is told why."""
         verdicts[ending.held] = error
-        self._holdings.drop(ending.held)
+        self._holdings.drop((ending.held,))
 
     def _still_trusted(self, pending: Sequence[Ending], verdicts: dict[Held, Verdict | StoreError]) -> list[Ending]:
         """Give up on what the keeper has given up meanwhile: written or not, nobody here can know."""
@@ -184,11 +197,22 @@ class Settler:
         verdicts.update(dict.fromkeys(given_up, "unknown"))
         return [ending for ending in pending if ending.held not in given_up]
 
+    def _note_all(self, endings: Sequence[Ending], verdicts: Sequence[Verdict]) -> None:
+        succeeded: list[Held] = []  # what there is nothing more to say of
+        for ending, verdict in zip(endings, verdicts, strict=True):
+            if verdict == "settled" and ending.settlement.move == "succeed":
+                succeeded.append(ending.held)
+            else:
+                self._note(ending, verdict)
+        if succeeded:
+            self._holdings.drop(succeeded)
+            self._journal.add("succeed", len(succeeded))
+
     def _note(self, ending: Ending, verdict: Verdict) -> None:
         if verdict == "lost":
             self._holdings.lose(ending.held, "taken over before it was settled")
             return
-        self._holdings.drop(ending.held)
+        self._holdings.drop((ending.held,))
         settlement = ending.settlement
         if verdict == "refused":
             self._journal.write("settlement refused", task=settlement.id, move=settlement.move)

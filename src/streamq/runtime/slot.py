@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import trio
 
 from streamq.core.handling import Handling
-from streamq.core.outcome import Outcome, called_off
-from streamq.core.settlement import settlement_of
+from streamq.core.outcome import Done, Outcome, called_off
+from streamq.core.settlement import Settlement, settlement_of, success_of
 from streamq.runtime import clock
 from streamq.runtime.held import Held
 from streamq.runtime.runner import Runner
@@ -55,8 +55,7 @@ class Slot:
             else:
                 outcome = await self._runner.run(held, handling)
             if outcome is not None:
-                settlement = settlement_of(outcome, held.claim, handling.retry, clock.chance(), held.left_s)
-                self._settler.push(held, settlement)
+                self._settler.push(held, _settlement(outcome, held, handling))
             if self._settler.is_full:
                 await self._settler.has_room()
 
@@ -74,6 +73,12 @@ class Slot:
         if held.cancelled:
             outcome = called_off(outcome)
         return None if held.lost else outcome
+
+
+def _settlement(outcome: Outcome, held: Held, handling: Handling) -> Settlement:
+    if isinstance(outcome, Done):
+        return success_of(outcome, held.claim)
+    return settlement_of(outcome, held.claim, handling.retry, clock.chance(), held.left_s)
 
 
 def _is_cancelled() -> bool:

@@ -33,6 +33,9 @@ class Source(Protocol):
     def look(self) -> None:
         """Something has changed: decide anew whether to claim."""
 
+    def watch(self) -> None:
+        """More lies here than takers wait for."""
+
 
 class Takers:
     """The takers of one intake. `keeps` says whether tasks may wait here for a taker to come."""
@@ -98,6 +101,9 @@ class Takers:
         """Give back what was claimed for a taker that has left meanwhile, if it must not wait here."""
         while len(self.ready) > self._waiting and not self._may_wait(self.ready[-1]):
             self._release(self.ready.pop())
+        if self.is_hoard:
+            for source in self._sources:
+                source.watch()
 
     def _may_wait(self, held: Held) -> bool:
         return not held.claim.is_delicate and self._keeps

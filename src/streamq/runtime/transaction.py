@@ -10,6 +10,7 @@ fail as a write conflict; a beat that meets the fence before the commit waits fo
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from types import TracebackType
@@ -104,11 +105,23 @@ class Transaction:
         longest_s = min(MOST_LEASE_S, max(held.claim.lease_s, LIVES * self._life_s))
         claim = msgspec.structs.replace(held.claim, lease_s=longest_s)
         sent_at = clock.now()
-        if await services.bridge.call(services.store.extend, [claim]):
+        try:
+            taken_over = bool(await services.bridge.call(services.store.extend, [claim]))
+        finally:
+            if held.lost:
+                await self._let_go()
+        if taken_over:
             services.holdings.lose(held, "taken over")
+        if held.lost:
             raise LeaseLost(claim.id, "begin a transaction")
         held.trust_for(sent_at, longest_s)
         services.holdings.changed(held)
+
+    async def _let_go(self) -> None:
+        """Have an ordinary lease again. The answer to the long one came when the claim was no longer trusted, and its
+        handler had been cancelled: the task would wait for its end, minutes later, with nobody running it."""
+        with contextlib.suppress(StoreError):
+            await self._services.bridge.call(self._services.store.extend, [self._held.claim])
 
     async def _end(self, error: BaseException | None) -> None:
         held, services = self._held, self._services
@@ -141,7 +154,7 @@ class Transaction:
             services.holdings.lose(held, "taken over before its transaction was committed")
             raise LeaseLost(held.claim.id)
         held.ending = True  # whatever its holder says of it now comes too late
-        services.holdings.drop(held)
+        services.holdings.drop((held,))
         services.journal.add(settlement.move, 1)
 
     def _rejoin(self) -> None:
@@ -149,7 +162,7 @@ class Transaction:
         held = self._held
         held.apart = False
         if not held.settled:
-            held.trusted_until = min(held.trusted_until, clock.now() + held.claim.lease_s)
+            held.trust_until(min(held.trusted_until, clock.now() + held.claim.lease_s))
             self._services.reporter.catch_up(held)
             self._services.holdings.changed(held)
 

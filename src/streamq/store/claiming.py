@@ -111,17 +111,12 @@ def _claim_one(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId]) -> Claimed | Non
     # A task with one attempt is claimed with majority: a rolled-back claim would roll its count back too.
     # So is one of a group, which would run beside the next.
     once = {} if ask.durable else {"max_attempts": {"$gt": 1} | queries.NUMBER, "group_lock": {"$exists": False}}
-    in_time = queries.PLAIN if ask.plain else queries.UNEXPIRED
-    into = tasks.durable if ask.durable else tasks.quick
+    wanted = queries.told(ask) if ask.plain else queries.ready(ask) | queries.UNEXPIRED
+    wanted |= {"_id": ids[0] if len(ids) == 1 else {"$in": list(ids)}} | once
+    order = None if len(ids) == 1 else queries.CLAIM_ORDER
     try:
         with tasks.deadline():
-            taken = into.find_one_and_update(
-                queries.ready(ask) | in_time | {"_id": ids[0] if len(ids) == 1 else {"$in": list(ids)}} | once,
-                move.update(ask, plain=ask.plain),
-                sort=None if len(ids) == 1 else queries.CLAIM_ORDER,
-                hint=BY_ID,
-                return_document=ReturnDocument.AFTER,
-            )
+            taken = _take_first(tasks, ask, wanted, order)
     except DRIVER_ERRORS as error:
         if is_refusal(error):
             return None if len(ids) > 1 else Claimed((), more=False, refused=(Refused(ids[0], short(error)),))
@@ -138,6 +133,22 @@ def _claim_one(tasks: Tasks, ask: Ask, ids: Sequence[ObjectId]) -> Claimed | Non
         )
     )
     return Claimed(claims, more=False)
+
+
+def _take_first(tasks: Tasks, ask: Ask, wanted: dict[str, Any], order: list[tuple[str, int]] | None) -> Document | None:
+    """Claim the first of `wanted`; return it as it is then."""
+    update = move.update(ask, plain=ask.plain)
+    if ask.durable or not ask.plain:
+        into = tasks.durable if ask.durable else tasks.quick
+        return into.find_one_and_update(wanted, update, sort=order, hint=BY_ID, return_document=ReturnDocument.AFTER)
+    # A bare command is not repeated by the driver: for that the server would note the statement in a row of the
+    # session and store an image of the task, a tenth of its work, at every pickup. A lost reply is read back anyway.
+    command: dict[str, Any] = {"findAndModify": tasks.quick.name, "query": wanted, "update": update, "new": True}
+    command |= {"hint": dict(BY_ID), "writeConcern": {"w": 1}}
+    if order is not None:
+        command["sort"] = dict(order)
+    taken: Document | None = tasks.quick.database.command(command, codec_options=tasks.quick.codec_options)["value"]
+    return taken
 
 
 def begun(tasks: Tasks, ask: Ask, obtained: list[Document]) -> list[Document]:

@@ -96,11 +96,12 @@ class Due(msgspec.Struct, frozen=True):
 
 class Overdue(msgspec.Struct, frozen=True):
     """Many tasks that are due, those that have been for longest, and the queues they are in. `more` says whether there
-    are more."""
+    are more, `lasts` are one of each queue: as long as these are due, a look finds that the queue is to be told of."""
 
     ids: tuple[Any, ...]
     queues: tuple[str, ...]
     more: bool
+    lasts: tuple[Any, ...] = ()
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -265,8 +266,9 @@ class Store(Records, Protocol):
     def overdue(self) -> Overdue:
         """Read the ids of many tasks that are due."""
 
-    def release_due(self, ids: Sequence[Any]) -> Released:
-        """Release those of `ids` that are due; nobody waits for a majority here.
+    def release_due(self, ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+        """Release those of `ids` that are due; nobody waits for a majority here. With `queues`, those that they are
+        in, it is a flood: the streams tell of none of the tasks, but that these queues are to be looked at.
 
         Until one has it the streams tell nothing of it, and a failover may undo it: the task is delayed again then,
         and due. `flush` hastens that.

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from streamq.core.control import pause_update, paused_of, queue_of, row_id
+from bson import ObjectId
+from pymongo.errors import DuplicateKeyError
+
+from streamq.core.control import guard, pause_update, paused_of, queue_of, row_id
 from streamq.store.collections import Tasks
 from streamq.store.faults import reading
 
 
 def pause(tasks: Tasks, queue: str, paused: bool) -> None:
-    """See `Store.pause`. Trips: 1. Repeating it is harmless, so an unknown outcome is simply tried again."""
+    """See `Store.pause`. Trips: 2. Repeating it is harmless, so an unknown outcome is simply tried again."""
     with reading("pause or resume a queue"), tasks.deadline():
-        tasks.durable.update_one({"_id": row_id(queue)}, pause_update(queue, paused), upsert=True)
+        while not _said(tasks, queue, pause_update(queue, paused, ObjectId())):
+            pass  # somebody else has said something meanwhile; bounded by the deadline
+
+
+def _said(tasks: Tasks, queue: str, update: list[dict[str, Any]]) -> bool:
+    read = tasks.durable.find_one({"_id": row_id(queue)}, {"said": 1})
+    try:
+        written = tasks.durable.update_one(guard(queue, read), update, upsert=read is None)
+    except DuplicateKeyError:
+        return False
+    return bool(written.matched_count) or written.upserted_id is not None
 
 
 def paused(tasks: Tasks, queues: Sequence[str] | None) -> list[str]:

@@ -27,6 +27,10 @@ HUNG_S: Final = 10.0
 """How much longer than it waits on the server a getMore may take until its connection is given up. A reply that the
 road had swallowed was waited for as long as the connection lived, minutes or for ever, and so was the app's end."""
 
+MOST_EVENTS: Final = 500
+"""Events in one reply. The server's own bound is 16 MB: a consumer whose stream was behind grew by 110 MB for a second,
+the dicts of such a reply, and nothing else of a process runs while they are made (docs/measurements.md)."""
+
 
 class MongoFeed:
     """One open stream of the tasks collection."""
@@ -37,7 +41,8 @@ class MongoFeed:
         self._source = Source(tasks.database.client)
         self._patience = pymongo.timeout(await_ms / 1000 + HUNG_S)  # kept: to make one costs more than to use it
         with reading("open the change stream"):
-            self._stream = tasks.aggregate([{"$changeStream": {}}, *pipeline(interest)], maxAwaitTimeMS=await_ms)
+            stages: list[dict[str, Any]] = [{"$changeStream": {}}, *pipeline(interest)]
+            self._stream = tasks.aggregate(stages, maxAwaitTimeMS=await_ms, batchSize=MOST_EVENTS)
 
     def read(self) -> Wake | None:
         """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS` and `HUNG_S`."""

@@ -23,6 +23,7 @@ from streamq.core.claim import Ask
 from streamq.core.limits import Limits, Rate, free_slots, key_bucket, key_slot, queue_bucket, waits_s
 from streamq.core.moves.claim import Place
 from streamq.core.moves.delay import BACKSTOP_S
+from streamq.errors import ClaimUnknown, StoreError
 
 Found = Mapping[str, Any]
 
@@ -85,8 +86,30 @@ class Taken(msgspec.Struct):
 
 
 def claim(shelf: Shelf, ask: Ask, limits: Limits) -> Taken:
-    """Claim what may start now, at most `ask.limit`. Trips: 3 to 6, and one for each key with a rate."""
-    taken, most = Taken(), min(ask.limit, MOST_A_CLAIM)
+    """Claim what may start now, at most `ask.limit`. Trips: 3 to 6, and one for each key with a rate.
+
+    Raises `ClaimUnknown` for all of it when the outcome of a part is not known. Another error is raised only while
+    nothing was obtained: what an earlier look has claimed would be left to its lease.
+    """
+    taken = Taken()
+    try:
+        _claim(shelf, ask, limits, taken)
+    except ClaimUnknown as error:
+        raise _with(error, taken.found) from error
+    except StoreError:
+        if not taken.found:
+            raise
+        taken.more = True  # the next claim meets it
+    return taken
+
+
+def _with(error: ClaimUnknown, found: Sequence[Found]) -> ClaimUnknown:
+    ids = dict.fromkeys([*(one["_id"] for one in found), *error.ids])
+    return ClaimUnknown(error.queue, error.claim_id, tuple(ids), error.settles_in_s, error.reason)
+
+
+def _claim(shelf: Shelf, ask: Ask, limits: Limits, taken: Taken) -> None:
+    most = min(ask.limit, MOST_A_CLAIM)
     if limits.key_running is not None:
         shelf.unhold(limits.key_running, shelf.key_slots())
     for _ in range(MOST_LOOKS):
@@ -96,25 +119,24 @@ def claim(shelf: Shelf, ask: Ask, limits: Limits) -> Taken:
         if room <= 0:
             # When it is the queue's slots that are taken, the caller will be told of one that is free again.
             taken.more = len(taken.found) >= most
-            return taken
+            return
         far = MOST_A_CLAIM if limits.by_key else room  # behind what a key's limit holds up there may be others
         head = shelf.head(far)
         if not head:
-            return taken
+            return
         look = _Look(shelf, ask, limits)
         chosen, put_off = look.choose(head, room, free)
         if put_off:
             shelf.put_off(put_off)
         mine = shelf.take(chosen) if chosen else set()
-        look.give_back([found for found, _ in chosen if found["_id"] not in mine])
         taken.found += [found for found, _ in chosen if found["_id"] in mine]
+        look.give_back([found for found, _ in chosen if found["_id"] not in mine])
         if look.again_s is not None:
             taken.again_s = look.again_s
-            return taken
+            return
         if len(head) < far and len(mine) + len(put_off) == len(head):
-            return taken  # that was all there is
+            return  # that was all there is
     taken.more = True
-    return taken
 
 
 class _Look:

@@ -267,9 +267,9 @@ class MongoStore:
         """See `Store.overdue`. Trips: 1."""
         return releasing.overdue(self._tasks)
 
-    def release_due(self, ids: Sequence[Any]) -> Released:
-        """See `Store.release_due`. Trips: 1."""
-        return releasing.release_due(self._tasks, ids)
+    def release_due(self, ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+        """See `Store.release_due`. Trips: 1, and 1 for each of `queues`."""
+        return releasing.release_due(self._tasks, ids, queues)
 
     def flush(self) -> None:
         """See `Store.flush`. Trips: 1."""

@@ -3,7 +3,8 @@
     aggregate: what is due, and when the next is → takers are free: claimed as read, as if it had been released
                                                  → else update (w:1) → the process's own takers look
                                                        └→ flush: no-op (majority) → the streams tell all the others
-    a flood:   ids of many → updates (w:1), a part each
+    a flood:   ids of many → updates (w:1), a part each → update of one task that waits: it says for all of them that
+               the queue is to be looked at
 
 Nobody waits for the journal on the way from the due instant to the handler: a release that a failover undoes leaves
 the task delayed and due, and a claim of it is undone with it. The streams do wait, for what a majority has; a one-node
@@ -15,14 +16,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from pymongo.errors import WriteError
+
 from streamq.core import queries
+from streamq.core.moves import announce, nothing
 from streamq.core.moves import claim as claim_move
-from streamq.core.moves import nothing
 from streamq.core.moves import release_due as move_due
 from streamq.core.wakes import by_urgency, wake_of_due
 from streamq.store.collections import Tasks
 from streamq.store.contract import Due, Overdue, Refused, Released
-from streamq.store.faults import reading, rereading
+from streamq.store.faults import is_refusal, reading, rereading
 from streamq.store.moving import lasting, move, pause_s, wakes_somebody
 
 MOST_OVERDUE: Final = 4_000
@@ -48,16 +51,27 @@ def overdue(tasks: Tasks) -> Overdue:
     with reading("look for due tasks"), tasks.deadline():
         rows = list(tasks.quick.aggregate(queries.overdue(MOST_OVERDUE)))
     ids = [id for row in rows for id in row["ids"]]
-    queues = [row["_id"] for row in rows if isinstance(row.get("_id"), str)]
-    return Overdue(tuple(ids), tuple(queues), more=len(ids) == MOST_OVERDUE)
+    named = [row for row in rows if isinstance(row.get("_id"), str)]
+    queues, lasts = [row["_id"] for row in named], [row["ids"][-1] for row in named]
+    return Overdue(tuple(ids), tuple(queues), len(ids) == MOST_OVERDUE, tuple(lasts))
 
 
-def release_due(tasks: Tasks, ids: Sequence[Any]) -> Released:
-    """See `Store.release_due`. Trips: 1. Idempotent, as a tick is."""
+def release_due(tasks: Tasks, ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+    """See `Store.release_due`. Trips: 1, and 1 for each of `queues`. Idempotent, as a tick is."""
     refused: list[Refused] = []
     with reading("release due tasks"), tasks.deadline():
-        count = move(tasks.quick, queries.due(), move_due.update(), list(ids), refused)
+        count = move(tasks.quick, queries.due(), move_due.update(quietly=bool(queues)), list(ids), refused)
+        for queue in queues:  # after all of them: who hears it looks once
+            _announce(tasks, queue)
     return Released(count, lasting(refused), pause_s(refused, moved=False) if refused else None)
+
+
+def _announce(tasks: Tasks, queue: str) -> None:
+    try:
+        tasks.quick.update_one(announce.unannounced(queue), announce.update(queue))
+    except WriteError as error:
+        if not is_refusal(error):  # else the others find them when they look by themselves
+            raise
 
 
 def flush(tasks: Tasks) -> None:

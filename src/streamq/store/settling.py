@@ -249,7 +249,7 @@ def _groups(settlements: Sequence[Settlement], alone: Set[Key]) -> list[list[Set
     alike: dict[tuple[str, bytes, str, float, float, bool, bool], list[Settlement]] = defaultdict(list)
     single: list[list[Settlement]] = []
     for one in settlements:
-        if (one.deletes or move.is_uniform(one)) and _key(one) not in alone:
+        if (one.deletes or move.is_uniform(one)) and not (alone and _key(one) in alone):
             alike[one.queue, one.claim_id, one.move, one.delay_s, one.keep_s, one.followed, one.frees].append(one)
         else:
             single.append([one])

@@ -28,7 +28,7 @@ from streamq.core.notice import SEED, SIZE_BYTES, SUFFIX, bell_of, notice_of, wa
 from streamq.core.wake import Wake
 from streamq.errors import AccessRefused, FeedEnded, StoreError
 from streamq.store.faults import DRIVER_ERRORS, DriverError, lacks_right, reading, short, translated
-from streamq.store.feed import AWAIT_MS
+from streamq.store.feed import AWAIT_MS, HUNG_S
 from streamq.store.setup import CODEC
 from streamq.store.source import Source
 
@@ -151,7 +151,7 @@ class WakeChannel:
         await_ms = AWAIT_MS if await_s is None else max(1, round(await_s * 1000))
         cursor = self._collection.find(wanted(queues, bell, after), cursor_type=CursorType.TAILABLE_AWAIT)
         source = Source(self._database.client)
-        return TailFeed(cursor.max_await_time_ms(await_ms), frozenset(queues), bell, source)
+        return TailFeed(cursor.max_await_time_ms(await_ms), frozenset(queues), bell, source, await_ms / 1000 + HUNG_S)
 
 
 def written(database: Database[Document], command: Mapping[str, Any], concern: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -173,21 +173,24 @@ def elected(reply: Mapping[str, Any]) -> ObjectId | None:
 class TailFeed:
     """One tailable cursor. It is not taken up again after an error: what it missed the stream tells."""
 
-    def __init__(self, cursor: Any, queues: frozenset[str], bell: str, source: Source) -> None:
+    def __init__(self, cursor: Any, queues: frozenset[str], bell: str, source: Source, patience_s: float) -> None:
+        """`patience_s`: how long a read may take until its connection is given up, as a change stream's."""
         self._cursor = cursor
+        self._patience = pymongo.timeout(patience_s)
         self._source = source
         self._queues = queues
         self._bell = bell
         self._wakes: deque[Wake] = deque()
 
     def read(self) -> Wake | None:
-        """See `Feed.read`. Trips: one getMore when nothing is buffered."""
+        """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS` and `HUNG_S`."""
         if self._wakes:
             return self._wakes.popleft()
         if self._source.is_away(self._cursor.address):
             raise FeedEnded("the wake channel ended: its server is away")
         try:
-            notice = self._cursor.next()
+            with self._patience:
+                notice = self._cursor.next()
         except StopIteration:
             if not self._cursor.alive:
                 raise FeedEnded("the wake channel ended (dropped, or turned over between two reads)") from None
@@ -204,7 +207,8 @@ class TailFeed:
         if self._source.is_away(self._cursor.address):
             return
         try:
-            self._cursor.close()
+            with self._patience:
+                self._cursor.close()
         except DRIVER_ERRORS:
             return
 

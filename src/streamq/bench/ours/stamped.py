@@ -73,9 +73,9 @@ class StampedStore(MongoStore):
             self.worked.released.append((time.time_ns(), len(claimed.claims)))
         return claimed
 
-    def release_due(self, ids: Sequence[Any]) -> Released:
+    def release_due(self, ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
         """Release what is due, and note how much was by when (by the wall clock)."""
-        released = super().release_due(ids)
+        released = super().release_due(ids, queues)
         if released.moved:
             self.worked.released.append((time.time_ns(), released.moved))
         return released

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from streamq.core import queries
-from streamq.core.claim import INT32, Ask, is_number, is_plain
+from streamq.core.claim import INT32, Ask, is_number, is_plain_new
 from streamq.core.document import DELAYED, READY, TaskDocument
 from streamq.core.moves import total
 from streamq.core.moves.fence import after, after_ms
@@ -86,7 +86,7 @@ def is_ready(document: TaskDocument, ask: Ask, now: datetime) -> bool:
         and (ask.ids is None or document["_id"] in ask.ids)
         and document["_id"] not in ask.beside
         and (ask.slots > 0 or not is_delicate(document))
-        and (not ask.plain or is_plain(document))
+        and (not ask.plain or is_plain_new(document))
     )
 
 

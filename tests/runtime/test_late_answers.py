@@ -1,0 +1,133 @@
+"""A claim whose answer comes when its lease is all but over: it is given back, not begun."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar, TypeVarTuple, cast
+
+import pytest
+import trio
+
+from streamq import Handle, StreamQ, current_task
+from streamq.bridge import InlineBridge
+from streamq.runtime import clock
+from streamq.runtime.held import MARGIN
+from streamq.store.memory import MemoryStore
+from streamq.testing import trio_time
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+LEASE_S: Final = 30.0
+TRUSTED_S: Final = LEASE_S * (1 - MARGIN)
+"""How long a claim is trusted from before it was sent."""
+
+TOO_LATE_S: Final = TRUSTED_S - LEASE_S * MARGIN
+
+
+class LateBridge(InlineBridge):
+    """The first claim that obtains something is answered after `late_s`."""
+
+    def __init__(self, late_s: float) -> None:
+        self._late_s = late_s
+        self.answered_at = 0.0
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        result = await super().call(function, *args)
+        claimed = result[0] if isinstance(result, tuple) else result
+        if getattr(claimed, "claims", ()) and not self.answered_at:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._late_s)
+            self.answered_at = trio.current_time()
+        return result
+
+
+class Runs:
+    """When a task was begun, and by which attempt."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[float, int]] = []
+
+
+@asynccontextmanager
+async def working(bridge: LateBridge) -> AsyncIterator[tuple[StreamQ, Handle[None], Runs]]:
+    """Let one worker run one task."""
+    app = StreamQ.on(MemoryStore(trio_time), bridge, lease_s=LEASE_S, safety_scan_s=None)
+    runs = Runs()
+
+    @app.task
+    async def job() -> None:
+        runs.begun.append((trio.current_time(), current_task().attempt))
+        await trio.sleep(100)
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work(concurrency=1, task_status=task_status))
+        yield app, await job.put(), runs
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("late_s", [TOO_LATE_S + 0.1, TRUSTED_S - 0.002, TRUSTED_S + 0.1, LEASE_S - 0.1])
+async def test_claim_that_is_answered_when_its_lease_is_all_but_over_is_given_back_at_once(late_s: float) -> None:
+    bridge = LateBridge(late_s)
+    async with working(bridge) as (app, handle, runs):
+        await handle.wait()
+    ((begun_at, attempt),) = runs.begun
+    assert begun_at - bridge.answered_at < 0.1, "its lease was not waited for"
+    assert attempt == 1, "an attempt that was not begun is not counted"
+    assert app.journal.counts["release"] == 1
+    assert app.journal.counts["leases no longer trusted"] == 0
+
+
+async def test_claim_that_is_answered_in_time_to_be_extended_runs() -> None:
+    bridge = LateBridge(TOO_LATE_S - 0.1)
+    async with working(bridge) as (_, handle, runs):
+        await handle.wait()
+    assert runs.begun == [(bridge.answered_at, 1)]
+
+
+async def test_claim_that_is_answered_after_another_holder_has_begun_changes_nothing() -> None:
+    bridge = LateBridge(LEASE_S + 5)
+    async with working(bridge) as (app, handle, _):
+        await trio.sleep(LEASE_S + 1)
+        document = cast(MemoryStore, app.store).documents[handle.id]
+        assert document["status"] == "ready"
+        document |= {"status": "running", "claim_id": b"another's", "lease_until": trio_time()}
+        await trio.sleep(10)
+        assert bridge.answered_at
+        assert document["claim_id"] == b"another's"
+
+
+@pytest.fixture
+def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let threads, of which there are none, read trio's clock."""
+    monkeypatch.setattr(clock, "thread_now", trio.current_time)
+
+
+@pytest.mark.usefixtures("one_clock")
+async def test_caller_is_handed_no_claim_that_is_all_but_over() -> None:
+    app = StreamQ.on(MemoryStore(trio_time), LateBridge(TRUSTED_S - 0.002), lease_s=LEASE_S)
+    async with app:
+        queue = app.queue("q")
+        await queue.put(1)
+        assert await queue.claim() is None
+        task = await queue.claim(wait_s=1)
+        assert task is not None
+        assert task.info.attempt == 1
+        async with task:
+            pass
+
+
+@pytest.mark.usefixtures("one_clock")
+async def test_caller_that_waits_is_handed_the_task_whose_first_claim_came_too_late() -> None:
+    app = StreamQ.on(MemoryStore(trio_time), LateBridge(TRUSTED_S - 0.002), lease_s=LEASE_S)
+    async with app:
+        queue = app.queue("q")
+        await queue.put(1)
+        task = await queue.claim(wait_s=60)
+        assert task is not None
+        assert task.info.attempt == 1
+        async with task:
+            pass
+        assert app.journal.counts["release"] == 1
