@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
@@ -14,9 +14,19 @@ QUIET: Final = frozenset({"hello", "ping", "endSessions", "killCursors", "buildI
 """Commands whose loss nobody notices."""
 
 
-def all_of(count: int) -> list[tuple[int, When]]:
+class Place(NamedTuple):
+    """A place in a run: before its `nth` command is sent, or after the answer to it has come."""
+
+    nth: int
+    when: When
+
+    def __str__(self) -> str:
+        return f"{self.when} command {self.nth}"
+
+
+def all_of(count: int) -> list[Place]:
     """List each place in a run of so many commands."""
-    return [(nth, when) for nth in range(1, count + 1) for when in ("before", "after")]
+    return [Place(nth, when) for nth in range(1, count + 1) for when in ("before", "after")]
 
 
 class Answered(CommandListener):

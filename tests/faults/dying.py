@@ -18,14 +18,20 @@ import msgspec
 import trio
 from pymongo import MongoClient
 
-from tests.faults import script
+from tests.faults import mortal, script
 from tests.faults.commands import AtCommand, When
 from tests.faults.fault import DEFAULTS
 from tests.faults.script import Pen
 
-Role = Literal["worker", "producer"]
+Role = Literal["worker", "producer", "mortal", "survivor", "stopped"]
 
-SCRIPTS: Final = {"worker": script.work, "producer": script.produce}
+SCRIPTS: Final = {
+    "worker": script.work,
+    "producer": script.produce,
+    "mortal": mortal.die,
+    "survivor": mortal.survive,
+    "stopped": mortal.stop,
+}
 
 
 class Order(msgspec.Struct, frozen=True):

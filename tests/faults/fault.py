@@ -6,18 +6,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any, Final
 
 import msgspec
-from pymongo import MongoClient
 from pymongo.monitoring import CommandStartedEvent
 
 from streamq.embedded import EmbeddedServer
 from streamq.store.setup import CLIENT_DEFAULTS
+from tests.databases import Mongo
 from tests.faults.commands import QUIET, Answered
 from tests.proxy import Proxy, Then
-
-Mongo = MongoClient[dict[str, Any]]
 
 ON_THE_WIRE: Final[dict[str, Then]] = {"unsent": "cut before", "unanswered": "lose reply"}
 """The connection breaks before the server sees the command; after it has executed it."""
@@ -83,7 +82,9 @@ class Turn:
             self._lock.release()
 
     def _set(self, mode: Any, data: dict[str, Any]) -> None:
-        self._mongo.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
+        # In a context of its own: the time of the command that has waited for its turn may have run out, which would
+        # bound this one as well, and the turn would never be given on.
+        Context().run(self._mongo.admin.command, "configureFailPoint", "failCommand", mode=mode, data=data)
 
 
 class Striking(Answered):

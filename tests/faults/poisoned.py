@@ -4,13 +4,14 @@ or as the poison makes it."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from typing import Final, Literal
 
 import trio
 
-from streamq import Retry, StreamQ
+from streamq import Retry, StreamQ, current_task
 from tests.chaos import lifeline
 from tests.long_form import sized
 
@@ -19,18 +20,25 @@ BLOCKED_S: Final = 1.2
 """How long a handler gives nobody else a turn: past the shortest lease there is, which its test has."""
 
 BIG_BYTES: Final = 20 << 20
+HUNGRY_BYTES: Final = 1 << 60
+"""More than any machine has: it raises `MemoryError`."""
+
 MOST: Final = 3
 """Attempts of each task."""
 
-Poison = Literal["exit", "big", "block"]
+Poison = Literal["exit", "hungry", "big", "block"]
 RETRY: Final = Retry(max_attempts=MOST, first_s=0.05, cap_s=0.1)
 
 
 async def poison(kind: Poison) -> str:
     """What must not stop a queue."""
     match kind:
+        case "exit" if current_task().attempt == 2:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does to a process that takes all memory
         case "exit":
             os._exit(13)
+        case "hungry":
+            return "x" * HUNGRY_BYTES
         case "block":
             time.sleep(BLOCKED_S)  # noqa: ASYNC251 - that is the poison
         case "big":

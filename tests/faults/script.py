@@ -13,25 +13,18 @@ from typing import Any, Final
 import msgspec
 import trio
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from streamq import NewTask, Retry, StreamQ, TransactionAborted, current_task, progress, transaction
-from streamq.runtime.journal import Journal
-
-Mongo = MongoClient[dict[str, Any]]
+from tests.databases import Mongo
+from tests.faults.lapses import Lapses
+from tests.faults.orders import ORDERS
 
 LEASE_S: Final = 2.0
 TIMEOUT_S: Final = 5.0
 
-ORDERS: Final = "test_faults_orders"
-"""A database for all of them: prepared ones are lent again only if they have no other collections."""
-
 CHUNKS: Final = 1_200
 """Tasks in the put of many: two inserts."""
-
-
-LAPSES: Final = frozenset({"leases no longer trusted", "lease lost", "settlements unknown"})
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -62,24 +55,10 @@ def lines(path: Path) -> Iterator[list[str]]:
             yield line.split()
 
 
-class Noted(Journal):
-    """Writes down that a lease has ended under its holder: on a very busy machine that happens, and excuses a run."""
-
-    def __init__(self, pen: Pen) -> None:
-        super().__init__()
-        self._pen = pen
-
-    def write(self, event: str, *, traceback: str = "", **fields: Any) -> None:
-        """See `Journal.write`."""
-        if event in LAPSES:
-            self._pen.write("lapsed")
-        super().write(event, traceback=traceback, **fields)
-
-
 def app_on(client: Mongo, database: str, pen: Pen, lease_s: float = LEASE_S) -> StreamQ:
     """Make the app of either."""
     app = StreamQ(client=client, database=database, lease_s=lease_s, timeout_s=TIMEOUT_S, safety_scan_s=None)
-    app.journal = Noted(pen)
+    app.journal = Lapses(lambda leases: pen.write("lapsed"))
     return app
 
 
@@ -164,18 +143,24 @@ class Handlers:
         ]
 
 
-async def work(app: StreamQ, database: str, pen: Pen) -> None:
-    """Run all that there is, then stop in good order."""
-    stop = trio.Event()
+def declared(app: StreamQ, database: str, pen: Pen) -> trio.Event:
+    """Declare the handlers; return what is set when all that is stored has been run."""
     left = app.client[database].tasks.count_documents({"status": {"$exists": True}})
+    through = trio.Event()
 
     def ended() -> None:
         nonlocal left
         left -= 1
         if not left:
-            stop.set()
+            through.set()
 
     Handlers(app, pen, ended)
+    return through
+
+
+async def work(app: StreamQ, database: str, pen: Pen) -> None:
+    """Run all that there is, then stop in good order."""
+    stop = declared(app, database, pen)
     async with app, trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: app.work(concurrency=3, stop=stop, task_status=task_status))
 

@@ -17,22 +17,26 @@ LOG: Final = "STREAMQ_FAULTS_LOG"
 
 
 class Sweep:
-    """How the sweeps of a run of the tests go: `count` says how many cases ("all"; None: as each sweep says itself),
-    `seed` which."""
+    """How the sweeps of a run of the tests go: `cases` says how many ("all"; "200:400": these of all; None: as each
+    sweep says itself), `seed` in which order they are drawn, `only` what their names hold."""
 
-    def __init__(self, count: str | None, seed: int) -> None:
-        self._count = count
+    def __init__(self, cases: str | None, seed: int, only: str = "") -> None:
+        self._cases = cases
         self._seed = seed
+        self._only = only
 
     @property
     def again(self) -> str:
         """What makes the same cases again."""
-        return f"the same again: --faults-cases={self._count or ''} --faults-seed={self._seed}"
+        return f"the same again: --faults-cases={self._cases or ''} --faults-seed={self._seed}"
 
     def choose(self, cases: Sequence[T], most: int) -> list[T]:
-        """Draw `most` cases, or as many as are wanted, in an order of chance."""
-        count = most if self._count is None else len(cases) if self._count == "all" else int(self._count)
-        return random.Random(self._seed).sample(cases, min(count, len(cases)))
+        """Draw `most` cases, or those that are wanted, in an order of chance. Each has its place in it by its name: a
+        run that takes one command more than the last does not change all of the order."""
+        drawn = sorted(cases, key=lambda one: random.Random(f"{self._seed} {one}").random())
+        if self._only:
+            return [one for one in drawn if self._only in str(one)]
+        return drawn[wanted(self._cases, most)]
 
     async def run(self, case: Callable[[int, T], Awaitable[None]], cases: Sequence[T], at_a_time: int) -> None:
         """Run `case(number, one)` for each of them."""
@@ -52,3 +56,11 @@ class Sweep:
             line = {"case": str(case), "flaws": flaws} | {name: round(s, 2) for name, s in took.items()}
             with open(path, "a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def wanted(cases: str | None, most: int) -> slice:
+    """Read `--faults-cases`."""
+    first, colon, last = (str(most) if cases is None else "" if cases == "all" else cases).partition(":")
+    if colon:
+        return slice(int(first or 0), int(last) if last else None)
+    return slice(int(first) if first else None)

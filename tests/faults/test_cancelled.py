@@ -12,12 +12,12 @@ from typing import Any, Final
 import trio
 from pymongo import MongoClient
 
-from tests.databases import Databases
-from tests.faults.commands import AtCommand, When, all_of
-from tests.faults.fault import DEFAULTS, Mongo
-from tests.faults.script import Handlers, Pen, app_on
+from tests.databases import Databases, Mongo
+from tests.faults.commands import AtCommand, Place, When, all_of
+from tests.faults.fault import DEFAULTS
+from tests.faults.remains import finish, flaws_of_work, put_all
+from tests.faults.script import Pen, app_on, declared
 from tests.faults.sweep import Sweep
-from tests.faults.test_crashes import finish, flaws_of_work, put_all
 
 AT_A_TIME: Final = 6
 DRAWN: Final = 10
@@ -33,22 +33,13 @@ rest is for a machine that is busy with other tests."""
 async def work(uri: str, database: str, pen: Pen, nth: int, when: When) -> int:
     """Work until all has ended, or until cancelled at that command; return how many were sent."""
     token = trio.lowlevel.current_trio_token()
-    done = trio.Event()
     with trio.CancelScope() as scope:
         canceller = AtCommand(nth, when, lambda: token.run_sync_soon(scope.cancel))
         options: dict[str, Any] = DEFAULTS | {"event_listeners": [canceller]}
         with MongoClient[dict[str, Any]](uri, tz_aware=True, **options) as client:
             app = app_on(client, database, pen, LEASE_S)
-            left = app.client[database].tasks.count_documents({"status": {"$exists": True}})
+            done = declared(app, database, pen)
             canceller.count = 0
-
-            def ended() -> None:
-                nonlocal left
-                left -= 1
-                if not left:
-                    done.set()
-
-            Handlers(app, pen, ended)
             async with app, trio.open_nursery() as nursery:
                 await nursery.start(lambda task_status: app.work(concurrency=3, task_status=task_status))
                 await done.wait()
@@ -62,13 +53,12 @@ async def test_worker_cancelled_at_any_call_gives_all_back_at_once(
     mongo, lent = databases
     bad: list[str] = []
 
-    async def case(number: int, given: tuple[int, When]) -> None:
-        nth, when = given
+    async def case(number: int, at: Place) -> None:
         path = tmp_path / f"{number}.log"
         with lent.lend() as database:
             tasks = await put_all(mongo, database)
             began_at = trio.current_time()
-            await work(uri, database, Pen(path), nth, when)
+            await work(uri, database, Pen(path), at.nth, at.when)
             took_s = trio.current_time() - began_at
             held = [one["task"] for one in mongo[database].tasks.find({"status": "running"})]
             finish_s = await finish(mongo, database, Pen(path))
@@ -77,8 +67,8 @@ async def test_worker_cancelled_at_any_call_gives_all_back_at_once(
                 flaws.append(f"still held: {held}")
             if max(took_s, finish_s) > STOP_S:
                 flaws.append(f"took {took_s:.1f} s to leave, and {finish_s:.1f} s to finish")
-            bad.extend(f"cancelled {when} command {nth}: {flaw}" for flaw in flaws)
-            sweep.note(f"cancelled {when} command {nth}", flaws, {"work": took_s, "finish": finish_s})
+            bad.extend(f"cancelled {at}: {flaw}" for flaw in flaws)
+            sweep.note(f"cancelled {at}", flaws, {"work": took_s, "finish": finish_s})
 
     with lent.lend() as database:
         await put_all(mongo, database)

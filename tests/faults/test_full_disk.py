@@ -15,6 +15,7 @@ import pytest
 
 from tests.chaos.actor import ROOT
 from tests.faults.full_disk import FEW, Seen
+from tests.long_form import sized
 
 SIZE_MB: Final = 160
 ALONE: Final = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
@@ -23,7 +24,7 @@ SIGABRT: Final = -6
 RUN_S: Final = 150.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=range(sized(1, 10)))
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """Run it once for all tests."""
     directory = tmp_path_factory.mktemp("disk")

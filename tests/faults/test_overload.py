@@ -25,7 +25,9 @@ from tests.proxy import Proxy
 
 __all__ = ["make_app", "mongo"]
 
-LONG_S: Final = 120.0
+LONG_S: Final = sized(120.0, 1_800.0)
+"""What has not come by then has stopped to come. No measure of speed: a machine that others use may be ten times slower
+than a quiet one."""
 
 
 # --- a flood of puts -------------------------------------------------------------------------------------------------
@@ -36,8 +38,6 @@ WARM: Final = 0.3
 
 GROWTH_MB: Final = sized(8.0, 20.0)
 """What memory may grow by when warm: less than the backlog's payloads alone would take."""
-
-RECOVERY_S: Final = 60.0
 
 
 class Program:
@@ -96,7 +96,7 @@ def test_flood_of_puts_makes_no_process_grow_and_is_drained_after(
         assert put > 2 * done, "it was a flood"
         assert producer.growth_mb() < GROWTH_MB
         flood_s = producer.lines[-1]["for_s"]
-        assert eventually(lambda: worker.read()[-1]["done"] >= put, RECOVERY_S + 5 * flood_s)
+        assert eventually(lambda: worker.read()[-1]["done"] >= put, LONG_S + 5 * flood_s)
         assert worker.growth_mb() < GROWTH_MB
         assert eventually(lambda: mongo[database].tasks.count_documents({"task": "work"}) == 0)
     finally:
@@ -145,8 +145,14 @@ async def test_crowd_that_fails_at_once_comes_back_spread_by_the_default_retry(
 
 # --- all connections lost --------------------------------------------------------------------------------------------
 
-CLAIMERS: Final = sized(40, 200)
+APPS: Final = sized(1, 5)
+"""Clients. 200 threads that claim by a single one stand in a row for a lock of the driver's, and never have 200
+connections at once: 180 to 193 were seen."""
+
+CLAIMERS: Final = APPS * 40
 EACH: Final = 3
+WAIT_S: Final = sized(5.0, 30.0)
+"""How long a claimer waits: on a busy machine the first of many must still do so when the last begins."""
 
 
 def test_what_waits_when_all_connections_are_lost_goes_on(server: EmbeddedServer, database: str) -> None:
@@ -154,23 +160,24 @@ def test_what_waits_when_all_connections_are_lost_goes_on(server: EmbeddedServer
     done: Counter[int] = Counter()
     stop = threading.Event()
     with Proxy(server.nodes[0].port) as proxy:
-        app = StreamQ(f"{proxy.uri}&maxPoolSize=500", database=database, retry=Retry(max_attempts=50))
-        queue = app.blocking.queue("q")
+        apps = [StreamQ(proxy.uri, database=database, retry=Retry(max_attempts=50)) for _ in range(APPS)]
 
-        def claim() -> None:
+        def claim(number: int) -> None:
+            queue = apps[number % APPS].blocking.queue("q")
             while not stop.is_set():
                 try:
-                    task = queue.claim(wait_s=5)
+                    task = queue.claim(wait_s=WAIT_S)
                     if task is not None:
                         done[task.payload] += 1
                         task.succeed()
                 except (StoreError, LeaseLost):
                     stop.wait(0.05)
 
-        threads = [threading.Thread(target=claim, daemon=True) for _ in range(CLAIMERS)]
+        threads = [threading.Thread(target=claim, args=(number,), daemon=True) for number in range(CLAIMERS)]
         plain = StreamQ(server.uri, database=database)
         try:
-            app.blocking.store()
+            for app in apps:
+                app.blocking.store()
             for thread in threads:
                 thread.start()
             assert eventually(lambda: proxy.open_connections >= CLAIMERS, LONG_S)
@@ -181,8 +188,8 @@ def test_what_waits_when_all_connections_are_lost_goes_on(server: EmbeddedServer
             stop.set()
             for thread in threads:
                 thread.join(LONG_S)
-            app.close()
-            plain.close()
+            for app in (*apps, plain):
+                app.close()
     assert done.keys() == set(range(EACH * CLAIMERS))
 
 
@@ -232,7 +239,7 @@ async def test_what_became_due_while_all_workers_were_away_is_caught_up_in_order
     before_mb = flooded.rss_mb()
     async with app, trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: app.work({"late": 8, "other": 2}, task_status=task_status))
-        with trio.fail_after(LONG_S * sized(1, 5)):
+        with trio.fail_after(LONG_S):
             await all_through.wait()
         nursery.cancel_scope.cancel()
     assert flooded.rss_mb() - before_mb < PAUSE_MB

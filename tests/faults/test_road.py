@@ -8,20 +8,18 @@ drawn by a seed (`--faults-seed`); `--faults-cases=all` makes all of them.
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
+import pymongo
 import pytest
 import trio
-from pymongo import MongoClient
 
 from streamq import StreamQ
 from streamq.embedded import EmbeddedServer
-from tests.databases import Databases, drop_collections
+from tests.databases import Databases, Mongo
 from tests.faults.fault import Fault, Turn, counting, faults_at, meeting
-from tests.faults.road import LEASE_S, LONGEST_S, ORDERS, TIMEOUT_S, Mongo, Road
+from tests.faults.road import LEASE_S, LONGEST_S, TIMEOUT_S, Road
 from tests.faults.sweep import Sweep
 
 AT_A_TIME: Final = 6
@@ -34,15 +32,6 @@ WALK_S: Final = 6 * LONGEST_S
 MISSED: Final = 0.2
 """Which part of the faults may find that its command was not sent so often this time: what the timers do besides is
 never quite the same."""
-
-
-@pytest.fixture
-def databases(uri: str) -> Iterator[tuple[Mongo, Databases]]:
-    """A client that nothing happens to, and prepared databases."""
-    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
-        client[ORDERS].create_collection("orders")  # or transactions would make it, one against the other
-        yield client, Databases(client)
-        drop_collections(client, ORDERS)
 
 
 def app_on(client: Mongo, database: str) -> StreamQ:
@@ -97,7 +86,22 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} {notes}"
 
 
-def test_seed_draws_the_same_faults_again() -> None:
-    faults = faults_at(Counter(insert=9, find=9), 1)
-    first, second = (random.Random(7).sample(faults, 5) for _ in range(2))
+def test_seed_draws_the_same_faults_of_a_road_that_takes_one_command_more() -> None:
+    first, second = (Sweep("5", 7).choose(faults_at(Counter(insert=200, find=n), 1), 1) for n in (200, 201))
     assert first == second
+
+
+def test_parts_of_a_sweep_are_the_whole() -> None:
+    faults = faults_at(Counter(insert=9, find=9), 1)
+    parts = [Sweep(part, 7).choose(faults, 1) for part in (":40", "40:90", "90:")]
+    assert [fault for part in parts for fault in part] == Sweep("all", 7).choose(faults, 1)
+
+
+def test_turn_is_given_on_by_who_took_it_with_no_time_left(databases: tuple[Mongo, Databases]) -> None:
+    """It may have waited for its turn longer than its command may take: then the others would wait for ever."""
+    turn = Turn(databases[0])
+    how = {"errorCode": 286}
+    for _ in range(2):
+        with pymongo.timeout(1e-9):
+            turn.take("find", "nobody", how)
+            turn.give()

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
@@ -28,13 +29,16 @@ from pymongo.monitoring import CommandStartedEvent
 from streamq import StreamQ, embedded
 from streamq.embedded import EmbeddedServer
 from streamq.errors import FeedEnded
-from streamq.store import feed
+from streamq.store import feed, wake_channel
 from streamq.store.feed import MongoFeed
-from tests.faults.fault import DEFAULTS, Mongo, Striking, Turn
+from tests.databases import Mongo
+from tests.faults.fault import DEFAULTS, Striking, Turn
 from tests.faults.script import lines
 from tests.integration.conftest import MakeApp
 from tests.integration.echo import echoing
+from tests.long_form import sized
 from tests.proxy import Proxy
+from tests.wire import Message
 
 SOON_S: Final = 15.0
 """How soon a put must have been run after whatever happened to the stream. It takes a second at most: the pauses before
@@ -152,12 +156,17 @@ async def test_stream_that_ends_without_a_word_is_noticed_because_it_is_asked_wh
 # --- it hangs -------------------------------------------------------------------------------------------------------
 
 
+def impatient(room: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what reads there ask again every 0.3 s, and give up a reply that is 0.5 s late."""
+    monkeypatch.setattr(room, "AWAIT_MS", 300)
+    monkeypatch.setattr(room, "HUNG_S", 0.5)
+
+
 async def test_stream_whose_reply_never_comes_is_given_up_and_opened_anew(
     server: EmbeddedServer, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection stays open and nothing comes: what was put meanwhile is found, and the app can be left."""
-    monkeypatch.setattr(feed, "AWAIT_MS", 300)
-    monkeypatch.setattr(feed, "HUNG_S", 0.5)
+    impatient(feed, monkeypatch)
     with Proxy(server.nodes[0].port) as proxy:
         here, elsewhere = make_app(proxy.uri, safety_scan_s=None), make_app()
         echo = echoing(here)
@@ -172,18 +181,61 @@ async def test_stream_whose_reply_never_comes_is_given_up_and_opened_anew(
                 nursery.cancel_scope.cancel()
 
 
-async def test_app_is_left_though_the_reply_that_its_stream_waits_for_never_comes(
+async def opened(app: StreamQ, times: int) -> None:
+    """Wait until the wake channel was opened so often."""
+    with trio.fail_after(SOON_S):
+        while app.journal.counts["wake channel open"] < times:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+def reads_the_wake_channel(message: Message) -> bool:
+    return bool(message.body().get("collection") == "tasks.wakes")
+
+
+async def test_wake_channel_whose_reply_never_comes_is_given_up_and_opened_anew(
     server: EmbeddedServer, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "HUNG_S", 0.5)
+    """The stream tells meanwhile; what is quiet for longer than a reply may be late is not given up."""
+    impatient(wake_channel, monkeypatch)
     with Proxy(server.nodes[0].port) as proxy:
-        here = make_app(proxy.uri, safety_scan_s=None)
+        here = make_app(proxy.uri, wake="tailable", safety_scan_s=None)
+        echo = echoing(here)
+        async with here, trio.open_nursery() as nursery:
+            await nursery.start(here.work)
+            await opened(here, 1)
+            quiet = proxy.trap("getMore", nth=4, then="swallow reply", if_=reads_the_wake_channel)
+            assert await trio.to_thread.run_sync(quiet.sprung.wait, SOON_S)
+            assert here.journal.counts["wake channel lost, trying again"] == 0
+            await opened(here, 2)
+            assert here.journal.counts["stream lost, trying again"] == 0
+            (handle,) = await here.put_many([echo.new("after it")])
+            assert await ends(here, handle.id)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("room", "wake", "channels", "is_meant"),
+    [(feed, "stream", 0, lambda message: True), (wake_channel, "tailable", 1, reads_the_wake_channel)],
+    ids=["stream", "wake channel"],
+)
+async def test_app_is_left_though_a_reply_that_it_waits_for_never_comes(
+    server: EmbeddedServer,
+    make_app: MakeApp,
+    monkeypatch: pytest.MonkeyPatch,
+    room: ModuleType,
+    wake: str,
+    channels: int,
+    is_meant: Callable[[Message], bool],
+) -> None:
+    impatient(room, monkeypatch)
+    with Proxy(server.nodes[0].port) as proxy:
+        here = make_app(proxy.uri, wake=wake, safety_scan_s=None)
         echoing(here)
-        monkeypatch.setattr(feed, "AWAIT_MS", 300)
         with trio.fail_after(SOON_S):
             async with here, trio.open_nursery() as nursery:
                 await nursery.start(here.work)
-                trap = proxy.trap("getMore", then="swallow reply")
+                await opened(here, channels)
+                trap = proxy.trap("getMore", then="swallow reply", if_=is_meant)
                 await trio.to_thread.run_sync(trap.sprung.wait)
                 nursery.cancel_scope.cancel()
 
@@ -252,8 +304,9 @@ def overrun(mongo: Mongo, since: Any) -> None:
     raise AssertionError("the server forgets nothing")
 
 
+@pytest.mark.parametrize("turn", range(sized(1, 50)))
 async def test_worker_that_was_frozen_until_the_oplog_had_lost_its_place_runs_what_was_put_meanwhile(
-    tmp_path: Path,
+    tmp_path: Path, turn: int
 ) -> None:
     log = tmp_path / "log"
     with forgetful(tmp_path / "data") as server, MongoClient[dict[str, Any]](server.uri, tz_aware=True) as mongo:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import trio
+from bson import ObjectId
 
+from streamq.core.moves import recur
 from streamq.runtime import clock
 from streamq.runtime.journal import LOGGER
 from tests.simulation.loop import Loop
@@ -36,14 +38,17 @@ class _Time:
 
 
 @contextmanager
-def loaded() -> Iterator[None]:
-    """Let the runtime's one place for clocks and dice use those of the simulated processes, and its log be still."""
-    place: Any = clock
-    before = place.random, place.os, place.time
+def loaded(seed: int) -> Iterator[None]:
+    """Let the runtime's one place for clocks and dice use those of the simulated processes, and its log be still. The
+    ids of what is fired come from `seed`: such a call may arrive when its sender has given it up."""
+    place, slots, fired = cast(Any, clock), cast(Any, recur), Random(f"{seed} fired")
+    before, ids = (place.random, place.os, place.time), slots.ObjectId
     place.random, place.os, place.time = _Random, _System, _Time
+    slots.ObjectId = lambda: ObjectId(fired.randbytes(12))
     quiet, LOGGER.disabled = LOGGER.disabled, True
     try:
         yield
     finally:
         place.random, place.os, place.time = before
+        slots.ObjectId = ids
         LOGGER.disabled = quiet

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
+from streamq.core.recurrence import Missed
 from tests.simulation.plan import (
     Act,
     Call,
@@ -15,11 +18,13 @@ from tests.simulation.plan import (
     Freeze,
     Host,
     Kill,
+    Limit,
     Lost,
     Outage,
     Pause,
     Plan,
     Put,
+    Recur,
     Silence,
     Stall,
     StreamEnd,
@@ -32,6 +37,9 @@ HOUR_S: Final = 3600.0
 FEATURES: Final = (
     *("delays", "fails", "groups", "unique", "after", "long", "acts", "own puts", "two queues", "deletes", "odd"),
 )
+OF_QUEUES: Final = ("limits", "bare", "recurring")
+"""Drawn after all the rest, by dice of their own."""
+
 FAULTS: Final = ("freeze", "stall", "kill", "outage", "stream", "silence", "calls", "wakes", "clocks", "stops")
 
 METHODS: Final = (
@@ -50,10 +58,79 @@ OUTLASTED: Final = frozenset({"freeze", "stall", "outage", "kill"})
 SPAN_S: Final = 4.0
 """In which tasks are put and faults strike."""
 
+LASTING_S: Final = 10.0
+
 
 def drawn(seed: int) -> Plan:
     """Draw the plan of a seed."""
-    return _Drawing(seed).plan()
+    plan = _Drawing(seed).plan()
+    dice = Random(f"{plan.schedule} queues")
+    return _with_faults_of_controls(dice, _with_queues(dice, plan))
+
+
+def _with_queues(dice: Random, plan: Plan) -> Plan:
+    """Draw what is said of whole queues, and who claims from them without handlers."""
+    has = {name for name in OF_QUEUES if dice.random() < 0.2}
+    queues = plan.hosts[0].queues
+    hosts, puts = plan.hosts, plan.puts
+    if "bare" in has:
+        alone = "recurring" not in has and dice.random() < 0.4
+        bare = [dice.random() < 0.6 if number else alone for number in range(len(hosts))]
+        hosts = tuple(replace(host, bare=one) for host, one in zip(hosts, bare, strict=True))
+    if "limits" in has:
+        keys = [dice.choice((None, "k", "l")) for _ in puts]
+        puts = tuple(replace(put, rate_key=key) for put, key in zip(puts, keys, strict=True))
+    return replace(
+        plan,
+        hosts=hosts,
+        puts=puts,
+        limits=tuple(_limit(dice, queue) for queue in queues) if "limits" in has else (),
+        recurs=(_recur(dice, dice.choice(queues)),) if "recurring" in has else (),
+    )
+
+
+def _with_faults_of_controls(dice: Random, plan: Plan) -> Plan:
+    """Let calls go wrong, now and then, by which schedules and queues are controlled."""
+    if dice.random() < 0.7:
+        return plan
+    # Longer than until calm comes: what is late is seen then.
+    lasting = tuple(replace(recur, until=recur.until + LASTING_S) for recur in plan.recurs)
+    return replace(plan, recurs=lasting, faults=(*plan.faults, *_of_controls(dice, plan)))
+
+
+def _of_controls(dice: Random, plan: Plan) -> list[Call]:
+    """Draw calls that go wrong, of those by which schedules are declared, fired and switched, and queues paused."""
+    names = [host.name for host in plan.hosts]
+    made = [("producer", "pause")] if any(isinstance(act, Pause) for act in plan.acts) else []
+    if plan.recurs:
+        made += [(dice.choice(names), "fire") for _ in range(3)] + [(dice.choice(names), "declare")]
+        made += [("producer", "switch")]
+    count = dice.choice((1, 2, 4)) if made else 0
+    return [_call(dice, *dice.choice(made), plan.lease_s) for _ in range(count)]
+
+
+def _call(dice: Random, host: str, method: str, lease_s: float) -> Call:
+    how = dice.choice(OF_HOLDERS if method in ("settle", "extend", "report") else HOWS)
+    late_s = lease_s * (0.5 + _within(dice, 1.2)) if how == "slow" else _within(dice, 1.0)
+    hold_s = dice.choice((0.0, 0.0, _within(dice, 0.3), _within(dice, 2.0)))
+    return Call(host, method, dice.choice((1, 1, 2, 3, 5)), how, hold_s, round(late_s, 4))
+
+
+def _within(dice: Random, span_s: float) -> float:
+    return round(dice.random() * span_s, 4)
+
+
+def _limit(dice: Random, queue: str) -> Limit:
+    running, key_running, burst = dice.choice((1, 2, None)), dice.choice((1, None)), dice.choice((1, 3, None))
+    if running is key_running is burst is None:
+        running = 1
+    return Limit(queue, running=running, key_running=key_running, burst=burst, token_s=dice.choice((0.05, 0.3)))
+
+
+def _recur(dice: Random, queue: str) -> Recur:
+    missed: Missed = dice.choice(("all", "all", "latest"))
+    overlap = missed == "all" or dice.random() < 0.5
+    return Recur(queue, dice.choice((1.0, 1.5)), round(1.0 + 4 * dice.random(), 3), missed, overlap)
 
 
 class _Drawing:
@@ -76,7 +153,7 @@ class _Drawing:
         return value if self._dice.random() < share else other
 
     def _at(self, span_s: float = SPAN_S) -> float:
-        return round(self._dice.random() * span_s, 4)
+        return _within(self._dice, span_s)
 
     def _then(self) -> float:
         """Draw when something happens: half the time as something else does, which is when races are."""
@@ -196,7 +273,4 @@ class _Drawing:
         dice = self._dice
         method = dice.choice(METHODS)
         host = dice.choice(names) if method in ("put", "cancel") else dice.choice(names[:-1])
-        how = dice.choice(OF_HOLDERS if method in ("settle", "extend", "report") else HOWS)
-        late_s = self._lease_s * (0.5 + self._at(1.2)) if how == "slow" else self._at(1.0)
-        hold_s = dice.choice((0.0, 0.0, self._at(0.3), self._at(2.0)))
-        return Call(host, method, dice.choice((1, 1, 2, 3, 5)), how, hold_s, round(late_s, 4))
+        return _call(dice, host, method, self._lease_s)

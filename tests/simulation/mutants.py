@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 from bson import ObjectId
+from msgspec.structs import replace
 
 from streamq.core.claim import Ask, Claim
 from streamq.core.document import RUNNING, TaskDocument
+from streamq.core.limits import Rate
 from streamq.core.moves import extend as extend_move
+from streamq.core.moves import recur as recur_move
+from streamq.core.moves import token as token_move
 from streamq.core.moves.fence import is_held
+from streamq.core.moves.token import Bucket
+from streamq.core.new_task import NewTask
+from streamq.core.schedule import Row
 from streamq.core.settlement import Settlement, Verdict
 from streamq.core.wakes import Interest
+from streamq.runtime import clock
+from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake
+from streamq.runtime.recurrer import BACKSTOP_S, Recurrer
 from streamq.runtime.standing_by import StandingBy
 from streamq.runtime.watcher import Watcher
-from streamq.store import memory
+from streamq.store import limiting, memory, memory_shelf
 from streamq.store.memory import MemoryStore
 from tests.simulation.server import Server
 
@@ -81,7 +91,7 @@ def settle_without_read_back() -> Patches:
     settle = MemoryStore._settle
 
     def settle_blindly(self: MemoryStore, settlement: Settlement) -> Verdict:
-        document = self._anywhere(settlement.id)
+        document = self.anywhere(settlement.id)
         if document is not None and not is_held(document, settlement.queue, settlement.claim_id):
             return "lost"
         return settle(self, settlement)
@@ -119,6 +129,80 @@ def wake_forgotten() -> Patches:
     return [patch.object(StandingBy, "seen", seen_by_id)]
 
 
+def slots_unseen() -> Patches:
+    """Of the slots of a queue each claim takes the first, whoever has it."""
+
+    def all_free(limit: int, taken: Sequence[int]) -> list[int]:
+        return list(range(limit))
+
+    return [patch.object(limiting, "free_slots", all_free), patch.object(memory_shelf, "free_slots", all_free)]
+
+
+def tokens_unspent() -> Patches:
+    """A bucket grants what is wanted, whatever it holds."""
+
+    def grant(bucket: Bucket, rate: Rate, wanted: int, now: datetime) -> None:
+        bucket["granted"], bucket["tokens"] = wanted, float(rate.most)
+
+    return [patch.object(token_move, "apply", grant)]
+
+
+def slot_not_moved_on() -> Patches:
+    """The task of a slot is put, and the first time the schedule's row is not written with it."""
+    apply = recur_move.apply
+
+    def forget(document: dict[str, Any], update: recur_move.Update) -> None:
+        if "fired_at" not in update.get("$set", {}) or "once" in document:
+            apply(document, update)
+        document["once"] = True
+
+    return [patch.object(recur_move, "apply", forget)]
+
+
+def slots_from_now() -> Patches:
+    """The next slot is counted from when the one before was fired, not on the grid."""
+    fire = recur_move.fire
+
+    def drift(row: Row, template: NewTask, by: str, now: datetime, *, busy: bool) -> recur_move.Shot:
+        shot = fire(row, template, by, now, busy=busy)
+        assert row.recurrence.every_ms is not None
+        next_at = now + timedelta(milliseconds=row.recurrence.every_ms)
+        shot.update["$set"]["next_at"] = next_at
+        return replace(shot, next_at=next_at)
+
+    return [patch.object(recur_move, "fire", drift)]
+
+
+def fires_not_repeated() -> Patches:
+    """What is not known to be fired is left to the look that comes in any case."""
+    run = Recurrer.run
+
+    async def run_once(self: Recurrer) -> None:
+        alarm = self._alarm
+        with patch.object(alarm, "failed", lambda: alarm.sooner(clock.now() + BACKSTOP_S)):
+            await run(self)
+
+    return [patch.object(Recurrer, "run", run_once)]
+
+
+def claimers_unheard() -> Patches:
+    """Who claims without a loop waits for a task, and the stream does not know of it."""
+    subscribe = Watcher.subscribe
+
+    async def subscribe_workers(self: Watcher, intakes: Sequence[Intake]) -> None:
+        await subscribe(self, [intake for intake in intakes if intake.wants.spare != 0])
+
+    return [
+        patch.object(Watcher, "subscribe", subscribe_workers),
+        patch.object(Watcher, "unsubscribe", lambda *_: None),
+    ]
+
+
+def late_claims_begun() -> Patches:
+    """A claim that is answered when its lease is all but over is begun. (It was so.)"""
+    return [patch.object(Held, "came_late", lambda held, now: False)]
+
+
 MUTANTS: Final[Mapping[str, Callable[[], Patches]]] = {
     one.__name__: one
     for one in (
@@ -128,6 +212,13 @@ MUTANTS: Final[Mapping[str, Callable[[], Patches]]] = {
         settle_without_read_back,
         lease_by_client_clock,
         wake_forgotten,
+        slots_unseen,
+        tokens_unspent,
+        slot_not_moved_on,
+        slots_from_now,
+        fires_not_repeated,
+        claimers_unheard,
+        late_claims_begun,
     )
 }
 

@@ -9,6 +9,9 @@ from typing import Literal
 import msgspec
 from bson import ObjectId
 
+from streamq import Rate
+from streamq.core.recurrence import Missed
+
 Lost = Literal["before", "after", "late", "half", "slow"]
 """What happens to one call: it is not sent; its reply is lost; it takes effect only later, though its sender has given
 up waiting; the first half of it takes effect; it takes its time to take effect, and is answered then."""
@@ -23,7 +26,7 @@ class Host(Part, frozen=True):
 
     `offset_s` is where its monotonic clock began, `skew_s` how wrong its wall clock is. `lag_s` is about how long a
     message takes one way. `swift`: the thread that reads its stream claims. Its stream may tell wakes out of order,
-    twice, or (with a safety scan) not at all.
+    twice, or (with a safety scan) not at all. One that is `bare` runs no handlers: each of its slots claims for itself.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Host(Part, frozen=True):
     reorders: bool = False
     twice: float = 0.0
     drops: float = 0.0
+    bare: bool = False
 
 
 class Put(Part, frozen=True):
@@ -63,10 +67,42 @@ class Put(Part, frozen=True):
     stubborn_s: float = 0.0
     timed: bool = False
     reports: bool = False
+    rate_key: str | None = None
 
     def id(self, schedule: int) -> ObjectId:
         """Return the task's id in a run."""
         return ObjectId(hashlib.blake2b(f"{schedule}:{self.key}".encode(), digest_size=12).digest())
+
+
+class Limit(Part, frozen=True):
+    """What every host says of a queue: how many of its tasks may run, in all and of each key, and how often one may
+    start: `burst` at once, and one more every `token_s`."""
+
+    queue: str = "a"
+    running: int | None = None
+    key_running: int | None = None
+    burst: int | None = None
+    token_s: float = 0.2
+
+    @property
+    def rate(self) -> Rate | None:
+        """The rate of starts."""
+        return None if self.burst is None else Rate(1, per_s=self.token_s, burst=self.burst)
+
+
+class Recur(Part, frozen=True):
+    """A handler that recurs in a queue, declared by every host that runs handlers, until somebody disables it."""
+
+    queue: str = "a"
+    every_s: float = 1.0
+    until: float = 4.0
+    missed: Missed = "all"
+    overlap: bool = True
+
+    @property
+    def name(self) -> str:
+        """The handler's."""
+        return f"tick-{self.queue}"
 
 
 class Cancel(Part, frozen=True, tag="cancel"):
@@ -155,6 +191,8 @@ class Plan(Part, frozen=True):
     puts: tuple[Put, ...] = ()
     acts: tuple[Act, ...] = ()
     faults: tuple[Fault, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    recurs: tuple[Recur, ...] = ()
     lease_s: float = 3.0
     safety_scan_s: float | None = None
 
@@ -164,15 +202,17 @@ class Plan(Part, frozen=True):
         looked for."""
         stay = [host for host in self.hosts if host.stops_at is None]
         served = {queue for host in stay for queue in host.queues}
+        run = {queue for host in stay if not host.bare for queue in host.queues}
         heard = self.safety_scan_s is not None or not any(host.drops for host in self.hosts)
-        return bool(stay) and all(put.queue in served for put in self.puts) and heard
+        fires = all(recur.queue in run for recur in self.recurs)
+        return bool(stay) and all(put.queue in served for put in self.puts) and heard and fires
 
     def put_of(self, key: int | None) -> Put | None:
         """Return the put of that key, if it is part of the run."""
         return next((put for put in self.puts if put.key == key), None)
 
     def __str__(self) -> str:
-        parts: list[Part] = [*self.hosts, *self.puts, *self.acts, *self.faults]
+        parts: list[Part] = [*self.hosts, *self.limits, *self.recurs, *self.puts, *self.acts, *self.faults]
         head = f"lease_s={self.lease_s:g} safety_scan_s={self.safety_scan_s} schedule={self.schedule}"
         return "\n".join([head, *(f"  {_shown(part)}" for part in parts)])
 

@@ -75,9 +75,12 @@ class Process:
     # --- what comes for it ---------------------------------------------------------------------------------------
 
     def lag(self) -> float:
-        """Draw how long a message takes: mostly short, seldom up to four times as long as most."""
-        held_s = max(0.0, self.stalled_until - self.world.now)
-        return held_s + self._lag_s * min(self.dice.expovariate(1.0), 4.0)
+        """Draw how long a message takes that is sent now."""
+        return max(0.0, self.stalled_until - self.world.now) + self.way()
+
+    def way(self) -> float:
+        """Draw how long a message takes that nothing holds up: mostly short, seldom up to four times as long."""
+        return self._lag_s * min(self.dice.expovariate(1.0), 4.0)
 
     def tell(self, action: Action) -> None:
         """Let something happen in it, now, or when it goes on."""

@@ -53,7 +53,7 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._world = World(plan.schedule)
-        self._server = Server(self._world)
+        self._server = Server(self._world, plan)
         self._processes: list[Process] = []
         self._scripts: dict[str, Script] = {}  # of those that are there, by host
         self._streams: dict[str, Stream] = {}
@@ -63,7 +63,7 @@ class Run:
 
     def play(self) -> Seen:
         """Play it."""
-        with dice.loaded(), loop.shuffled(self._plan.schedule):
+        with dice.loaded(self._plan.schedule), loop.shuffled(self._plan.schedule):
             hung = ""
             ABANDONED.append(self)
             try:
@@ -99,6 +99,7 @@ class Run:
 
     def _last_at(self) -> float:
         ends = [put.at + put.delay_s for put in self._plan.puts] + [host.starts_at for host in self._plan.hosts]
+        ends += [recur.until for recur in self._plan.recurs]
         for one in (*self._plan.faults, *self._plan.acts):
             ends.append(getattr(one, "at", 0.0) + getattr(one, "for_s", 0.0) + getattr(one, "again_s", 0.0))
         work = sum((put.run_s + put.stubborn_s) * put.max_attempts for put in self._plan.puts)
@@ -106,7 +107,8 @@ class Run:
 
     def _is_drained(self) -> bool:
         going_on = self._planned or self._server.under_way or any(one.undone for one in self._scripts.values())
-        return not going_on and self._server.all_ended
+        has_begun = self._scripts[PRODUCER].has_begun  # it takes some moments, in which nothing else may be planned
+        return has_begun and not going_on and self._server.all_ended
 
     def _at(self, at: float, action: Action) -> None:
         self._planned += 1
@@ -135,7 +137,7 @@ class Run:
         def feed(interest: Interest) -> Stream:
             assert host is not None
             stream = self._streams[name] = Stream(self._server, process, host, interest)
-            self._server._feeds.append(stream)
+            self._server.feeds.append(stream)
             return stream
 
         process.wire.feed_of = feed
@@ -217,8 +219,6 @@ class Run:
 
     def _call_struck(self, process: Process, method: str, hold_s: float) -> None:
         self._waits.strike()
-        if method == "extend":  # two in a row are more than the shortest lease stands
-            hold_s = max(hold_s, self._plan.lease_s / 3)
         if hold_s:  # its answer may come too late for a lease
             fault = f"call {len(self._server.log)} {process.name}"
             self._struck(fault)

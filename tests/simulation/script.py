@@ -9,18 +9,35 @@ from typing import Any, Final, cast
 import msgspec
 import trio
 
-from streamq import Handler, OutcomeUnknown, Retry, StoreError, StreamQ, current_task, progress
+from streamq import (
+    ClaimError,
+    Handler,
+    OutcomeUnknown,
+    Retry,
+    StoreError,
+    StreamQ,
+    UsageError,
+    current_task,
+    progress,
+)
 from streamq.core.handling import Handling
 from streamq.store.contract import Store
 from tests.chaos import event
 from tests.simulation.bridge import LaggingBridge
-from tests.simulation.plan import Cancel, Host, Pause, Plan, Put
+from tests.simulation.plan import Cancel, Host, Pause, Plan, Put, Recur
 from tests.simulation.process import Process
 from tests.simulation.server import Server
 
 RETRY: Final = Retry(max_attempts=3, first_s=0.2, cap_s=0.5)
 AGAIN_S: Final = 0.25
 UNREADY: Final = 0.3
+BARE_WAIT_S: Final = 20.0
+"""Longer than until calm comes: who waits so long is to be woken."""
+
+TICK: Final = Put(-1)
+"""What is run for a slot."""
+
+Report = Callable[[float], Awaitable[None]]
 
 
 Handlers = dict[tuple[str, bool], Any]
@@ -35,6 +52,17 @@ def _handling(queue: str, timed: bool) -> Handling:
     name = f"{'timed' if timed else 'job'}-{queue}"
     declared = StreamQ("mongodb://unused", retry=RETRY).task(queue=queue, name=name, timeout_s=0.5 if timed else None)
     return declared(job).handling
+
+
+@functools.cache
+def _ticking(recur: Recur) -> Handling:
+    async def tick() -> str:
+        return ""
+
+    declared = StreamQ("mongodb://unused", retry=RETRY).task(
+        queue=recur.queue, name=recur.name, every_s=recur.every_s, missed=recur.missed, overlap=recur.overlap
+    )
+    return declared(tick).handling
 
 
 class AsPlanned(Exception):
@@ -53,6 +81,7 @@ class Script:
         self.running = 0  # handlers
         self.serves = False
         self.undone = 0  # of what it has to do at a time: puts, cancels, pauses
+        self.has_begun = self._host is not None  # all that is not a host's own is the producer's
         self.stop: trio.Event | None = None
 
     # --- for all -------------------------------------------------------------------------------------------------
@@ -73,6 +102,11 @@ class Script:
                 handling = msgspec.structs.replace(_handling(queue, timed), function=self._job)
                 app._handlers[handling.name] = handling  # what `app.task` would do, without reading signatures anew
                 handlers[queue, timed] = Handler(self._job, handling, app)
+        for limit in self._plan.limits:
+            app.limit(limit.queue, rate=limit.rate, running=limit.running, key_running=limit.key_running)
+        if self._host is not None:
+            for recur in self._plan.recurs:
+                app._handlers[recur.name] = msgspec.structs.replace(_ticking(recur), function=self._tick)
         return app, handlers
 
     def _queues(self) -> list[str]:
@@ -100,11 +134,15 @@ class Script:
         async def serve(app: StreamQ, handlers: Handlers) -> None:
             stop = self.stop = trio.Event()
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    lambda task_status: app.work(
-                        dict.fromkeys(host.queues, host.slots), stop=stop, task_status=task_status
+                if host.bare:
+                    for queue in sorted([*host.queues] * host.slots):
+                        nursery.start_soon(self._claim_on, app, queue, stop)
+                else:
+                    await nursery.start(
+                        lambda task_status: app.work(
+                            dict.fromkeys(host.queues, host.slots), stop=stop, task_status=task_status
+                        )
                     )
-                )
                 self.serves = True
                 self._start_puts(nursery, app, handlers, host.name)
             self.serves = False
@@ -119,17 +157,44 @@ class Script:
         """Say whether a slot is free, of a process that could use it."""
         return self.serves and not self._process.frozen and self._host is not None and self.running < self._host.slots
 
+    def fires(self, queue: str) -> bool:
+        """Say whether the slots of recurring handlers of a queue are fired here."""
+        host = self._host
+        there = self.serves and not self._process.frozen and self._process.is_alive
+        return there and host is not None and not host.bare and queue in host.queues
+
     async def _job(self, mark: str) -> str:
-        put, task = self._puts[mark], current_task()
-        now = self._process.world
-        claim, how = task.claim_id.hex(), "cancelled"
-        self._note(event.Began(at=now.now, id=mark, claim=claim, attempt=task.attempt))
+        task = current_task()
+        await self._run(self._puts[mark], mark, task.claim_id, task.attempt, progress)
+        return mark
+
+    async def _tick(self) -> str:
+        task = current_task()
+        await self._run(TICK, str(task.id), task.claim_id, task.attempt, progress)
+        return ""
+
+    async def _claim_on(self, app: StreamQ, queue: str, stop: trio.Event) -> None:
+        """Claim one task after the other, without handlers."""
+        while not stop.is_set():
+            try:
+                task = await app.queue(queue).claim(wait_s=BARE_WAIT_S)
+                if task is not None:
+                    async with task:
+                        claim, mark = task._claim, str(task.info.id)
+                        put = self._puts.get(mark, TICK)
+                        await self._run(put, mark, claim.claim_id, claim.attempt, task.progress)
+            except (StoreError, ClaimError):
+                await trio.sleep(AGAIN_S)
+
+    async def _run(self, put: Put, mark: str, claim_id: bytes, attempt: int, report: Report) -> None:
+        world, claim, how = self._process.world, claim_id.hex(), "cancelled"
+        self._note(event.Began(at=world.now, id=mark, claim=claim, attempt=attempt))
         self.running += 1
         try:
             if put.reports:
-                await progress(0.5)
+                await report(0.5)
             await trio.sleep(put.run_s)
-            if task.attempt <= put.fails:
+            if attempt <= put.fails:
                 how = "raised"
                 raise AsPlanned(mark)
             how = "done"
@@ -138,8 +203,7 @@ class Script:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(put.stubborn_s)
             self.running -= 1
-            self._note(event.Ended(at=now.now, id=mark, claim=claim, how=how))
-        return mark
+            self._note(event.Ended(at=world.now, id=mark, claim=claim, how=how))
 
     def _note(self, what: event.AnyEvent) -> None:
         if self._process.is_alive:
@@ -155,6 +219,9 @@ class Script:
                 self._start_puts(nursery, app, handlers, self._process.name)
                 for act in self._plan.acts:
                     self._start(nursery, self._act, app, act)
+                for recur in self._plan.recurs:
+                    self._start(nursery, self._disable, app, recur)
+                self.has_begun = True
 
         await self._until_entered(script)
 
@@ -190,6 +257,8 @@ class Script:
             options["delay_s"] = put.delay_s
         if put.group is not None:
             options["group"] = put.group
+        if put.rate_key is not None:
+            options["rate_key"] = put.rate_key
         if put.unique is not None:
             options["unique"] = put.unique
         if put.deletes:
@@ -227,6 +296,16 @@ class Script:
         await self._insist(queue.pause)
         await trio.sleep(act.for_s)
         await self._insist(queue.resume)
+
+    async def _disable(self, app: StreamQ, recur: Recur) -> None:
+        await self._sleep_until(recur.until)
+        while True:
+            try:
+                await self._insist(lambda: app.disable_schedule(recur.name))
+            except UsageError:  # no host has declared it yet
+                await trio.sleep(AGAIN_S)
+            else:
+                return
 
     async def _insist(self, call: Callable[[], Awaitable[object]]) -> None:
         while True:

@@ -77,15 +77,22 @@ def _unhurried() -> Iterator[Callable[[], None]]:
             gc.enable()
 
 
-def search(seeds: Iterable[int], done: Callable[[int], None] = lambda seed: None) -> int | None:
-    """Return the first seed that fails; None: none does."""
+def failing(seeds: Iterable[int]) -> Iterator[tuple[int, bool]]:
+    """Play each seed; yield it, and whether it fails. What cannot be played says which it was."""
     with _unhurried() as one_more:
         for seed in seeds:
-            if play(drawn(seed)).verdict:
-                return seed
+            try:
+                fails = bool(play(drawn(seed)).verdict)
+            except Exception as error:
+                error.add_note(f"seed {seed}")
+                raise
+            yield seed, fails
             one_more()
-            done(seed)
-    return None
+
+
+def search(seeds: Iterable[int]) -> int | None:
+    """Return the first seed that fails; None: none does."""
+    return next((seed for seed, fails in failing(seeds) if fails), None)
 
 
 def made_small(seed: int) -> Found:

@@ -14,7 +14,7 @@ SCHEDULES: Final = 4
 
 MOST_TRIES: Final = 600
 
-PARTS: Final = ("faults", "acts", "puts", "hosts")
+PARTS: Final = ("faults", "acts", "recurs", "limits", "puts", "hosts")
 KEPT: Final = frozenset({"key", "name", "host", "method", "nth", "how", "queue", "at", "for_s"})
 """Fields that say which part it is; the others are set to what they are by default, one after the other."""
 

@@ -15,7 +15,7 @@ from streamq.bridge import NOTHING, SWIFT_IN_A_ROW, Swift
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
 from streamq.errors import StoreError
-from streamq.store.memory import MemoryFeed
+from streamq.store.memory_feed import MemoryFeed
 from tests.simulation.plan import Host
 from tests.simulation.process import Process
 from tests.simulation.server import Server
@@ -27,7 +27,7 @@ class Stream(MemoryFeed):
     """One open stream of a host."""
 
     def __init__(self, server: Server, process: Process, host: Host, interest: Interest) -> None:
-        super().__init__(interest, lambda feed: server._feeds.remove(feed))
+        super().__init__(interest, lambda feed: server.feeds.remove(feed))
         self._world = server.world
         self._process = process
         self._host = host
@@ -46,12 +46,13 @@ class Stream(MemoryFeed):
             return
         copies = 2 if wake.kind not in IN_ORDER and dice.random() < host.twice else 1
         for _ in range(copies):
-            at = max(self._world.now, self.silent_until) + self._process.lag()
+            # What holds it up does so once, however many of them there are.
+            at = max(self._world.now, self.silent_until, self._process.stalled_until) + self._process.way()
             if host.reorders and wake.kind not in IN_ORDER:
-                at += 5 * self._process.lag()
+                at += 5 * self._process.way()
             else:
                 at = self._last_at = max(at, self._last_at)
-            self._world.after(at - self._world.now, lambda: self._process.tell(lambda: self._arrive(wake)))
+            self._world.at(at, lambda: self._process.tell(lambda: self._arrive(wake)))
 
     def _arrive(self, wake: Wake) -> None:
         if self._closed or self.error is not None:

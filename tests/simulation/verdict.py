@@ -11,8 +11,8 @@ import msgspec
 from streamq.core.document import RUNNING, TERMINAL
 from streamq.core.moves.fence import HELD, LOCKS
 from tests.chaos.checker import TERMINAL_MOVES, check
-from tests.chaos.event import AnyEvent, Began, Claimed, Closed, Healed, Settled, Struck
-from tests.chaos.excuses import Excuses
+from tests.chaos.event import AnyEvent, Began, Claimed, Closed, Settled
+from tests.chaos.excuses import windows
 from tests.simulation.server import GivenTo, Server
 from tests.simulation.waits import Waits
 
@@ -23,7 +23,8 @@ class Wrong(msgspec.Struct, frozen=True, order=True):
     Besides those of `tests.chaos.findings`: `repeated`, run more often than the faults that hit its holder explain;
     `late`, it waited though somebody who was well could have taken it; `denied`, its end is written and its holder is
     told that it is not; `overlap`, two of a group ran at once; `left`, something is held after all have stopped;
-    `stuck`, a process does not stop, or has not done what it was to do.
+    `stuck`, a process does not stop, or has not done what it was to do; `over`, more of a queue runs, or starts in a
+    time, than its limits allow; `twice`, `early`, `unfired`: a slot of a schedule was fired again, too soon, or not.
     """
 
     kind: str
@@ -47,6 +48,8 @@ def judge(server: Server, waits: Waits, died: Iterable[tuple[str, str]]) -> Verd
     ]
     found += _repeated(server.log)
     found += _left(server)
+    unfired = server.slots.unfired(server.meta)
+    found += [Wrong("unfired", name, f"its slot of {slot:%T} was passed over") for name, slot in unfired]
     return tuple(sorted(set(found)))
 
 
@@ -67,19 +70,21 @@ def _repeated(log: list[AnyEvent]) -> Iterable[Wrong]:
     asked = {(id, one.claim): one.sent_at for one in log if isinstance(one, Claimed) for id in one.ids}
     holder = {(one.id, one.claim): one.by for one in log if isinstance(one, GivenTo)}
     for id, runs in again.items():
+        spent: set[str] = set()
         for first, second in pairwise(runs):
             if (id, first.claim) in put_back:
                 continue
             name = holder.get((id, first.claim), "?")
-            excuses = Excuses([one for one in log if _concerns(one, name)])
             claimed_at = min(first.at, asked.get((id, first.claim), first.at))
-            # One fault may hit two claims: one that is held, and one whose answer it holds up past its lease.
-            if excuses.find(claimed_at, second.at, frozenset()) is None:
-                yield Wrong("repeated", id, f"begun at {first.at:.3f} and {second.at:.3f}; {name} met no fault between")
-
-
-def _concerns(one: AnyEvent, name: str) -> bool:
-    return isinstance(one, Struck | Healed) and one.fault.split()[-1] == name
+            there = [one for one in windows(log) if one.fault.split()[-1] == name and one.fault not in spent]
+            excuses = [one for one in there if one.from_s <= second.at and claimed_at <= one.to_s]
+            if not excuses:
+                said = (
+                    f"begun at {first.at:.3f} and {second.at:.3f}; {name} met no fault between that is not counted yet"
+                )
+                yield Wrong("repeated", id, said)
+            else:  # the one that is over first: the others may explain a later one
+                spent.add(min(excuses, key=lambda one: one.to_s).fault)
 
 
 def _left(server: Server) -> Iterable[Wrong]:

@@ -22,7 +22,7 @@ from streamq.core.moves.put import whole_ms
 from streamq.core.settlement import Settlement
 from streamq.core.wakes import Interest
 from streamq.errors import ClaimUnknown, OutcomeUnknown, PutUnknown, StoreError, StoreUnavailable
-from streamq.store.memory import MemoryFeed
+from streamq.store.memory_feed import MemoryFeed
 from tests.chaos import event
 from tests.chaos.event import AnyEvent
 from tests.simulation.plan import Call, Lost
@@ -33,7 +33,7 @@ TIMEOUT_S: Final = 2.0
 
 PUTS: Final = frozenset({"put"})
 CLAIMS: Final = frozenset({"claim", "claim_due"})
-WRITES: Final = frozenset({"settle", "cancel", "abandon", "wait_for"})
+WRITES: Final = frozenset({"settle", "cancel", "abandon", "wait_for", "fire", "declare", "switch"})
 """Methods whose outcome, when it is not known, is told as such; of all others the store says that it is away."""
 
 MANY: Final = frozenset({"put", "settle", "extend", "report", "release_due"})
@@ -150,10 +150,18 @@ class Wire:
         elif how == "after":
             self._call(method, args, kwargs)
         else:
-            self._server.later(fate.late_s, lambda: self._call(method, args, kwargs))
+            self._server.later(fate.late_s, self._as_read(method, args, kwargs))
         if method in PUTS:
             return PutUnknown([one.id for one in args[0]], "lost")
         return OutcomeUnknown("lost") if method in WRITES else StoreUnavailable("lost")
+
+    def _as_read(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], object]:
+        """Return what makes the call. One that writes only upon what it has read does nothing when that has changed."""
+        if method != "pause":
+            return lambda: self._call(method, args, kwargs)
+        said, queue = self._server.said, args[0]
+        read = said[queue]
+        return lambda: self._call(method, args, kwargs) if said[queue] == read else None
 
     def _lose_claim(self, fate: Fate, method: str, args: tuple[Any, ...]) -> StoreError | None:
         ask: Ask = args[0]
@@ -170,7 +178,8 @@ class Wire:
             late = args if method == "claim_due" else (msgspec.structs.replace(ask, ids=ids, spare=0),)
             self._server.later(fate.late_s, lambda: self._call(method, late, {}))
         else:
-            self._call(method, args, {})
+            made = self._call(method, args, {})
+            ids = tuple(dict.fromkeys([*ids, *(claim.id for claim in made.claims)]))
         return ClaimUnknown(ask.queue, ask.claim_id, ids, TIMEOUT_S, "lost")
 
     def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -45,9 +45,13 @@ class World:
         self._count = 0
 
     def after(self, seconds: float, action: Action) -> None:
-        """Let something happen so much later. What is to happen at one instant does so in the order it was said."""
+        """Let something happen so much later."""
+        self.at(self.now + seconds, action)
+
+    def at(self, at: float, action: Action) -> None:
+        """Let something happen then. What is to happen at one instant does so in the order it was said."""
         self._count += 1
-        heapq.heappush(self._events, (self.now + seconds, self._count, action))
+        heapq.heappush(self._events, (at, self._count, action))
 
     def run(self, is_over: Callable[[], bool], until: float) -> bool:
         """Go on until `is_over`, asked whenever nothing is left to be done at an instant; False: `until` came first, or
