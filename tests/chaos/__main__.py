@@ -10,15 +10,19 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Final
 
-from tests.chaos.nemeses import NEMESES, skipped
+from tests.chaos.nemeses import CLOCKS, NEMESES, skipped
+from tests.chaos.nemeses.clock import WRONG_S
+from tests.chaos.orders import LONG_LEASE_S, Load
 from tests.chaos.report import Report, table
 from tests.chaos.round import Round, play
-from tests.chaos.scene import Scene, three_nodes
+from tests.chaos.scene import STILL_S, Scene, three_nodes
 from tests.chaos.schedule import strikes
 
 MIXED: Final = "mixed"
 LONGEST_S: Final = 600.0
 """A round is checked as a whole, in memory."""
+
+LOAD: Final = Load(lease_s=LONG_LEASE_S)
 
 BAD: Final = 1
 SHORT: Final = 2
@@ -34,7 +38,9 @@ def rounds(seed: int, names: Sequence[str], length_s: float) -> list[Round]:
 
 
 def _round(seed: int, name: str, names: Sequence[str], length_s: float) -> Round:
-    return Round(name, seed, length_s, strikes(seed, NEMESES, names, length_s))
+    # What was put off by a clock that is ahead waits until that which is behind has come there.
+    late_s = 2 * WRONG_S if set(names) & set(CLOCKS) else 0
+    return Round(name, seed, length_s, strikes(seed, NEMESES, names, length_s), STILL_S + late_s)
 
 
 def main() -> int:
@@ -61,7 +67,12 @@ def main() -> int:
             for number, one in enumerate(rounds(seed, names, asked.minutes * 60)):
                 directory = asked.keep / f"{seed}-{number}-{one.name}"
                 with Scene(
-                    server, directory.absolute(), one.seed, client_options=asked.client_options, network=network
+                    server,
+                    directory.absolute(),
+                    one.seed,
+                    load=LOAD,
+                    client_options=asked.client_options,
+                    network=network,
                 ) as scene:
                     scene.hire_all()
                     reports.append(play(scene, one, lambda line: print(line, flush=True)))

@@ -16,7 +16,7 @@ rule none at all.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from streamq.core.settlement import SettleMove
@@ -222,8 +222,8 @@ class Checker:
                 one.claim for one in self._settled[id] if one.verdict == "settled" and one.move not in TERMINAL_MOVES
             } | {one.by for one in self._closed[id] if not Stored(one.status).is_terminal}
             spent: set[int] = set()
-            for first, second in pairwise(in_order):
-                if first.claim in put_back:
+            for number, (first, second) in enumerate(pairwise(in_order)):
+                if first.claim in put_back or self._is_undone_with(first, second, in_order[number + 2 :]):
                     continue
                 duplicated[id] += 1
                 excuse = excuses.find(self._asked.get((id, first.claim), first.at), second.at, spent)
@@ -232,3 +232,13 @@ class Checker:
                 else:
                     spent.add(excuse)
         return dict(duplicated), dict(unexcused)
+
+    def _is_undone_with(self, first: Began, second: Began, later: Sequence[Began]) -> bool:
+        """Say whether a primary took the settlement of `first`, gave the task to `second` by it, and lost both: a later
+        run has the number of `second` again. That later run is the repetition."""
+        asked = self._asked.get((second.id, second.claim), second.at)
+        sent = any(
+            one.claim == first.claim and one.move not in TERMINAL_MOVES and one.sent_at <= asked
+            for one in self._settled[first.id]
+        )
+        return sent and any(run.attempt <= second.attempt for run in later)

@@ -13,6 +13,9 @@ from tests.chaos.event import AnyEvent, Event
 
 SUFFIX: Final = ".jsonl"
 
+TAIL_BYTES: Final = 1 << 18
+"""Some hundreds of events."""
+
 _decoder: Final = msgspec.json.Decoder(AnyEvent)
 _encoder: Final = msgspec.json.Encoder()
 
@@ -43,6 +46,17 @@ def events(log: bytes) -> Iterator[AnyEvent]:
     lines = log.split(b"\n")
     for line in lines[:-1]:
         yield _decoder.decode(line)
+
+
+def tail(log: Path) -> list[AnyEvent]:
+    """Read the latest of one log; nothing when its process has yet to begin it."""
+    if not log.exists():
+        return []
+    with log.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - TAIL_BYTES))
+        whole_lines = file.read() if size <= TAIL_BYTES else file.read().partition(b"\n")[2]
+    return list(events(whole_lines))
 
 
 def in_time(history: Iterable[AnyEvent]) -> list[AnyEvent]:

@@ -22,6 +22,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,19 +30,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.patience import eventually
+
 ROOT: Final = Path(__file__).parents[2]
 NODES: Final = 3
 ROUTER: Final = NODES + 1
 """Of the namespaces, which are numbered: the nodes, the clients, the router."""
 
 CLIENTS: Final = NODES
-TRIALS: Final = 20
 ANSWER_S: Final = 30.0
 INTERFACE: Final = "sq"
 """What the name of this machine's own begins with; its number and that of the network follow."""
 
 PREFIX: Final = "198.18"
 """Of 198.18.0.0/15, which is set aside for measurements between two networks (RFC 2544) and routed nowhere."""
+
+SOON_S: Final = 0.3
+NOBODY: Final = 9
+"""A port that nothing listens on."""
 
 
 class NoNetwork(RuntimeError):
@@ -110,6 +116,13 @@ class Network:
         for place in range(NODES + 2):
             self._ip(ROUTER, [f"addr add {self._gate(place)}/30 dev r{place}", f"link set r{place} up"])
 
+    def wait_open(self) -> None:
+        """Wait until every place is reached: the kernel lets the first packets go some moments after a link is up, up
+        to a second later when others were made just now. Raises `NoNetwork`."""
+        for place in range(NODES + 1):
+            if not eventually(functools.partial(_is_open, self._address(place)), ANSWER_S):
+                raise NoNetwork(f"{self._address(place)} is not reached")
+
     def _roads(self, device: str, place: int) -> list[str]:
         return [f"addr add {self._address(place)}/30 dev {device}", f"link set {device} up"]
 
@@ -138,6 +151,24 @@ class Network:
             raise NoNetwork(f"{' '.join(argv)}: {given}: {said or error}") from error
 
 
+def is_reached(address: str) -> bool:
+    """Say whether packets go there and back: nobody listens, which is an answer."""
+    try:
+        socket.create_connection((address, NOBODY), timeout=SOON_S).close()
+    except ConnectionRefusedError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def _is_open(address: str) -> bool:
+    """`is_reached`, of a road that may be still to be found."""
+    with contextlib.suppress(OSError):
+        return is_reached(address)
+    return False
+
+
 @contextmanager
 def network() -> Iterator[Network]:
     """Build one; it is gone afterwards, once nothing runs in it any more. Raises `NoNetwork`."""
@@ -154,30 +185,41 @@ def network() -> Iterator[Network]:
             said = json.loads(holder.stdout.readline() or '{"error": "no answer"}')
             if "error" in said:
                 raise NoNetwork(f"no network namespaces: {said['error']}")
-            yield _built(holder.pid, said["spaces"])
+            with _number() as number:
+                made = Network(holder.pid, said["spaces"], number)
+                made.build()
+                made.wait_open()
+                yield made
         finally:
             holder.kill()
 
 
-def _built(holder: int, spaces: Sequence[int]) -> Network:
-    """Another run may have the same addresses just now: others are tried."""
-    dice = random.SystemRandom()  # a run's seed may be another's
-    for trial in range(TRIALS):
-        made = Network(holder, spaces, dice.randint(0, 255))
-        try:
-            if not _is_taken(made.here):
-                made.build()
-                return made
-        except NoNetwork:
-            if trial == TRIALS - 1:
-                raise
-    raise NoNetwork("no free addresses")
+@contextmanager
+def _number() -> Iterator[int]:
+    """Take addresses that nobody has. Other runs look for theirs at the same time, and two with the same ones cut each
+    other's roads: who has bound a name that the kernel gives once, and takes back with the process, has them."""
+    numbers = list(range(256))
+    random.SystemRandom().shuffle(numbers)  # a run's seed may be another's
+    with socket.socket(socket.AF_UNIX) as sign:
+        number = next((one for one in numbers if not _is_road(one) and _is_signed(sign, one)), None)
+        if number is None:
+            raise NoNetwork("no free addresses")
+        yield number
 
 
-def _is_taken(address: str) -> bool:
-    prefix = address.rpartition(".")[0] + "."
+def _is_signed(sign: socket.socket, number: int) -> bool:
+    """Take a number; False: another run has it."""
+    try:
+        sign.bind(f"\0streamq-{PREFIX}.{number}")
+    except OSError:
+        return False
+    return True
+
+
+def _is_road(number: int) -> bool:
+    """Say whether a road leads there: one of another's making, or one that the kernel has yet to take down."""
     shown = subprocess.run(["ip", "route"], capture_output=True, text=True, check=False, timeout=ANSWER_S)
-    return prefix in shown.stdout
+    return f"{PREFIX}.{number}." in shown.stdout
 
 
 @functools.cache

@@ -64,6 +64,12 @@ def progress(history: Iterable[AnyEvent]) -> list[float]:
     return [one.at for one in history if isinstance(one, Settled) and one.verdict == "settled"]
 
 
+def goes_on(history: Sequence[AnyEvent], after: float) -> bool:
+    """Say whether the probe wrote after that instant, and a task was settled after that write."""
+    wrote_at = min((one for one in written(history) if one > after), default=None)
+    return wrote_at is not None and any(one >= wrote_at for one in progress(history))
+
+
 def gaps(history: Sequence[AnyEvent], from_s: float, to_s: float) -> list[Gap]:
     """Return all silences of the settlements from `from_s` to `to_s`, in their order."""
     outs = server_outs(history, from_s, to_s)

@@ -20,11 +20,13 @@ from streamq import embedded
 from streamq.core.document import TERMINAL
 from streamq.embedded import EmbeddedServer, Node
 from streamq.store.mongo import MongoStore
+from tests.chaos import history
 from tests.chaos.actor import Actor, Role
 from tests.chaos.apart import start_apart
 from tests.chaos.auditor import MARK
+from tests.chaos.clocked import clocked, put_right
 from tests.chaos.event import AnyEvent, Died, Event, Marked
-from tests.chaos.history import SUFFIX, Pen, events, read
+from tests.chaos.history import SUFFIX, Pen, read
 from tests.chaos.network import NODES, Network
 from tests.chaos.network import network as make_network
 from tests.chaos.network import reason as network_reason
@@ -49,7 +51,6 @@ CHECKPOINT_S: Final = 5
 busy machine."""
 
 AUDIT_S: Final = 90.0
-TAIL_BYTES: Final = 1 << 16
 
 SOON: Final[dict[str, Any]] = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 2_000, "socketTimeoutMS": 10_000}
 
@@ -74,7 +75,9 @@ def three_nodes() -> Iterator[Place]:
     there can be one, else on loopback."""
     with ExitStack() as stack:
         network = None if network_reason() else stack.enter_context(make_network())
-        yield Place(stack.enter_context(_three_nodes(network)), network)
+        with clocked():
+            server = stack.enter_context(_three_nodes(network))
+        yield Place(server, network)
 
 
 def _three_nodes(network: Network | None) -> EmbeddedServer:
@@ -181,6 +184,10 @@ class Scene:
         for actor in [self.hire(role, wait=False) for role in roles]:
             actor.wait_ready()
 
+    def lately(self, role: Role) -> list[AnyEvent]:
+        """Return the latest that the programs of a role have noted, those included that run no more."""
+        return [event for actor in self.actors if actor.role == role for event in history.tail(actor.log)]
+
     def pause(self) -> None:
         """Let the producers put no more for now; return when nothing of them is on its way. One that was hired in the
         middle of a fault must have come up by then."""
@@ -246,6 +253,17 @@ class Scene:
         ):
             client.admin.command(command)
 
+    def elect(self, node: Node) -> None:
+        """Let that node become primary. An election that is called is not always won: it is called again."""
+
+        def is_elected() -> bool:
+            if self.primary() is node:
+                return True
+            self.command(node, {"replSetStepUp": 1})
+            return False
+
+        self._wait(is_elected, PRIMARY_S, f"{node} was not elected")
+
     def mend(self) -> None:
         """Bring all nodes back, whatever a nemesis has left."""
         if self.network is not None:
@@ -253,6 +271,7 @@ class Scene:
         for node in self.server.nodes:
             node.resume()
             node.start()
+            put_right(node)
         self.server.wait_healthy()
 
     def wait_following(self, node: Node) -> None:
@@ -299,7 +318,11 @@ class Scene:
             tasks = client[self.database].get_collection("tasks", write_concern=durable)
             tasks.insert_one({"_id": mark, "kind": "chaos"})
             (auditor,) = self.of("auditor")
-            self._wait(lambda: mark in _marks(auditor.log), AUDIT_S, "the auditor does not come to its end")
+
+            def is_seen() -> bool:
+                return any(isinstance(one, Marked) and one.mark == mark for one in history.tail(auditor.log))
+
+            self._wait(is_seen, AUDIT_S, "the auditor does not come to its end")
             return read(self.directory), look(client[self.database])
 
 
@@ -319,10 +342,3 @@ def _hello(node: Node) -> Hello:
             return client.admin.command("hello")
     except PyMongoError:
         return None
-
-
-def _marks(log: Path) -> set[str]:
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-        lines = file.read().split(b"\n")
-    return {one.mark for line in lines[1:-1] for one in events(line + b"\n") if isinstance(one, Marked)}

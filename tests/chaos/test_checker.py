@@ -43,12 +43,12 @@ def run(claim: str, at: float, move: str = "succeed", status: str = "succeeded")
     ]
 
 
-def begun(claim: str, at: float) -> list[AnyEvent]:
+def begun(claim: str, at: float, attempt: int = 1) -> list[AnyEvent]:
     """One attempt that is not settled."""
     return [
         Claimed(at=at + 0.1, sent_at=at, claim=claim, ids=[T]),
         Given(at=at + 0.05, id=T, claim=claim),
-        Began(at=at + 0.2, id=T, claim=claim, attempt=1),
+        Began(at=at + 0.2, id=T, claim=claim, attempt=attempt),
     ]
 
 
@@ -216,4 +216,20 @@ def test_fault_is_there_as_long_as_the_server_is_out_by_it() -> None:
 def test_one_fault_excuses_one_repetition_of_a_task() -> None:
     history = [*begun(X, 1.0), *begun(Y, 5.0), *run("z", 9.0), *fault(1.5, 8.0)]
     found = check([*PUT, *history], succeeded("z"))
+    assert (found.duplicated, found.unexcused) == ({T: 2}, {T: 1})
+
+
+def test_attempts_that_were_rolled_back_together_are_repeated_once() -> None:
+    """A primary takes a retry and gives the task again, and then loses all of it: both attempts come once more."""
+    undone = [*begun(X, 1.0), settled(X, 1.3, "retry_later", "lost"), *begun(Y, 2.0, attempt=2)]
+    again = [*begun("z", 9.0), settled("z", 9.3, "retry_later"), *begun("last", 11.0, 2), settled("last", 11.3)]
+    stored = Closed(at=9.4, id=T, by="z", status="ready"), Closed(at=11.4, id=T, by="last", status="succeeded")
+    found = check([*PUT, *undone, *again, *stored, *fault(1.5, 8.0)], succeeded("last"))
+    assert (found.violations, found.duplicated, found.unexcused) == ((), {T: 1}, {})
+
+
+def test_second_run_of_a_task_whose_retry_was_not_taken_is_a_repetition() -> None:
+    """Here the second attempt was not undone: nobody lost anything, and the first was repeated."""
+    history = [*begun(X, 1.0), settled(X, 1.3, "retry_later", "lost"), *begun(Y, 5.0, 2), *begun("z", 9.0, 3)]
+    found = check([*PUT, *history, *fault(1.5, 8.0)], succeeded("z"))
     assert (found.duplicated, found.unexcused) == ({T: 2}, {T: 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,11 +14,8 @@ import pytest
 
 from tests.chaos import network as networks
 from tests.chaos.actor import ROOT
-from tests.chaos.network import INTERFACE, Network
+from tests.chaos.network import INTERFACE, SOON_S, Network, is_reached
 from tests.patience import eventually
-
-SOON_S: Final = 0.3
-NOBODY: Final = 9
 
 SAY: Final = (
     "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(b'hello', (sys.argv[1], int(sys.argv[2])))"
@@ -42,17 +40,6 @@ def network() -> Iterator[Network]:
         pytest.skip(reason)
     with networks.network() as made:
         yield made
-
-
-def is_reached(address: str) -> bool:
-    """Say whether packets go there and back: nobody listens, which is an answer."""
-    try:
-        socket.create_connection((address, NOBODY), timeout=SOON_S).close()
-    except ConnectionRefusedError:
-        return True
-    except TimeoutError:
-        return False
-    return True
 
 
 def is_heard(network: Network, number: int) -> bool:
@@ -96,3 +83,12 @@ def test_run_that_is_killed_leaves_no_interface(network: Network) -> None:
         assert interfaces(run.pid)
         run.kill()
     assert eventually(lambda: not interfaces(run.pid))
+
+
+def test_two_networks_at_once_have_addresses_of_their_own(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when both look before either has made anything."""
+    monkeypatch.setattr(networks, "_is_road", lambda number: False)
+    monkeypatch.setattr(random.SystemRandom, "shuffle", lambda self, numbers: numbers.sort())
+    with networks.network() as one, networks.network() as other:
+        assert one.here != other.here
+        assert all(map(is_reached, (network.node(0), one.node(0), other.node(0))))

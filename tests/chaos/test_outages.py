@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.chaos.event import AnyEvent, Healed, Probed, Settled, Struck
-from tests.chaos.outages import Gap, Outage, gaps, outages
+from tests.chaos.outages import Gap, Outage, gaps, goes_on, outages
 from tests.chaos.silence import Silence, longest
 
 
@@ -82,3 +84,16 @@ def test_each_fault_is_measured_up_to_the_next() -> None:
     ]
     first, second = outages(history, 0.0, 30.0)
     assert (first.until_settled_s, second.until_settled_s) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("history", "goes"),
+    [
+        ([*probed(9.0, 10.5), *settled(9.5, 11.0)], True),
+        ([*probed(9.0), *settled(9.5, 11.0)], False),
+        ([*probed(9.0, 11.0), *settled(9.5, 10.5)], False),
+        ([*probed(9.0, 11.0, 12.0), *settled(11.5)], True),
+    ],
+)
+def test_it_goes_on_once_a_task_is_settled_after_what_the_probe_wrote(history: list[AnyEvent], goes: bool) -> None:
+    assert goes_on(history, 10.0) == goes

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from bson import ObjectId
 
 from streamq import BlockingTask, LeaseLost, StoreError, StreamQ
 from streamq.core.document import RUNNING
+from streamq.core.moves import claim as claim_move
 from streamq.embedded import EmbeddedServer
 from streamq.errors import ClaimUnknown
 from streamq.store import settling
@@ -43,6 +45,8 @@ class RolledBack(msgspec.Struct, frozen=True):
     pairs: list[Pair]
     once: ObjectId
     once_unknown: ClaimUnknown
+    hasty: Pair
+    """A task that may start once, claimed both times as if it might start again: a planted bug."""
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ def rolled_back(three: EmbeddedServer) -> Iterator[RolledBack]:
         many, once = first.blocking.queue("many"), first.blocking.queue("once")
         many.put_many(range(CLAIMS))
         id = once.put("once", max_attempts=1).id
+        first.blocking.queue("hasty").put("once", max_attempts=1)
         impatient.blocking.store()
         old = three.primary()
         assert old is not None
@@ -65,13 +70,16 @@ def rolled_back(three: EmbeddedServer) -> Iterator[RolledBack]:
             assert len(before) == CLAIMS
             with pytest.raises(ClaimUnknown) as unknown:
                 impatient.blocking.queue("once").claim()
+            with without_majority():
+                hasty = first.blocking.queue("hasty").claim_many(1)
             old.kill()
             let_replicate()
-        again = {task.info.id: task for task in _claimed(second, CLAIMS)}
+        again = {task.info.id: task for task in _claimed(second, "many", CLAIMS)}
+        hasty += _claimed(second, "hasty", 1)
         old.start()
         three.wait_healthy()
         pairs = [Pair(task, again[task.info.id]) for task in before]
-        yield RolledBack(second, pairs, id, unknown.value)
+        yield RolledBack(second, pairs, id, unknown.value, Pair(*hasty))
     finally:
         for app in (first, second, impatient):
             app.close()
@@ -81,12 +89,19 @@ def _app(three: EmbeddedServer, place: str, timeout_s: float) -> StreamQ:
     return StreamQ(three.uri + SHORT_OPTIONS, database=place, lease_s=600.0, timeout_s=timeout_s)
 
 
-def _claimed(app: StreamQ, n: int) -> list[BlockingTask]:
+@contextlib.contextmanager
+def without_majority() -> Iterator[None]:
+    """Let every claim be of those that may be rolled back."""
+    with patch.object(claim_move, "is_delicate", lambda document: False):
+        yield
+
+
+def _claimed(app: StreamQ, queue: str, n: int) -> list[BlockingTask]:
     found: list[BlockingTask] = []
 
     def has_all() -> bool:
         with contextlib.suppress(StoreError):  # the election may still be on
-            found.extend(app.blocking.queue("many").claim_many(n))
+            found.extend(app.blocking.queue(queue).claim_many(n))
         return len(found) >= n
 
     assert eventually(has_all, LONG_S)
@@ -138,6 +153,14 @@ def test_task_that_may_start_once_is_not_begun_by_a_claim_without_a_majority(rol
     task = rolled_back.app.blocking.queue("once").claim()
     assert task is not None
     assert (task.info.id, task.info.attempt) == (rolled_back.once, 1)
+
+
+@pytest.mark.chaos
+def test_task_that_may_start_once_starts_twice_by_claims_without_a_majority(rolled_back: RolledBack) -> None:
+    """The control of the test above: two holders, each told that it is at the first and only attempt."""
+    first, second = rolled_back.hasty.first.info, rolled_back.hasty.second.info
+    assert (first.id, first.attempt, first.max_attempts) == (second.id, second.attempt, second.max_attempts)
+    assert (first.attempt, first.max_attempts) == (1, 1)
 
 
 @pytest.mark.chaos

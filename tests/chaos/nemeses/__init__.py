@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from tests import clocks
+from tests.chaos.nemeses.clock import ClockBehind, ClocksApart
 from tests.chaos.nemeses.election import ForcedElection, StepDown
 from tests.chaos.nemeses.majority import MajorityLost, RolledBack
 from tests.chaos.nemeses.partition import ClientsCutOff, OneWay, PrimaryIsolated
@@ -28,6 +30,8 @@ NEMESES: Final[Mapping[str, Callable[[], Nemesis]]] = {
         PrimaryIsolated,
         ClientsCutOff,
         OneWay,
+        ClockBehind,
+        ClocksApart,
         WorkerKilled,
         WorkerFrozen,
         ProducerKilled,
@@ -36,6 +40,10 @@ NEMESES: Final[Mapping[str, Callable[[], Nemesis]]] = {
 """By name. A new one is added here, and gets its row in docs/reliability.md and its short round."""
 
 
+CLOCKS: Final = (ClockBehind.name, ClocksApart.name)
+
+
 def skipped() -> dict[str, str]:
     """Return those that cannot be on this machine, each with the reason."""
-    return {name: why for name, made in NEMESES.items() if made().needs_network and (why := reason()) is not None}
+    without = {name: why for name, made in NEMESES.items() if made().needs_network and (why := reason()) is not None}
+    return without if clocks.library() else without | dict.fromkeys(CLOCKS, clocks.MISSING)

@@ -12,7 +12,6 @@ from tests.chaos.event import Acked, Tried
 from tests.chaos.nemesis import Lane
 from tests.chaos.scene import Scene
 
-TAIL_BYTES: Final = 1 << 18
 PATIENCE_S: Final = 3.0
 """How long a put of many is waited for; after that it is killed wherever it is."""
 
@@ -49,14 +48,8 @@ class ProducerKilled:
 
 def _puts_many(producer: Actor) -> bool:
     """Read in its log whether it has begun a put of many and not heard of its end."""
-    if not producer.log.exists():
-        return False  # hired a moment ago
-    with producer.log.open("rb") as log:
-        size = log.seek(0, 2)
-        log.seek(max(0, size - TAIL_BYTES))
-        whole_lines = log.read() if size <= TAIL_BYTES else log.read().partition(b"\n")[2]
     on_the_way: list[str] = []
-    for event in history.events(whole_lines):
+    for event in history.tail(producer.log):
         if isinstance(event, Tried) and len(event.ids) > 1:
             on_the_way = event.ids
         elif isinstance(event, Acked) and event.ids == on_the_way:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from streamq.embedded import EmbeddedError, Node
+from tests.chaos.clocked import end
 from tests.chaos.nemesis import Lane
 from tests.chaos.scene import Scene
 
@@ -27,7 +27,7 @@ class RollingRestart:
         primary = scene.primary()
         order = [node for node in scene.server.nodes if node is not primary] + [primary]
         for node in order:
-            _end(node)
+            end(node)
             node.start()
             scene.wait_following(node)
         return ", ".join(map(str, order))
@@ -35,11 +35,3 @@ class RollingRestart:
     def stop(self, scene: Scene) -> None:
         """Wait for a primary."""
         scene.primary()
-
-
-def _end(node: Node) -> None:
-    """End it, as an init system does: one that rolls back does not hear SIGTERM before it is through (97 s seen)."""
-    try:
-        node.terminate()
-    except EmbeddedError:
-        node.kill()

@@ -6,7 +6,7 @@ from random import Random
 
 from tests.chaos.actor import Actor
 from tests.chaos.nemesis import Lane
-from tests.chaos.orders import LEASE_S
+from tests.chaos.orders import LONG_LEASE_S
 from tests.chaos.scene import Scene
 
 PAST_LEASE_S = 1.5
@@ -50,8 +50,8 @@ class WorkerFrozen:
         self._victim: Actor | None = None
 
     def hold_s(self, dice: Random) -> float:
-        """A little longer than the lease of the run's tasks."""
-        return dice.uniform(LEASE_S, LEASE_S + PAST_LEASE_S)
+        """A little longer than the lease of a long run's tasks."""
+        return dice.uniform(LONG_LEASE_S, LONG_LEASE_S + PAST_LEASE_S)
 
     def start(self, scene: Scene, dice: Random) -> str:
         """Freeze one."""
