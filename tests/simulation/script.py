@@ -154,8 +154,10 @@ class Script:
 
     @property
     def has_room(self) -> bool:
-        """Say whether a slot is free, of a process that could use it."""
-        return self.serves and not self._process.frozen and self._host is not None and self.running < self._host.slots
+        """Say whether a slot is free, of a process that could use it: one that stops takes nothing more."""
+        if self._host is None or self._process.frozen or (self.stop is not None and self.stop.is_set()):
+            return False
+        return self.serves and self.running < self._host.slots
 
     def fires(self, queue: str) -> bool:
         """Say whether the slots of recurring handlers of a queue are fired here."""

@@ -84,6 +84,13 @@ def test_a_run_does_not_end_before_its_producer_has_begun() -> None:
     assert [one.status for one in seen.history if isinstance(one, Closed)] == ["succeeded"]
 
 
+def test_task_that_a_process_does_not_take_since_it_stops_is_not_late() -> None:
+    """It has a slot that is free, and ends once the other is."""
+    hosts = (Host("w0", slots=1), Host("w1", starts_at=0.5, stops_at=1.0, stops_in_order=True))
+    seen = play(Plan(1, hosts, (Put(0, at=0.1, run_s=11.0), Put(1, at=0.7, run_s=11.0), Put(2, at=2.0)), lease_s=20.0))
+    assert not seen.verdict
+
+
 def test_task_that_is_passed_over_again_and_again_is_not_late() -> None:
     """In a queue that runs one at a time its place is free for some lags whenever one has ended."""
     urgent = tuple(Put(n, at=0.5, run_s=0.2, priority=1) for n in range(2, 32))
