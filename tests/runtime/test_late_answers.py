@@ -8,13 +8,16 @@ from typing import Final, TypeVar, TypeVarTuple, cast
 
 import pytest
 import trio
+from bson import ObjectId
+from trio.testing import MockClock
 
-from streamq import Handle, StreamQ, current_task
+from streamq import Handle, LeaseLost, StreamQ, current_task
 from streamq.bridge import InlineBridge
 from streamq.runtime import clock
+from streamq.runtime.consumer import Tasks
 from streamq.runtime.held import MARGIN
 from streamq.store.memory import MemoryStore
-from streamq.testing import trio_time
+from streamq.testing import memory_app, trio_time
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -22,6 +25,8 @@ Ts = TypeVarTuple("Ts")
 LEASE_S: Final = 30.0
 TRUSTED_S: Final = LEASE_S * (1 - MARGIN)
 """How long a claim is trusted from before it was sent."""
+
+AT_ONCE: Final = 16
 
 TOO_LATE_S: Final = TRUSTED_S - LEASE_S * MARGIN
 
@@ -131,3 +136,78 @@ async def test_caller_that_waits_is_handed_the_task_whose_first_claim_came_too_l
         async with task:
             pass
         assert app.journal.counts["release"] == 1
+
+
+def jump(seconds: float) -> None:
+    """Let time pass in which nothing here gets its turn."""
+    cast(MockClock, trio.lowlevel.current_clock()).jump(seconds)
+
+
+class Begun:
+    """Tasks as they are begun: each writes down whether its lease lasts, the first of them until all are over."""
+
+    def __init__(self, app: StreamQ) -> None:
+        self.lasted: list[bool] = []
+        self._documents = cast(MemoryStore, app.store).documents
+
+    def note(self, id: ObjectId) -> None:
+        """One is begun: what a handler that blocks, or a process that is frozen, does to those behind it."""
+        self.lasted.append(self._documents[id]["lease_until"] > trio_time())
+        if len(self.lasted) == 1:
+            jump(LEASE_S)
+
+
+async def test_handler_is_not_begun_once_its_lease_is_over() -> None:
+    app = memory_app(lease_s=LEASE_S)
+    begun = Begun(app)
+
+    @app.task
+    async def job() -> None:
+        begun.note(current_task().id)
+
+    async with app:
+        handles = [await job.put() for _ in range(AT_ONCE)]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: app.work(concurrency=AT_ONCE, task_status=task_status))
+            for handle in handles:
+                await handle.result()
+            nursery.cancel_scope.cancel()
+    assert all(begun.lasted)
+    assert app.journal.counts["leases no longer trusted"] == 1
+
+
+async def test_task_of_a_loop_is_not_handed_out_once_its_lease_is_over() -> None:
+    app = memory_app(lease_s=LEASE_S)
+    begun = Begun(app)
+
+    async def loop(tasks: Tasks) -> None:
+        async for task in tasks:
+            async with task:
+                begun.note(task.info.id)
+
+    async with app:
+        queue = app.queue("q")
+        handles = [await queue.put(number) for number in range(AT_ONCE)]
+        async with queue.consume(prefetch=AT_ONCE) as tasks, trio.open_nursery() as nursery:
+            await trio.sleep(1)  # they lie there
+            for _ in handles:
+                nursery.start_soon(loop, tasks)
+            for handle in handles:
+                await handle.wait()
+            nursery.cancel_scope.cancel()
+    assert all(begun.lasted)
+
+
+async def test_block_of_a_task_whose_lease_is_over_is_not_entered() -> None:
+    app = memory_app(lease_s=LEASE_S)
+    async with app:
+        queue = app.queue("q")
+        await queue.put(1)
+        task = await queue.claim()
+        assert task is not None
+        jump(LEASE_S)
+        entered = False
+        with pytest.raises(LeaseLost):
+            async with task:
+                entered = True
+        assert not entered

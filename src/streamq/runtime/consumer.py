@@ -145,7 +145,7 @@ class Task:
         return await run_in_transaction(self.transaction, function)
 
     async def __aenter__(self) -> Self:
-        if self._held.lost:
+        if self._held.is_over:
             raise LeaseLost(self._claim.id, "start")
         self._held.started = True
         if self._held.left_s is not None:
@@ -221,7 +221,7 @@ class Tasks:
 def _task_of(held: Held, services: Services, settings: BareSettings) -> Task | None:
     """Read the task of a claim; None when it is ours no more, and when it does not decode: so it would every time, and
     it fails for good."""
-    if held.lost or held.ending:
+    if held.is_over:
         return None
     try:
         return Task(held, services, settings)

@@ -100,6 +100,12 @@ class Held:
         self.beat_at = until - lease_s * (1 - MARGIN) + lease_s / BEATS_A_LEASE
 
     @property
+    def is_over(self) -> bool:
+        """Say whether it must not be begun: it was lost, is about to end, or is trusted no more and nobody has come to
+        say so yet, as after a handler that blocked or a freeze of the process."""
+        return self.lost or self.ending or self.trusted_until <= clock.now()
+
+    @property
     def left_s(self) -> float | None:
         """What is left of the task's total time, counted from before its claim was sent; None: it has no limit."""
         return None if self.claim.total_s is None else self.since + self.claim.total_s - clock.now()

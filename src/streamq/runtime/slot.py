@@ -43,7 +43,7 @@ class Slot:
     async def _serve(self, scope: trio.CancelScope) -> None:
         while True:
             held = await self._takers.take()
-            if held.lost or held.ending:
+            if held.is_over:
                 continue
             handling = self._handlers[held.claim.task or ""]
             if (held.claim.max_attempts == 1 or not handling.is_async) and _is_cancelled():
