@@ -20,11 +20,13 @@ from bson import ObjectId
 from streamq import StreamQ
 from streamq.core.claim import Ask
 from streamq.core.settlement import Settlement
+from streamq.embedded import EmbeddedServer
 from streamq.errors import ClaimUnknown, StoreError
 from streamq.store.mongo import MongoStore
 from tests.databases import Databases, Mongo
 from tests.faults.fault import DEFAULTS
 from tests.long_form import sized
+from tests.proxy import Proxy
 
 CLAIMS: Final = sized(200, 20_000)
 SHARE: Final = 0.2
@@ -124,3 +126,19 @@ def test_claim_whose_replies_are_lost_is_given_once_and_counts_one_attempt(
     assert {id: one["attempt"] for id, one in stored.items()} == given
     assert {one["status"] for one in stored.values()} == {"succeeded"}
     assert min(counts.values()) > CLAIMS * SHARE / 4, "next to nothing was lost"
+
+
+def test_claim_from_the_streams_thread_whose_reply_is_lost_on_the_road_is_given(
+    server: EmbeddedServer, databases: tuple[Mongo, Databases]
+) -> None:
+    """It is sent as a command that no driver repeats."""
+    mongo, lent = databases
+    with lent.lend() as database, Proxy(server.nodes[0].port) as proxy:
+        handle = StreamQ(client=mongo, database=database).blocking.queue("q").put(None)
+        with Mongo(proxy.uri, tz_aware=True, **DEFAULTS) as client:
+            store = MongoStore(client, database)
+            trap = proxy.trap("findAndModify", then="lose reply")
+            (claim,) = store.claim(Ask("q", 1, os.urandom(16), LEASE_S, "hand", ids=(handle.id,), plain=True)).claims
+            assert trap.sprung.is_set()
+            assert (claim.id, claim.attempt) == (handle.id, 1)
+            settle(store, Settlement(claim.id, "q", claim.claim_id, "succeed", keep_s=LEASE_S))

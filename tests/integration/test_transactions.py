@@ -278,6 +278,26 @@ async def test_run_in_transaction_runs_the_function_again_after_a_conflict(
         assert orders.find_one({"_id": 1}) == {"_id": 1, "n": 6}
 
 
+async def test_commit_whose_reply_is_lost_is_asked_for_again_and_is_there_once(
+    app: StreamQ, orders: Collection[dict[str, Any]], database: str
+) -> None:
+    orders.insert_one({"_id": 1, "n": 0})
+    point, mode, data = "onPrimaryTransactionalWrite", {"times": 1}, {"closeConnection": True}
+
+    def count(session: Any) -> None:
+        orders.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=session)
+
+    async with app:
+        async with await claimed(app) as task:
+            before = app.client.admin.command("configureFailPoint", point, mode=mode, data=data)
+            await task.run_in_transaction(count)
+            after = app.client.admin.command("configureFailPoint", point, mode="off")
+        assert after["count"] == before["count"] + 1, "no reply was lost"
+        (stored,) = tasks(app, database)
+        assert (stored["status"], stored["attempt"]) == ("succeeded", 1)
+        assert orders.find_one() == {"_id": 1, "n": 1}
+
+
 async def test_run_in_transaction_lets_other_errors_out(app: StreamQ, database: str) -> None:
     def fail(session: Any) -> None:
         raise KeyError("mine")
