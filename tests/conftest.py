@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -32,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "open(why): is skipped with --auth: needs a server that lets everybody in")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that starts a command in the background has it ignore Ctrl-C. Programs that it starts inherit that,
+        # and tests send it to them.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
