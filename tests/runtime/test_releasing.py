@@ -302,6 +302,58 @@ async def test_flood_of_a_worker_that_died_before_its_word_is_announced_by_the_n
     assert "q" in [wake.freed_in for wake in ear.wakes]
 
 
+async def test_flood_whose_release_had_no_answer_is_announced_though_nothing_of_it_is_due_any_more() -> None:
+    lab, asked, delivered = Lab("q"), list[int](), list[object]()
+    released = lab._release_due
+    lasts: list[Any] = []
+
+    def unanswered(ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+        asked.append(len(ids))
+        if len(asked) > 1:
+            return released(ids, queues)
+        released(ids, ["another"])  # it is cut off before its word
+        for id in lasts:
+            lab.store.documents[id]["status"] = "cancelled"  # somebody cancels it
+        raise StoreUnavailable("no reply")
+
+    lab._release_due = unanswered
+    async with lab.app, trio.open_nursery() as nursery:
+        await lab.put(MOST_READ)
+        lasts += lab.store.overdue().lasts
+        ear = lab.store.feed(Interest(("q",), timers=False, reply_to=None, bell="b"))
+        one = alone(lab, delivered.extend)
+        one._most = MOST_READ
+        nursery.start_soon(one.run)
+        one.hear(0.0)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert Wake("ready", queue="q") in delivered, "this process has not heard of it either"
+    assert "q" in [wake.freed_in for wake in ear.wakes]
+
+
+async def test_flood_of_a_worker_that_stands_by_is_told_of_task_by_task() -> None:
+    """If it died before its word, the first, who doubts nothing, would not make that good."""
+    lab, asked = Lab("q"), list[Sequence[str]]()
+    released = lab._release_due
+
+    def asking(ids: Sequence[Any], queues: Sequence[str] = ()) -> Released:
+        if ids:
+            asked.append(queues)
+        return released(ids, queues)
+
+    lab._release_due = asking
+    async with lab.app, trio.open_nursery() as nursery:
+        await lab.put(2 * MOST_READ)
+        one = alone(lab, lambda items: None)
+        one._most = MOST_READ
+        one.join(Roster(1, 30.0))
+        nursery.start_soon(one.run)
+        one.hear(0.0)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert set(asked) == {()}
+
+
 async def test_flood_in_many_queues_is_told_of_task_by_task() -> None:
     """A statement for each queue after each part would cost more than it spares."""
     queues = [f"q{number}" for number in range(MOST_ANNOUNCED + 2)]  # those of the first are released before it is one

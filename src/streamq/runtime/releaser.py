@@ -100,6 +100,7 @@ class Releaser:
         self._alarm = Alarm(float("inf"))
         self._most = FEWEST_READ
         self._failed = False
+        self._owed: set[str] = set()  # queues of a flood that may have been released without a word
         self._unflushed = False
         self._flusher = trio.lowlevel.ParkingLot()
 
@@ -157,7 +158,7 @@ class Releaser:
         found = len(due.wakes) + len(due.others)
         self._most = max(FEWEST_READ, min(2 * found + 2, MOST_READ))
         if found == most == MOST_READ:
-            return _flood(self._store.overdue())
+            return _flood(self._store.overdue(), aloud=self._stand_by_s > 0)
         early = self._claim_some(due)
         claimed = [claim.id for one in early if one.claimed is not None for claim in one.claimed.claims]
         rest = [wake for wake in due.wakes if wake.id not in claimed]
@@ -200,6 +201,7 @@ class Releaser:
                 for _ in range(PARTS_AT_ONCE):
                     nursery.start_soon(release)
         if failed:
+            self._owed |= set(seen.announced)
             raise failed[0]
         if seen.lasts:
             done.append(await self._bridge.call(self._store.release_due, seen.lasts))
@@ -209,9 +211,12 @@ class Releaser:
 
     async def _make_good(self, seen: Seen) -> None:
         """Have all look at the queues of what is still due: others of them may be released without a word."""
-        if self._doubts and seen.wakes and not seen.announced:
-            queues = tuple({wake.queue for wake in seen.wakes})
-            await self._bridge.call(self._store.release_due, (), queues)
+        queues = set(self._owed)
+        if self._doubts and not seen.announced:
+            queues |= {wake.queue for wake in seen.wakes}
+        if queues:
+            await self._bridge.call(self._store.release_due, (), tuple(queues))
+            self._owed.clear()
             self._deliver([Wake("ready", queue=queue) for queue in queues])
 
     def _tell(self, released: Released) -> None:
@@ -235,10 +240,11 @@ class Releaser:
             self._alarm.sooner(sent_at + next_s - early_s + (0.0 if next_s <= 0 else self._stand_by_s))
 
 
-def _flood(overdue: Overdue) -> Seen:
-    # What is ahead is asked for when there is no more.
+def _flood(overdue: Overdue, *, aloud: bool) -> Seen:
+    # What is ahead is asked for when there is no more. Who stands by tells of each task: if it died before its word,
+    # the first, who doubts nothing, would not make that good.
     wakes = [Wake("ready", queue=queue) for queue in overdue.queues]
-    if len(overdue.queues) > MOST_ANNOUNCED:
+    if aloud or len(overdue.queues) > MOST_ANNOUNCED:
         return Seen((), overdue.ids, wakes, 0.0)
     before = [id for id in overdue.ids if id not in overdue.lasts]
     return Seen((), before, wakes, 0.0, overdue.queues, overdue.lasts)
