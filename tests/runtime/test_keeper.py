@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import msgspec
 import pytest
 import trio
+import trio.testing
 from bson import ObjectId
 
-from streamq import StoreUnavailable, StreamQ
+from streamq import StoreUnavailable, StreamQ, current_task
 from streamq.bridge import InlineBridge
 from streamq.core.claim import Claim
 from streamq.runtime import clock, keeper
@@ -24,6 +25,8 @@ Ts = TypeVarTuple("Ts")
 
 SHORT_S: Final = 1.0
 TRUSTED: Final = 1 - MARGIN
+DEADLINE_S: Final = 10.0
+"""The driver's."""
 
 
 class DeafBridge(InlineBridge):
@@ -100,7 +103,7 @@ async def test_extensions_that_nobody_answers_do_not_use_up_threads() -> None:
             await long.put()
             await trio.sleep(SHORT_S * 0.3)
         await trio.sleep(30)
-        assert bridge.most_in_flight == keeper.MOST_BEATS
+        assert bridge.most_in_flight == keeper.MOST_AT_ONCE
         bridge.lost = 0
         nursery.cancel_scope.cancel()
 
@@ -127,6 +130,39 @@ async def test_lease_that_nobody_extends_is_not_trusted_to_its_end() -> None:
     assert ended[0] - began[0] <= SHORT_S * TRUSTED + 0.001
 
 
+class StandingStill(InlineBridge):
+    """The first connections that extensions are sent by stand still until the driver gives them up; others are well."""
+
+    def __init__(self) -> None:
+        self.left = keeper.MOST_BEATS
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        if function.__name__ == "extend" and self.left:
+            self.left -= 1
+            await trio.sleep(DEADLINE_S)
+            raise StoreUnavailable("no answer")
+        return await super().call(function, *args)
+
+
+async def test_connections_that_stand_still_cost_what_is_claimed_later_no_extension() -> None:
+    """They are one fault: what came back by it is begun once more, and keeps its lease."""
+    app = StreamQ.on(MemoryStore(trio_time), StandingStill(), lease_s=SHORT_S, safety_scan_s=None)
+    begun: list[int] = []
+
+    @app.task
+    async def long() -> None:
+        begun.append(current_task().attempt)
+        await trio.sleep(DEADLINE_S / 2)
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work(concurrency=1, task_status=task_status))
+        handle = await long.put()
+        await handle.wait()
+        nursery.cancel_scope.cancel()
+    assert begun == [1, 2]
+
+
 class ShortenedUnheard(MemoryStore):
     """An extension for one second takes effect, and its answer is lost."""
 
@@ -139,15 +175,43 @@ class ShortenedUnheard(MemoryStore):
 
 
 async def test_lease_that_may_have_been_shortened_is_extended_before_the_shorter_one_ends() -> None:
+    await shorten_unheard(InlineBridge())
+
+
+class DeafOnce(InlineBridge):
+    """The first beat is lost, and nobody hears so for long."""
+
+    deaf = True
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        if function.__name__ == "extend" and _lease_s(args) != SHORT_S and self.deaf:
+            self.deaf = False
+            await trio.sleep(DEADLINE_S)
+            raise StoreUnavailable("no answer")
+        return await super().call(function, *args)
+
+
+def _lease_s(args: Sequence[Any]) -> float:
+    asked: float = args[0][0].lease_s
+    return asked
+
+
+async def test_beat_of_a_lease_that_may_have_been_shortened_is_not_waited_for_either() -> None:
+    await shorten_unheard(DeafOnce())
+
+
+async def shorten_unheard(bridge: InlineBridge) -> None:
+    """Hold a task whose lease of ten minutes may last for one second since somebody asked for that."""
     store = ShortenedUnheard(trio_time)
-    app = StreamQ.on(store, InlineBridge(), lease_s=600)
+    app = StreamQ.on(store, bridge, lease_s=600)
     async with app:
         await app.queue("q").put(1)
         task = await app.queue("q").claim()
         assert task is not None
         with pytest.raises(StoreUnavailable):
             await task.extend(SHORT_S)
-        await trio.sleep(SHORT_S)
+        await trio.sleep(2 * SHORT_S)
         (document,) = store.documents.values()
         assert document["lease_until"] > trio_time()
         async with task:
@@ -214,4 +278,85 @@ async def test_extension_for_as_long_or_longer_that_may_not_have_been_written_ch
     until = held.trusted_until
     held.mistrust(clock.now(), held.claim)
     held.mistrust(clock.now(), msgspec.structs.replace(held.claim, lease_s=600.0))
+    assert held.trusted_until == until
+
+
+async def test_extensions_that_a_shorter_one_of_unknown_outcome_overlapped_do_not_outlast_it() -> None:
+    held = await held_after(10, 30)
+    now = clock.now()
+    held.mistrust(now - 0.3, msgspec.structs.replace(held.claim, lease_s=5.0))
+    until = held.trusted_until
+    held.trust(now - 0.2, held.claim)
+    held.trust(now - 0.1, held.claim)
+    assert held.trusted_until == until
+
+
+async def test_extension_that_a_shorter_one_overlapped_does_not_outlast_it_though_more_was_left_then() -> None:
+    """That may have been written last, and it ends later than what was counted on until then."""
+    held = await held_after(10, 30)
+    now = clock.now()
+    held.mistrust(now - 0.3, msgspec.structs.replace(held.claim, lease_s=20.0))
+    held.trust(now - 0.2, held.claim)
+    assert held.trusted_until <= now + 20.0
+    held.trust(now, held.claim)
+    assert held.trusted_until == now + 30 * TRUSTED
+
+
+class SlowServer(InlineBridge):
+    """While `slow`, what renews a lease waits; `go_on` does it in one order and answers in another."""
+
+    def __init__(self) -> None:
+        self.slow = False
+        self.asked: dict[str, tuple[Callable[[], Any], trio.Event]] = {}
+        self._answers: dict[str, Any] = {}
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        if not self.slow or function.__name__ not in ("extend", "report"):
+            return await super().call(function, *args)
+        name = function.__name__ + (f" {_lease_s(args):g}" if function.__name__ == "extend" else "")
+        self.asked[name] = (lambda: function(*args), trio.Event())
+        with trio.CancelScope(shield=True):
+            await self.asked[name][1].wait()
+        answer: T = self._answers[name]
+        return answer
+
+    async def go_on(self, done: Sequence[str], heard: Sequence[str]) -> None:
+        """Be slow no more."""
+        self.slow = False
+        for name in done:
+            self._answers[name] = self.asked[name][0]()
+        for name in heard:
+            self.asked[name][1].set()
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_lease_that_was_shortened_beside_a_beat_and_a_report_is_kept() -> None:
+    """The server is slow for half a second; it has written the longer ones first, and they are heard last."""
+    store, bridge = MemoryStore(trio_time), SlowServer()
+    app = StreamQ.on(store, bridge, lease_s=30.0, safety_scan_s=None)
+    async with app, trio.open_nursery() as nursery:
+        queue = app.queue("q")
+        await queue.put("long")
+        task = await queue.claim()
+        assert task is not None
+        await trio.sleep(9.9)
+        bridge.slow = True
+        nursery.start_soon(task.extend, 5.0)
+        await trio.sleep(0.05)
+        nursery.start_soon(task.progress, 0.5)
+        await trio.sleep(0.45)
+        assert list(bridge.asked) == ["extend 5", "report", "extend 30"]
+        await bridge.go_on(["report", "extend 30", "extend 5"], ["extend 5", "report", "extend 30"])
+        await trio.sleep(8)
+        (document,) = store.documents.values()
+        assert document["lease_until"] > trio_time(), "nobody has extended it"
+        await task.succeed()
+
+
+async def test_lease_that_is_trusted_no_more_stays_so() -> None:
+    """Who was to begin it may have passed it over."""
+    held = await held_after(30 * TRUSTED, 30)
+    until = held.trusted_until
+    held.trust(clock.now() - 0.1, held.claim)
     assert held.trusted_until == until

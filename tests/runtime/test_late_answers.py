@@ -14,8 +14,8 @@ from trio.testing import MockClock
 from streamq import Handle, LeaseLost, StreamQ, current_task
 from streamq.bridge import InlineBridge
 from streamq.runtime import clock
-from streamq.runtime.consumer import Tasks
-from streamq.runtime.held import MARGIN
+from streamq.runtime.consumer import Task, Tasks
+from streamq.runtime.held import BEATS_A_LEASE, MARGIN
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
 
@@ -211,3 +211,110 @@ async def test_block_of_a_task_whose_lease_is_over_is_not_entered() -> None:
             async with task:
                 entered = True
         assert not entered
+
+
+class SlowBeat(InlineBridge):
+    """The first extension is answered when `answer` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = trio.Event(), trio.Event()
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        result = await super().call(function, *args)
+        if function.__name__ == "extend" and not self.asked.is_set():
+            self.asked.set()
+            with trio.CancelScope(shield=True):
+                await self.answer.wait()
+        return result
+
+    async def come_late(self) -> None:
+        """Let the answer come when the lease is trusted no more, in the same moment in which that can be seen."""
+        await self.asked.wait()
+        self.answer.set()
+        jump(TRUSTED_S - LEASE_S / BEATS_A_LEASE + 1)
+
+
+TRIALS: Final = range(6)
+"""In which order what happens at once is seen to is by chance."""
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+async def test_task_that_a_loop_passed_over_is_handed_out_later(trial: int) -> None:
+    bridge = SlowBeat()
+    app = StreamQ.on(MemoryStore(trio_time), bridge, lease_s=LEASE_S, safety_scan_s=None)
+    begun: list[int] = []
+
+    async def loop(tasks: Tasks) -> None:
+        async for task in tasks:
+            async with task:
+                begun.append(task.payload)
+                if len(begun) == 1:
+                    await bridge.come_late()
+
+    async with app:
+        queue = app.queue("q")
+        handles = [await queue.put(number) for number in range(2)]
+        async with queue.consume(prefetch=2) as tasks, trio.open_nursery() as nursery:
+            await trio.sleep(1)  # they lie there
+            nursery.start_soon(loop, tasks)
+            with trio.move_on_after(3_600):
+                await handles[1].wait()
+            nursery.cancel_scope.cancel()
+    assert 1 in begun
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+async def test_task_whose_block_was_refused_is_not_held_for_ever(trial: int) -> None:
+    bridge = SlowBeat()
+    app = StreamQ.on(MemoryStore(trio_time), bridge, lease_s=LEASE_S, safety_scan_s=None)
+    async with app:
+        queue = app.queue("q")
+        await queue.put(1)
+        task = await queue.claim()
+        assert task is not None
+        await bridge.come_late()
+        with pytest.raises(LeaseLost):
+            await in_its_block(task)
+        again = await queue.claim(wait_s=3_000)
+        assert again is not None, "it is extended for ever, and nobody runs it"
+        await in_its_block(again)
+
+
+async def in_its_block(task: Task) -> None:
+    async with task:
+        pass
+
+
+class SlowClaims(InlineBridge):
+    """Each claim that obtains something is answered after `late_s`; all else at once."""
+
+    def __init__(self, late_s: float) -> None:
+        self._late_s = late_s
+
+    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Bridge.call`."""
+        result = await super().call(function, *args)
+        if getattr(result, "claims", ()):
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._late_s)
+        return result
+
+
+@pytest.mark.parametrize("late_s", [TOO_LATE_S - 1, TOO_LATE_S + 1, TRUSTED_S - 1])
+async def test_tasks_are_run_though_all_claims_take_most_of_a_lease(late_s: float) -> None:
+    app = StreamQ.on(MemoryStore(trio_time), SlowClaims(late_s), lease_s=LEASE_S, safety_scan_s=None)
+
+    done = trio.Event()
+
+    @app.task
+    async def job() -> None:
+        done.set()
+
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: app.work(concurrency=1, task_status=task_status))
+        await job.put()
+        with trio.move_on_after(100 * LEASE_S):
+            await done.wait()
+        nursery.cancel_scope.cancel()
+    assert done.is_set()

@@ -42,8 +42,10 @@ class Held:
     __slots__ = (
         "_counted_s",
         "_heard_at",
+        "_mixed_at",
         "apart",
         "beat_at",
+        "beats_out",
         "cancelled",
         "claim",
         "ending",
@@ -79,8 +81,10 @@ class Held:
         self.report_by: ReportBy | None = None
         self.trusted_until = sent_at + claim.lease_s * (1 - MARGIN)
         self.beat_at = sent_at + claim.lease_s / BEATS_A_LEASE
+        self.beats_out = 0  # extensions of it that have no answer yet
         self._counted_s = claim.lease_s  # the lease that is counted on
         self._heard_at = sent_at  # when what is known of it was heard, or may have been
+        self._mixed_at = sent_at  # what was sent before may have been written before one for another lease
 
     def came_late(self, now: float) -> bool:
         """Say whether its answer took so long that too little of the lease is left to begin with: by the time its
@@ -111,23 +115,27 @@ class Held:
         return None if self.claim.total_s is None else self.since + self.claim.total_s - clock.now()
 
     def trust(self, sent_at: float, sent: Claim) -> None:
-        """Count the lease anew from `sent_at`, as `sent` asked for it."""
+        """Count the lease anew from `sent_at`, as `sent` asked for it. What is no longer trusted stays so: who was to
+        begin it may have passed it over, and nobody would."""
+        now = clock.now()
+        if self.trusted_until <= now:
+            return
         until, alone = sent_at + sent.lease_s * (1 - MARGIN), sent_at >= self._heard_at
-        self._heard_at = clock.now()
+        self._heard_at = now
         if sent.lease_s == self._counted_s:
-            if until >= self.trusted_until:
+            if until >= self.trusted_until and sent_at >= self._mixed_at:
                 self.trust_until(until)
             return
-        self._counted_s = sent.lease_s
+        self._counted_s, self._mixed_at = sent.lease_s, now
         self.trust_until(until if alone else min(until, self.trusted_until))
 
     def mistrust(self, sent_at: float, sent: Claim) -> None:
         """Note that nobody knows whether an extension took effect, as `sent` asked for it."""
         until = sent_at + sent.lease_s * (1 - MARGIN)
-        self._heard_at = clock.now()
-        if sent.lease_s != self._counted_s and until < self.trusted_until:
-            self._counted_s = sent.lease_s
-            self.trust_until(until)
+        self._heard_at = now = clock.now()
+        if sent.lease_s < self._counted_s or (sent.lease_s > self._counted_s and until < self.trusted_until):
+            self._counted_s, self._mixed_at = sent.lease_s, now
+            self.trust_until(min(until, self.trusted_until))
 
 
 class Holdings:

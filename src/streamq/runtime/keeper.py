@@ -30,7 +30,11 @@ UNANSWERED: Final = 1 / 6
 """Share of a lease after which a beat that has no answer is not waited for: two more go out while it is trusted."""
 
 MOST_BEATS: Final = 3
-"""In flight at once: each takes a thread and a connection."""
+"""In flight at once for one claim."""
+
+MOST_AT_ONCE: Final = 2 * MOST_BEATS
+"""In flight at once: each takes a thread and a connection. Those whose connections stand still must not keep the beats
+of what is claimed later from being sent."""
 
 PAUSE_S: Final = 0.2
 """Before a failed beat is repeated, jittered; selecting a server waits by itself."""
@@ -83,17 +87,21 @@ class Keeper:
                     # A claim with a shorter lease may come meanwhile: it wakes this sleep.
                     with trio.move_on_at(self._beat_at):
                         await self._beats.park()
-                elif self._beats_out == MOST_BEATS:
+                elif self._beats_out == MOST_AT_ONCE:
                     await self._beaten.park()
                 else:
                     for held in self._kept():
-                        held.beat_at = clock.now() + held.claim.lease_s * UNANSWERED
+                        held.beat_at = _beat_beside_at(held)
                     self._beats_out += 1
                     nursery.start_soon(self._beat)
 
     async def _beat(self) -> None:
         sent_at = clock.now()
         sent = [(held, held.claim) for held in self._kept()]  # now: what has been set apart meanwhile is left out
+        for held, _ in sent:
+            held.beats_out += 1
+            if held.beats_out >= MOST_BEATS:
+                held.beat_at = float("inf")
         try:
             lost = await self.extend_now([claim for _, claim in sent]) if sent else set()
         except StoreError as error:
@@ -102,6 +110,10 @@ class Keeper:
             return
         finally:
             self._beats_out -= 1
+            for held, _ in sent:
+                held.beats_out -= 1
+                held.beat_at = min(held.beat_at, _beat_beside_at(held))
+            self._beaten.unpark_all()
         for held, claim in sent:
             if claim.id not in lost:
                 held.trust(sent_at, claim)
@@ -142,3 +154,10 @@ class Keeper:
             with trio.move_on_at(self._doubt_at):
                 await self._doubts.park()
             self._holdings.doubt()
+
+
+def _beat_beside_at(held: Held) -> float:
+    """When to extend once more if the beat that is sent now has no answer: sooner where less of the lease is left, as
+    of a long one that may have become a short one."""
+    now = clock.now()
+    return now + min(held.claim.lease_s * UNANSWERED, max(LEAST_PAUSE_S, (held.trusted_until - now) / 2))

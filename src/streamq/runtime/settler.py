@@ -82,6 +82,7 @@ class Settler:
         self._bridge = bridge
         self._holdings = holdings
         self._journal = journal
+        self._came_late = False  # the last claim's answer
         self.batcher: Batcher[Ending, Verdict] = Batcher(self._write, self._write_first, MOST_A_BATCH)
 
     def push(self, held: Held, settlement: Settlement) -> Entry[Ending, Verdict] | None:
@@ -118,11 +119,18 @@ class Settler:
         self.push(held, settlement_of(called_off(stopped) if held.cancelled else stopped, held.claim, NO_RETRY, 0.0))
 
     def admit(self, claimed: Sequence[Held]) -> list[Held]:
-        """Take in what one call has claimed, and was answered just now; return what may begin. What came late is given
-        back. The fence sees to it that this changes nothing if another holder has the task by now; else it would wait
-        for the end of its lease."""
+        """Take in what one call has claimed, and was answered just now; return what may begin.
+
+        What came late is given back, or it would wait for the end of its lease; the fence sees to it that this changes
+        nothing if another holder has the task by now. What came late twice in a row begins while its lease lasts: all
+        claims are slow then.
+        """
         now = clock.now()
         late = [held for held in claimed if held.came_late(now)]
+        if claimed:
+            before, self._came_late = self._came_late, bool(late)
+            if before:
+                late = [held for held in late if held.is_over]
         for held in late:
             held.trust_for(now, held.claim.lease_s)  # it runs nowhere: so long giving it back is tried
             self.release(held)
