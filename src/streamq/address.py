@@ -41,6 +41,17 @@ class Address:
         self._wake: WakeBy = wake
         self._dead_letter_collection()
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether tasks that are put here are found there. Two ways to name a server may name the same, so only two
+        clients are told apart."""
+        if not isinstance(other, Address):
+            return NotImplemented
+        here, there = (self._database, self._collection), (other._database, other._collection)
+        clients = {id(one._client) for one in (self, other) if one._client is not None}
+        return here == there and len(clients) < 2
+
+    __hash__ = None  # type: ignore[assignment] # it may be pointed elsewhere
+
     def __str__(self) -> str:
         return f"database={self._database!r} collection={self._collection!r}"  # never the URI: it has secrets
 
@@ -60,7 +71,8 @@ class Address:
         """Be elsewhere; None leaves it as it is. Raises `OptionInvalid`."""
         self._database = self._database if database is None else require_database(database)
         self._collection = self._collection if collection is None else require_collection("collection", collection)
-        self._dead_letters = dead_letters or self._dead_letters
+        # Whoever names the app's dead letters as the tasks wants to look at them; they have none of their own.
+        self._dead_letters = dead_letters or (None if collection == self._dead_letters else self._dead_letters)
         self._wake = wake or self._wake
         self._dead_letter_collection()
         if uri is not None:

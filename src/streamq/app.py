@@ -25,11 +25,11 @@ from streamq.core.new_task import NewTask
 from streamq.core.notice import WakeBy
 from streamq.core.options import (
     require_count,
-    require_id,
     require_keep_s,
     require_lease_s,
     require_limit_s,
     require_queue,
+    require_task_id,
     require_text,
     require_timeout_s,
     require_wake,
@@ -58,6 +58,7 @@ from streamq.store.coded import behind
 from streamq.store.contract import Store
 from streamq.store.mongo import TIMEOUT_S
 from streamq.store.transactions import Client
+from streamq.trio_side import in_trio, require_trio
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,7 +148,7 @@ class StreamQ:
         self._bridge: Bridge | None = None
         self._services: Services | None = None
         self._stack: AsyncExitStack | None = None
-        self._blocking = Blocking(lambda: self.store, self.queue, self._load_result, self._worker_id)
+        self._blocking = Blocking(lambda: self.store, self.queue, self._load_result, self._worker_id, self._address)
         self.journal = Journal()
 
     @classmethod
@@ -276,8 +277,14 @@ class StreamQ:
         `rate` limits how often its tasks start, `running` how many run at once; `key_rate` and `key_running` do so for
         the tasks of each `rate_key` (an option of their put) by themselves, without holding up those of other keys.
         They hold among all who declare them, in any process: declare them where the handlers are declared, before work
-        begins. Limits that are declared again replace those before. Raises `OptionInvalid`.
+        begins. Limits that are declared again replace those before. Raises `OptionInvalid`, `UsageError` once tasks are
+        taken from the queue here: whoever takes them does so by the limits that were declared when it began.
         """
+        if self._services is not None and self._services.watcher.takes_from(queue):
+            raise UsageError(
+                f"the limits of queue {queue!r} come too late: tasks are taken from it already. Declare them where the "
+                f"handlers are declared, before work begins"
+            )
         self._limits[require_queue(queue)] = Limits(rate, running, key_rate, key_running)
 
     def limits_of(self, queue: str) -> Limits | None:
@@ -401,7 +408,8 @@ class StreamQ:
             await bridge.call(store.close)
 
     def close(self) -> None:
-        """Close the app's own client (a given one stays open) and stop an embedded server. Blocking."""
+        """Close the app's own client (a given one stays open) and stop an embedded server. Blocking. A later use of
+        `app.blocking` connects anew: close it again."""
         if self._store is not None and self._bridge is None:
             self._store.close()
             self._store = None
@@ -413,6 +421,11 @@ class StreamQ:
             require_trio()
             raise UsageError("enter the app first: `async with app:` (or use app.blocking, which needs no trio)")
         return self._services
+
+    @property
+    def place(self) -> object:
+        """Where this app's tasks are, as its handlers' tasks say."""
+        return self._address
 
     @property
     def reply_to(self) -> str | None:
@@ -454,6 +467,7 @@ class StreamQ:
         with services.recurrer.serving(schedules):
             await worker.run(task_status=task_status)
 
+    @in_trio
     async def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> Sequence[Handle[Any]]:
         """Put many tasks, each with its own options: `await app.put_many(resize.new(p) for p in paths)`.
 
@@ -479,16 +493,16 @@ class StreamQ:
         Returns a sequence of handles, each made when it is looked at: 14 bytes a task. Trips: 1 a chunk. Cancellation:
         safe between chunks; the handles of chunks stored before are lost, the tasks are not.
         """
-        many = put_of_tasks(tasks, session)
+        many = put_of_tasks(tasks, session, self.place)
         await self.services().putter.put_many(many, session)
         return Handles(many, self.services, self._load_result)
 
-    def handle(self, id: ObjectId | str) -> Handle[Any]:
+    def handle(self, id: TaskId) -> Handle[Any]:
         """Return the handle of a task by its id (or its 24 hex digits), put by whomever. Nothing is asked yet.
 
         Its result comes typed if the task's handler is declared in this app, else as plain values.
         """
-        return Handle(require_id(id), self.services, self._load_result)
+        return Handle(require_task_id(id), self.services, self._load_result)
 
     @overload
     async def cancel(self, tasks: TaskId, /) -> CancelReply: ...  # type: ignore[overload-overlap] # str is iterable
@@ -496,6 +510,7 @@ class StreamQ:
     @overload
     async def cancel(self, tasks: Iterable[TaskId], /) -> dict[ObjectId, CancelReply]: ...
 
+    @in_trio
     async def cancel(self, tasks: TaskId | Iterable[TaskId], /) -> CancelReply | dict[ObjectId, CancelReply]:
         """Cancel one task, or many, by handle or id; say what became of it, or of each by its id.
 
@@ -552,6 +567,7 @@ class StreamQ:
         services = self.services()
         return await services.bridge.call(services.store.schedules)
 
+    @in_trio
     async def disable_schedule(self, name: str) -> None:
         """Fire no more slots of the recurring handler `name`, in any process, until it is enabled again.
 
@@ -560,6 +576,7 @@ class StreamQ:
         """
         await self._switch(name, False)
 
+    @in_trio
     async def enable_schedule(self, name: str) -> None:
         """Fire the slots of the recurring handler `name` again, from now on; as `disable_schedule`."""
         await self._switch(name, True)
@@ -588,15 +605,3 @@ class StreamQ:
     def blocking(self) -> Blocking:
         """The queue for programs without trio: plain calls that block. Prepares the server at first use."""
         return self._blocking
-
-
-def require_trio() -> None:
-    """Refuse asyncio, and no event loop at all, saying what to do instead."""
-    try:
-        trio.lowlevel.current_task()
-    except RuntimeError:
-        raise UsageError(
-            "the async side of streamq runs in trio (trio.run(main)), and this is not it. From a program without trio "
-            "put with app.blocking.put(handler.new(...)), in asyncio by await streamq.asyncio.Door(app).put("
-            "handler.new(...)); run handlers with `streamq worker MODULE:APP`"
-        ) from None

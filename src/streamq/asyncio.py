@@ -67,12 +67,12 @@ class Door:
         """Put a task of a recurring handler at once; as `Blocking.run_now`. Cancellation: it may be stored."""
         return await asyncio.to_thread(self._blocking.run_now, handler)
 
-    async def result(self, id: ObjectId | str, timeout_s: float | None = None) -> Any:
+    async def result(self, id: TaskId, timeout_s: float | None = None) -> Any:
         """Wait for a task's end and return its result; as `Blocking.result`. Cancellation: safe."""
         document = await self.wait(id, timeout_s)
         return self._blocking.result_of(document)
 
-    async def wait(self, id: ObjectId | str, timeout_s: float | None = None) -> TaskDocument:
+    async def wait(self, id: TaskId, timeout_s: float | None = None) -> TaskDocument:
         """Wait for a task's end and return it as it is stored; as `Blocking.wait`. Cancellation: safe."""
         stopped = threading.Event()
         try:
@@ -80,11 +80,11 @@ class Door:
         finally:
             stopped.set()
 
-    async def status(self, id: ObjectId | str) -> Status:
+    async def status(self, id: TaskId) -> Status:
         """Return a task's status now; as `Blocking.status`. Cancellation: safe."""
         return await asyncio.to_thread(self._blocking.status, id)
 
-    async def progress(self, id: ObjectId | str) -> Progress | None:
+    async def progress(self, id: TaskId) -> Progress | None:
         """Return how far a task is; as `Blocking.progress`. Cancellation: safe."""
         return await asyncio.to_thread(self._blocking.progress, id)
 

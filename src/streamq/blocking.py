@@ -28,7 +28,7 @@ from streamq.core.new_task import NewTask, PutReply, require_accepted
 from streamq.core.options import (
     PutOptions,
     require_count,
-    require_id,
+    require_task_id,
     require_timeout_s,
     require_wait_s,
 )
@@ -78,8 +78,10 @@ class Blocking:
         queue: Callable[[str], Queue],
         load: Callable[[TaskDocument], Any],
         worker_id: str | None,
+        place: object,
     ) -> None:
         self._worker_id = worker_id
+        self._place = place
         self._load = load
         self._open = store
         self._queue = queue
@@ -96,7 +98,9 @@ class Blocking:
         """Return a declared handler to put tasks for, typed like its function:
         `app.blocking.handler(send).put("ann@x")`. Prepares the server at the first call, as `queue` does."""
         self.store()
-        return BlockingHandler(handler.handling, lambda new, session: self.put(new, session=session))
+        return BlockingHandler(
+            handler.handling, lambda new, session: self.put(new, session=session), place=handler.place
+        )
 
     def put(self, new: NewTask, *, session: Any = None) -> PutReply:
         """Put a task made by `handler.new(...)` or `queue.new(...)`; return once it is stored with majority.
@@ -106,12 +110,12 @@ class Blocking:
         putting the same `new` again is safe. Raises `UniqueConflict`, if `on_conflict="raise"` was asked for. Trips: 1;
         2 or more when another task has its unique key.
         """
-        require_new(new, "put")
+        require_new(new, "put", self._place)
         return require_accepted(new, self.store().put([new], session)[0])
 
     def put_many(self, tasks: Iterable[NewTask], *, session: Any = None) -> Sequence[PutReply]:
         """Put many tasks in chunks; as `StreamQ.put_many`, with replies instead of handles."""
-        return self.put_all(put_of_tasks(tasks, session), session)
+        return self.put_all(put_of_tasks(tasks, session, self._place), session)
 
     def put_all(self, many: PutMany, session: Any) -> Sequence[PutReply]:
         """Store what `many` yields; for doors of another kind."""
@@ -122,7 +126,7 @@ class Blocking:
             many.add(replies)
         return many.replies
 
-    def result(self, id: ObjectId | str, timeout_s: float | None = None) -> Any:
+    def result(self, id: TaskId, timeout_s: float | None = None) -> Any:
         """Wait for the end of a task (by its id or the id's 24 hex digits) and return its result: as the handler's
         return annotation says if it is declared in this app, else plain values.
 
@@ -138,16 +142,14 @@ class Blocking:
             raise failure_of_task(document)
         return self._load(document)
 
-    def wait(self, id: ObjectId | str, timeout_s: float | None = None) -> TaskDocument:
+    def wait(self, id: TaskId, timeout_s: float | None = None) -> TaskDocument:
         """Wait for the end of a task and return it as it is stored. Raises as `result`, but not `TaskFailed`. Trips: 1
         when it has ended, else a stream while it waits."""
         return self.wait_until(lambda: False, id, timeout_s)
 
-    def wait_until(
-        self, stopped: Callable[[], bool], id: ObjectId | str, timeout_s: float | None = None
-    ) -> TaskDocument:
+    def wait_until(self, stopped: Callable[[], bool], id: TaskId, timeout_s: float | None = None) -> TaskDocument:
         """Wait as `wait`, and no longer once `stopped()`, which is asked once a second."""
-        id = require_id(id)
+        id = require_task_id(id)
         timeout_s = require_timeout_s(timeout_s)
         store = self.store()
         document = require_stored(store.get(id), id)
@@ -170,14 +172,14 @@ class Blocking:
             raise late(id, document["status"], timeout_s)
         return document
 
-    def status(self, id: ObjectId | str) -> Status:
+    def status(self, id: TaskId) -> Status:
         """Return a task's status now. Raises `TaskGone`. Trips: 1."""
-        id = require_id(id)
+        id = require_task_id(id)
         return require_stored(self.store().get(id), id)["status"]
 
-    def progress(self, id: ObjectId | str) -> Progress | None:
+    def progress(self, id: TaskId) -> Progress | None:
         """Return how far a task is; as `Handle.progress`. Trips: 1."""
-        id = require_id(id)
+        id = require_task_id(id)
         return progress_of(require_stored(self.store().get(id), id))
 
     @property

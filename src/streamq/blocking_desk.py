@@ -10,13 +10,14 @@ from bson import ObjectId
 from streamq.core.cancelled import CancelReport, not_ended
 from streamq.core.checkup import Checkup
 from streamq.core.document import TaskDocument
-from streamq.core.options import require_count, require_delay_s, require_id, require_queue
+from streamq.core.options import require_count, require_delay_s, require_queue, require_task_id
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
 from streamq.core.search import Search, Sought, ended, search_of
 from streamq.core.unique_key import UniqueKey
 from streamq.core.view import TaskView, view_of
 from streamq.core.workers import WorkerView
 from streamq.desk import MOST_FOUND, line_of, require_bool, require_key, served, shown, was_deleted
+from streamq.handle import TaskId
 from streamq.store.contract import Store
 
 T = TypeVar("T")
@@ -31,18 +32,18 @@ class BlockingDesk:
     def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
 
-    def find(self, *, limit: int = 20, after: ObjectId | str | None = None, **sought: Unpack[Sought]) -> list[TaskView]:
+    def find(self, *, limit: int = 20, after: TaskId | None = None, **sought: Unpack[Sought]) -> list[TaskView]:
         """List tasks, newest first; the next page begins `after=` the id of the last one. Empty: there are no more.
 
         Raises `OptionInvalid` naming the keyword. Trips: 1.
         """
-        search, begin = search_of(sought), None if after is None else require_id(after, "after")
+        search, begin = search_of(sought), None if after is None else require_task_id(after, "after")
         require_count(limit, "limit", most=MOST_FOUND)
         return [view_of(one) for one in self._store().find(search, limit=limit, after=begin)]
 
-    def show(self, id: ObjectId | str) -> TaskView:
+    def show(self, id: TaskId) -> TaskView:
         """Return one task. Raises `TaskGone`. Trips: 1."""
-        known = require_id(id)
+        known = require_task_id(id)
         return shown(known, self._store().get(known))
 
     def peek(self, queue: str, *, limit: int = 10, tail: bool = False) -> list[TaskView]:
@@ -75,7 +76,7 @@ class BlockingDesk:
             yield from map(load, page)
 
     def requeue(
-        self, ids: ObjectId | str | Iterable[ObjectId | str], *, delay_s: float = 0.0, reset_attempts: bool = True
+        self, ids: TaskId | Iterable[TaskId], *, delay_s: float = 0.0, reset_attempts: bool = True
     ) -> list[Requeued]:
         """Let tasks that have ended begin again, at once or in `delay_s` seconds; return what became of each.
 
@@ -113,10 +114,10 @@ class BlockingDesk:
         require_key(queue, unique)
         return self._store().free_key(queue, unique)
 
-    def delete(self, id: ObjectId | str, *, force: bool = False) -> bool:
+    def delete(self, id: TaskId, *, force: bool = False) -> bool:
         """Delete one task; return False when it was not stored. Raises `TaskRunning` for a running one; with `force`
         that is deleted too, and its holder gets `LeaseLost`. Trips: 1 or 2."""
-        known = require_id(id)
+        known = require_task_id(id)
         return was_deleted(known, self._store().delete(known, force=force))
 
     def purge(self, *, older_than_s: float, **sought: Unpack[Sought]) -> int:

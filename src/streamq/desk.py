@@ -13,13 +13,14 @@ from streamq.core.cancelled import CancelReport, not_ended
 from streamq.core.checkup import Checkup
 from streamq.core.document import TaskDocument
 from streamq.core.jsonable import record
-from streamq.core.options import require_count, require_delay_s, require_id, require_queue
+from streamq.core.options import require_count, require_delay_s, require_queue, require_task_id
 from streamq.core.requeued import MOST_AT_ONCE, Requeued, RequeueReport, chunks, how_of, ids_of
 from streamq.core.search import Search, Sought, ended, search_of
 from streamq.core.unique_key import UniqueKey, require_unique
 from streamq.core.view import TaskView, view_of
 from streamq.core.workers import WorkerView
 from streamq.errors import OptionInvalid, TaskGone, TaskRunning, UsageError
+from streamq.handle import TaskId
 from streamq.runtime.services import Services
 from streamq.store.coded import uncovered
 from streamq.store.contract import Deleted, Store
@@ -59,21 +60,19 @@ class Desk:
 
     # --- looking ----------------------------------------------------------------------------------------------
 
-    async def find(
-        self, *, limit: int = 20, after: ObjectId | str | None = None, **sought: Unpack[Sought]
-    ) -> list[TaskView]:
+    async def find(self, *, limit: int = 20, after: TaskId | None = None, **sought: Unpack[Sought]) -> list[TaskView]:
         """List tasks, newest first; the next page begins `after=` the id of the last one. Empty: there are no more.
 
         Raises `OptionInvalid` naming the keyword. Trips: 1. Cancellation: safe.
         """
-        search, begin = search_of(sought), None if after is None else require_id(after, "after")
+        search, begin = search_of(sought), None if after is None else require_task_id(after, "after")
         require_count(limit, "limit", most=MOST_FOUND)
         store = self._records()
         return [view_of(one) for one in await self._call(lambda: store.find(search, limit=limit, after=begin))]
 
-    async def show(self, id: ObjectId | str) -> TaskView:
+    async def show(self, id: TaskId) -> TaskView:
         """Return one task. Raises `TaskGone`. Trips: 1."""
-        known = require_id(id)
+        known = require_task_id(id)
         return shown(known, await self._call(self._records().get, known))
 
     async def peek(self, queue: str, *, limit: int = 10, tail: bool = False) -> list[TaskView]:
@@ -114,7 +113,7 @@ class Desk:
     # --- putting right ----------------------------------------------------------------------------------------
 
     async def requeue(
-        self, ids: ObjectId | str | Iterable[ObjectId | str], *, delay_s: float = 0.0, reset_attempts: bool = True
+        self, ids: TaskId | Iterable[TaskId], *, delay_s: float = 0.0, reset_attempts: bool = True
     ) -> list[Requeued]:
         """Let tasks that have ended begin again, at once or in `delay_s` seconds; return what became of each.
 
@@ -164,14 +163,14 @@ class Desk:
         require_key(queue, unique)
         return await self._call(self._records().free_key, queue, unique)
 
-    async def delete(self, id: ObjectId | str, *, force: bool = False) -> bool:
+    async def delete(self, id: TaskId, *, force: bool = False) -> bool:
         """Delete one task; return False when it was not stored. Nobody can settle it any more, nor make it anew.
 
         Raises `TaskRunning` for a running one; with `force` that is deleted too, and its holder gets `LeaseLost`. Who
         waits for it gets `TaskGone` within half a minute; tasks that are to run after it, and its group, learn of it at
         once. Trips: 1 or 2, and 1 or 2 more when there are such.
         """
-        known, store = require_id(id), self._records()
+        known, store = require_task_id(id), self._records()
         return was_deleted(known, await self._call(lambda: store.delete(known, force=force)))
 
     async def purge(self, *, older_than_s: float, **sought: Unpack[Sought]) -> int:

@@ -20,17 +20,22 @@ from streamq.core.schedule import Schedule
 from streamq.errors import OptionInvalid, UsageError
 
 
-def require_new(one: object, call: str) -> NewTask:
-    """Return a task of a `call` if that is what it is, else raise `UsageError`."""
+def require_new(one: object, call: str, place: object) -> NewTask:
+    """Return a task of a `call` to the app whose tasks are at `place` if it is one, else raise `UsageError`."""
     if not isinstance(one, NewTask):
         hint = ": write handler.new(...) instead of handler.put(...)" if inspect.iscoroutine(one) else ""
         raise UsageError(
             f"{call} takes tasks made by handler.new(...) or queue.new(...), got {type(one).__name__}{hint}"
         )
+    if one.place is not place and one.place is not None and one.place != place:
+        raise UsageError(
+            f"{one.task} is a handler of another app, whose tasks are at {one.place}: put it there; {call} would store "
+            f"it at {place}, where no worker of that app looks"
+        )
     return one
 
 
-def put_of_tasks(tasks: Iterable[NewTask], session: Any) -> PutMany:
+def put_of_tasks(tasks: Iterable[NewTask], session: Any, place: object) -> PutMany:
     """Prepare a put of many. A collection is checked to its end first, any other iterable while it is drawn.
 
     Raises `UsageError`. Tasks with parents are put in one call to the store, which refuses a parent that is not there
@@ -40,8 +45,8 @@ def put_of_tasks(tasks: Iterable[NewTask], session: Any) -> PutMany:
     whole = False
     if isinstance(tasks, Collection):
         for one in tasks:
-            whole |= require_new(one, "put_many").options.has_parents
-    drawn = (require_new(one, "put_many") for one in tasks)
+            whole |= require_new(one, "put_many", place).options.has_parents
+    drawn = (require_new(one, "put_many", place) for one in tasks)
     all_there = isinstance(tasks, Collection)
     return PutMany(drawn, all_there=all_there, in_transaction=session is not None, whole=whole)
 
@@ -78,9 +83,16 @@ class Draft:
     """What the tasks of one queue, of one handler or bare, have in common that are put with the same options: what
     these leave open is filled up, once, by what was declared."""
 
-    __slots__ = ("_common", "_id", "_options", "_queue", "_task")
+    __slots__ = ("_common", "_id", "_options", "_place", "_queue", "_task")
 
-    def __init__(self, queue: str, task: str | None, options: Options, settings: Handling | BareSettings) -> None:
+    def __init__(
+        self,
+        queue: str,
+        task: str | None,
+        options: Options,
+        settings: Handling | BareSettings,
+        place: object = None,
+    ) -> None:
         """Raises `OptionInvalid`."""
         expires_in_s = options.expires_in_s
         if expires_in_s is None and options.expires_at is None:
@@ -92,6 +104,7 @@ class Draft:
         self._task = task
         self._options = options
         self._id = options.id
+        self._place = place
         self._common = (
             options.max_attempts or settings.retry.max_attempts,
             settings.priority if options.priority is None else int(options.priority),  # stored: a plain int
@@ -115,6 +128,7 @@ class Draft:
             None,
             None,
             size_bytes,
+            self._place,
         )
 
 
@@ -123,10 +137,10 @@ class HandlerDraft:
 
     __slots__ = ("_draft", "_handling")
 
-    def __init__(self, handling: Handling, options: Options) -> None:
-        """Raises `OptionInvalid`."""
+    def __init__(self, handling: Handling, options: Options, place: object = None) -> None:
+        """`place`: see `NewTask`. Raises `OptionInvalid`."""
         self._handling = handling
-        self._draft = Draft(handling.queue, handling.name, options, handling)
+        self._draft = Draft(handling.queue, handling.name, options, handling, place)
 
     def task(self, args: tuple[Any, ...], kwargs: dict[str, Any], reply_to: str | None) -> NewTask:
         """Build a task. Raises `PayloadInvalid`, `PayloadTooLarge`."""

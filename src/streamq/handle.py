@@ -10,8 +10,8 @@ from bson import ObjectId
 
 from streamq.core.document import SUCCEEDED, Status, TaskDocument
 from streamq.core.moves.cancel import CancelReply
-from streamq.core.new_task import PutOutcome
-from streamq.core.options import require_id, require_timeout_s
+from streamq.core.new_task import PutOutcome, PutReply
+from streamq.core.options import require_task_id, require_timeout_s
 from streamq.core.put_many import PutMany
 from streamq.core.report import Progress, progress_of
 from streamq.core.transitions import is_terminal
@@ -136,21 +136,15 @@ class Handles(Sequence[Handle[Any]]):
         return f"<Handles of {len(self):,} tasks>"
 
 
-TaskId = Handle[Any] | ObjectId | str
-"""How a task can be named: by its handle, its id, or the id's 24 hex digits."""
+TaskId = Handle[Any] | PutReply | ObjectId | str
+"""How a task can be named: by its handle, the reply of its put, its id, or the id's 24 hex digits."""
 
 
 def chosen(tasks: TaskId | Iterable[TaskId]) -> tuple[list[ObjectId], bool]:
     """Return the ids, and whether one task was named rather than a list. Raises `OptionInvalid`."""
-    if isinstance(tasks, Handle | ObjectId | str):
-        return [_id(tasks)], True
-    if not isinstance(tasks, Iterable):
-        return [require_id(tasks)], True
-    return [_id(one) for one in tasks], False
-
-
-def _id(task: TaskId) -> ObjectId:
-    return task.id if isinstance(task, Handle) else require_id(task)
+    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+        return [require_task_id(tasks)], True
+    return [require_task_id(one) for one in tasks], False
 
 
 def require_stored(document: TaskDocument | None, id: ObjectId) -> TaskDocument:

@@ -12,6 +12,7 @@ from streamq.core.options import NO_OPTIONS, HandlerOptions, Options
 from streamq.drafting import HandlerDraft, chosen_for_handler, require_no_session, task_now
 from streamq.handle import Handle
 from streamq.runtime.services import Services
+from streamq.trio_side import in_trio
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,6 +32,10 @@ class Door(Protocol):
     def leases_of(self, queue: str) -> Mapping[str, float]:
         """The leases of a queue's handlers that have one of their own, by name."""
 
+    @property
+    def place(self) -> object:
+        """Where the app's tasks are; equal for apps that have them at the same."""
+
     def services(self) -> Services:
         """The running services. Raises `UsageError` while the app is not entered."""
 
@@ -42,10 +47,15 @@ class Handler(Generic[P, R, C]):
         self.function = function
         self.handling = handling
         self._door = door
-        self._draft = HandlerDraft(handling, NO_OPTIONS)
+        self._draft = HandlerDraft(handling, NO_OPTIONS, door.place)
         self.__name__ = handling.name
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
+
+    @property
+    def place(self) -> object:
+        """Where the tasks of its app are."""
+        return self._door.place
 
     def __repr__(self) -> str:
         return f"<Handler {self.handling.name!r} of queue {self.handling.queue!r}>"
@@ -54,6 +64,7 @@ class Handler(Generic[P, R, C]):
         """Call the function here and now; nothing is queued."""
         return self.function(*args, **kwargs)
 
+    @in_trio
     async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Put a task that will call the function with these arguments; return once it is stored with majority.
 
@@ -65,6 +76,7 @@ class Handler(Generic[P, R, C]):
         reply = await putter.put(self._draft.task(args, kwargs, self._door.reply_to))
         return handle_of(self._door, self.handling, reply)
 
+    @in_trio
     async def run_now(self) -> Handle[R]:
         """Put a task of this recurring handler at once, outside of its slots: none is moved, skipped or counted.
 
@@ -98,6 +110,7 @@ class Putting(Generic[P, R]):
         self._session = session
         self._draft: HandlerDraft | None = None
 
+    @in_trio
     async def put(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Put a task with these options; as `Handler.put`. Raises `UniqueConflict`, if `on_conflict="raise"` was asked
         for and another task has its unique key."""
@@ -113,7 +126,7 @@ class Putting(Generic[P, R]):
 
     def _new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewTask:
         if self._draft is None:
-            self._draft = HandlerDraft(self._handling, self._options)
+            self._draft = HandlerDraft(self._handling, self._options, self._door.place)
         return self._draft.task(args, kwargs, self._door.reply_to)
 
 

@@ -18,6 +18,7 @@ from streamq.handle import Handle, Handles
 from streamq.handler import Door
 from streamq.runtime.consumer import Task, Tasks, consuming, picked, popped
 from streamq.runtime.intake import Wants
+from streamq.trio_side import in_trio
 
 MOST_CLAIMED: Final = 1_000
 """Tasks of one `claim_many`: all of them are held, and extended, by the caller."""
@@ -55,6 +56,7 @@ class Queue:
             self._draft = BareDraft(self.name, NO_OPTIONS, self.settings)
         return self._draft.task(payload, self._door.reply_to)
 
+    @in_trio
     async def put(self, payload: Any, *, session: Any = None, **options: Unpack[PutOptions]) -> Handle[Any]:
         """Put one task with a payload of plain values; return once it is stored with majority.
 
@@ -66,6 +68,7 @@ class Queue:
         reply = await self._door.services().putter.put(new, session)
         return Handle(reply.id, self._door.services, _load, outcome=reply.outcome, keeps=new.keep_s != 0)
 
+    @in_trio
     async def put_many(
         self, payloads: Iterable[Any], *, session: Any = None, **options: Unpack[PutOptions]
     ) -> Sequence[Handle[Any]]:
@@ -136,6 +139,7 @@ class Queue:
         require_count(prefetch, "prefetch", least=0)
         return consuming(self._door.services(), self._wants(lease_s, prefetch), self.settings)
 
+    @in_trio
     async def pause(self) -> None:
         """Let no task of this queue begin, in any worker, until it is resumed. Those that run go on; what was claimed
         and had not begun goes back, uncounted. Workers hear through the stream, within milliseconds: one that is just
@@ -143,6 +147,7 @@ class Queue:
         """
         await self._switch(True)
 
+    @in_trio
     async def resume(self) -> None:
         """Let tasks of this queue begin again. Idempotent. Trips: 2."""
         await self._switch(False)

@@ -353,6 +353,14 @@ def test_an_app_says_where_the_tasks_are_and_which_queues_there_are(shell: Shell
     assert_refused(shell.run("counts", "--app", "placed:memory", here=False), 2, "in memory")
 
 
+def test_dead_letters_of_an_app_are_looked_at_by_naming_their_collection(shell: Shell, uri: str, database: str) -> None:
+    (shell.directory / "shop.py").write_text(
+        f"from streamq import StreamQ\n"
+        f"app = StreamQ({str(uri)!r}, database={database!r}, dead_letter_collection='dead')\n"
+    )
+    assert shell.run("tasks", "--app", "shop:app", "--collection", "dead", here=False).out == "no tasks\n"
+
+
 @pytest.mark.parametrize("command", ["counts", "tasks"])
 def test_an_empty_database_is_said_to_be_empty_and_stays_so(shell: Shell, command: str) -> None:
     assert shell.run(command).out == "no tasks\n"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from streamq import OptionInvalid, StreamQ, UsageError
+from streamq import OptionInvalid, PayloadInvalid, StreamQ, UsageError
 from streamq.cli.place import Place
 from streamq.testing import memory_app
 
@@ -56,10 +56,13 @@ def test_what_is_not_a_task_is_refused_with_the_call_that_makes_one(app: StreamQ
     @app.task
     async def job() -> None: ...
 
-    wrong: Any = job.put()
-    with pytest.raises(UsageError, match=r"handler\.new\(\.\.\.\) instead of handler\.put"):
-        app.blocking.put_many([wrong])
-    wrong.close()
+    async def put() -> None:
+        wrong: Any = job.put()
+        with pytest.raises(UsageError, match=r"handler\.new\(\.\.\.\) instead of handler\.put"):
+            app.blocking.put_many([wrong])
+        wrong.close()
+
+    trio.run(put)
     with pytest.raises(UsageError, match="got dict"):
         app.blocking.put({"a": 1})  # type: ignore[arg-type]
 
@@ -122,6 +125,32 @@ async def test_handle_by_id_takes_hex_digits_and_decodes_by_the_tasks_handler() 
         nursery.cancel_scope.cancel()
     with pytest.raises(OptionInvalid, match="24 hex digits"):
         app.handle("short")
+
+
+async def test_task_is_named_by_its_handle_the_reply_of_its_put_or_its_id() -> None:
+    app = memory_app()
+    async with app:
+        handle = await app.queue("q").put(1)
+        reply = app.blocking.queue("q").put(2)
+        assert app.blocking.status(handle) == app.blocking.status(str(handle.id)) == "ready"
+        assert app.blocking.status(reply) == app.blocking.desk.show(reply).status == "ready"
+        assert await app.handle(reply).status() == "ready"
+        assert await app.cancel([handle, reply]) == {handle.id: "cancelled", reply.id: "cancelled"}
+        assert app.blocking.cancel(reply) == "cancelled"
+        assert app.blocking.desk.requeue([reply])[0].verdict == "requeued"
+        assert app.blocking.desk.delete(reply)
+    wrong: Any = 7
+    with pytest.raises(OptionInvalid, match="a task's handle"):
+        app.handle(wrong)
+
+
+def test_option_that_is_given_as_an_argument_is_said_to_be_one() -> None:
+    @memory_app().task
+    async def send(to: str) -> None: ...
+
+    new: Any = send.new
+    with pytest.raises(PayloadInvalid, match=r"an option: options\(delay_s=\.\.\.\)\.put"):
+        new("ann@x", delay_s=5)
 
 
 async def test_stored_traceback_begins_at_the_users_own_code() -> None:

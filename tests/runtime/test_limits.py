@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
-from streamq import Handler, Rate, StreamQ
+from streamq import Handler, Rate, StreamQ, UsageError
 from streamq.bridge import InlineBridge
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time
+from tests.runtime.test_leases import working
 
 
 async def test_worker_starts_a_burst_at_once_and_then_one_each_token() -> None:
@@ -142,3 +144,17 @@ async def test_bare_loop_takes_no_slot_for_a_task_that_would_wait_here() -> None
                 await task.succeed()
                 break
     assert running == 1
+
+
+async def test_limits_that_are_declared_while_tasks_are_taken_are_refused() -> None:
+    """Whoever takes them would not heed them."""
+    app = memory_app()
+
+    @app.task
+    async def job() -> None: ...
+
+    async with working(app):
+        with pytest.raises(UsageError, match="come too late"):
+            app.limit("default", running=1)
+        app.limit("another", running=1)
+    app.limit("default", running=1)

@@ -34,6 +34,7 @@ class NewTask(msgspec.Struct, frozen=True):
     slot_at: datetime | None = None  # of a recurring task: the slot it is for
     fired_by: str | None = None  # the member that put it for its slot
     size_bytes: int = 0
+    place: object = None  # of a handler's task: where the tasks of its app are, in this process
 
 
 PutOutcome = Literal["created", "existing", "replaced", "refused", "hidden"]

@@ -339,6 +339,15 @@ def require_id(value: object, name: str = "id") -> ObjectId:
     return value
 
 
+def require_task_id(value: object, name: str = "id") -> ObjectId:
+    """Return the id of the task that `value` names: by its id, the 24 hex digits of that, or as what has an id (a
+    handle, the reply of a put); else raise `OptionInvalid`."""
+    id = value if isinstance(value, str) else getattr(value, "id", value)
+    if not isinstance(id, str | ObjectId):
+        raise OptionInvalid(name, value, "a task's handle, its id (bson.ObjectId) or the id's 24 hex digits")
+    return require_id(id, name)
+
+
 def require_instant(name: str, value: object) -> datetime:
     """Return `value` if it is an aware datetime, else raise `OptionInvalid`."""
     if not isinstance(value, datetime) or value.utcoffset() is None:

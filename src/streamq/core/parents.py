@@ -74,7 +74,7 @@ NO_FAMILY: Final = Family()
 
 def require_parents(name: str, value: Iterable[Parent] | None) -> tuple[ObjectId, ...]:
     """Return the ids that `value` names, each once, or raise `OptionInvalid`."""
-    expected = f"a list of at most {MOST_PARENTS:,} handles or ids (bson.ObjectId) of tasks"
+    expected = f"a list of at most {MOST_PARENTS:,} handles or ids (bson.ObjectId) of tasks, as in {name}=[task]"
     if not isinstance(value, list | tuple | set | frozenset) or len(value) > MOST_PARENTS:
         raise OptionInvalid(name, value, expected)
     ids = [one if isinstance(one, ObjectId) else getattr(one, "id", None) for one in value]

@@ -9,7 +9,7 @@ import msgspec
 from bson import ObjectId
 
 from streamq.core.moves.requeue import Requeue
-from streamq.core.options import require_delay_s, require_id
+from streamq.core.options import require_delay_s, require_task_id
 from streamq.errors import OptionInvalid
 
 MOST_AT_ONCE: Final = 500
@@ -56,11 +56,9 @@ def how_of(id: ObjectId, delay_s: object, reset_attempts: object) -> Requeue:
 
 def ids_of(given: object) -> list[ObjectId]:
     """Check the ids of tasks, one or several; each once, in the order given. Raises `OptionInvalid`."""
-    if isinstance(given, str | ObjectId):
-        return [require_id(given, "ids")]
-    if not isinstance(given, Iterable):
-        raise OptionInvalid("ids", given, "an id or several")
-    return list(dict.fromkeys(require_id(one, "ids") for one in given))
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return [require_task_id(given, "ids")]
+    return list(dict.fromkeys(require_task_id(one, "ids") for one in given))
 
 
 def chunks(ids: list[ObjectId]) -> Iterator[list[ObjectId]]:

@@ -25,6 +25,7 @@ import msgspec
 from streamq.core.codec import from_stored, loaded, to_stored
 from streamq.core.kept import WHOLE, keeps_all, require_kept
 from streamq.core.misfit import Misfit
+from streamq.core.options import HandlerOptions
 from streamq.core.plain import NONE, plain_kinds, scalars_bytes
 from streamq.core.signature import Signature, shown, signature_of
 from streamq.errors import PayloadInvalid, PayloadUndecodable
@@ -195,6 +196,8 @@ class Schema:
             return f"{self.name} takes it by position only"
         if name in self._by_name:
             return "given twice, by position and by name"
+        if name in HandlerOptions.__annotations__:
+            return f"{self.name} has no such argument; it is an option: options({name}=...).put(...)"
         near = difflib.get_close_matches(name, self._names, n=1)
         return f"{self.name} has no such argument" + (f", did you mean {near[0]}?" if near else "")
 

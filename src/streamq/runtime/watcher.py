@@ -211,6 +211,10 @@ class Watcher:
         """Say whether anybody in this process takes tasks."""
         return bool(self._intakes)
 
+    def takes_from(self, queue: str) -> bool:
+        """Say whether anybody in this process takes tasks from that queue."""
+        return any(intake.wants.queue == queue for intake in self._intakes)
+
     def put_here(self, wakes: Sequence[Wake]) -> None:
         """Hand over wakes of this process's own puts, ahead of the stream: nobody else has heard of them yet."""
         for wake in wakes:
