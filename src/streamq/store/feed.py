@@ -47,7 +47,7 @@ class MongoFeed:
     def read(self) -> Wake | None:
         """See `Feed.read`. Trips: one getMore when nothing is buffered, at most `AWAIT_MS` and `HUNG_S`."""
         if self._source.is_away(self._stream.address):
-            raise FeedEnded("the change stream ended: its server is away")
+            raise FeedEnded("the change stream ended: its server is away, or primary no more")
         try:
             with self._patience:
                 event = self._stream.try_next()

@@ -187,7 +187,7 @@ class TailFeed:
         if self._wakes:
             return self._wakes.popleft()
         if self._source.is_away(self._cursor.address):
-            raise FeedEnded("the wake channel ended: its server is away")
+            raise FeedEnded("the wake channel ended: its server is away, or primary no more")
         try:
             with self._patience:
                 notice = self._cursor.next()
