@@ -128,6 +128,7 @@ def test_what_is_listed_fits_a_narrow_terminal(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # the same to an older rich
     app.blocking.queue("a-queue-with-a-long-name").put({"text": "x" * 200})
     fail(app)
     for status in STATUSES:

@@ -41,10 +41,12 @@ ERRORS: Final = sized(1, 100)
 def fail_point(mongo: Mongo, name: str, **data: Any) -> Iterator[Callable[[int], None]]:
     """Hold a fail point of the server for the body of the block; yield what waits until it was come to so often.
 
-    The server counts from its own start, hence the count before.
+    The server counts from its own start, hence the count before: while nothing comes to it, as what comes while it is
+    being set may be in the answer.
     """
     mode = data.pop("mode", "alwaysOn")
-    before = mongo.admin.command("configureFailPoint", name, mode=mode, data=data)["count"]
+    before = mongo.admin.command("configureFailPoint", name, mode="off")["count"]
+    mongo.admin.command("configureFailPoint", name, mode=mode, data=data)
 
     def wait(times: int) -> None:
         mongo.admin.command("waitForFailPoint", name, timesEntered=before + times, maxTimeMS=10_000)

@@ -69,7 +69,7 @@ class LaggingBridge:
             answer = process.at_server(lambda: made.append(outcome.capture(call)), sent_at, may_wait=True)
             slow = getattr(made[0], "error", None)
             if isinstance(slow, Slow):
-                process.world.after(slow.seconds, arrive)
+                process.send(arrive, slow.seconds)
             elif answer is None:  # of something that asks nobody
                 process.world.after(0.0, lambda: process.tell(reply))
             else:
@@ -83,7 +83,7 @@ class LaggingBridge:
             trio.lowlevel.reschedule(task, made[0])
 
         def leave() -> None:
-            process.world.after(process.lag(), arrive)
+            process.send(arrive, process.lag())
 
         if before is None or before.through:
             leave()

@@ -33,6 +33,7 @@ class Process:
         self.wire = Wire(server, calls, Random(seed + " wire"), skew_s)
         self.struck: Action = lambda: None
         self.world = server.world
+        self._server = server
         self.loop: Loop
         self.frozen = False
         self.stalled_until = 0.0  # what it sends or is sent is held on the way until then
@@ -88,6 +89,16 @@ class Process:
             self._waiting.append(action)
         elif not self.loop.over:
             self.loop.act(action)
+
+    def send(self, arrive: Action, within_s: float) -> None:
+        """Let a message come to the server. No run ends while one is on its way, though its sender may be dead."""
+        self._server.under_way += 1
+
+        def come() -> None:
+            self._server.under_way -= 1
+            arrive()
+
+        self.world.after(within_s, come)
 
     def at_server(
         self, call: Action, sent_at: float | None = None, *, may_wait: bool = False

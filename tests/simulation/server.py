@@ -49,7 +49,7 @@ class Server(MemoryStore):
         self.slots = Slots(plan, self.wrong)
         self.deleted: dict[str, Stored] = {}
         self.said: Counter[str] = Counter()  # how often a queue was paused or resumed
-        self.under_way = 0  # writes that their senders have given up
+        self.under_way = 0  # messages that have not come here, and writes that their senders have given up
         self.client_now: datetime | None = None  # the wall clock of who calls just now; the server does not ask for it
 
     def later(self, seconds: float, write: Callable[[], object]) -> None:

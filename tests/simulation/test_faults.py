@@ -91,6 +91,14 @@ def test_task_that_a_process_does_not_take_since_it_stops_is_not_late() -> None:
     assert not seen.verdict
 
 
+def test_a_run_does_not_end_before_a_put_has_come_whose_sender_is_dead() -> None:
+    put = Put(0, at=2.2, by="w0")
+    seen = play(
+        Plan(916_112, (Host("w0"),), (put,), (), (Kill("w0", at=2.3), Stall("w0", at=1.0, for_s=6.0)), lease_s=4.0)
+    )
+    assert not seen.verdict
+
+
 def test_task_that_is_passed_over_again_and_again_is_not_late() -> None:
     """In a queue that runs one at a time its place is free for some lags whenever one has ended."""
     urgent = tuple(Put(n, at=0.5, run_s=0.2, priority=1) for n in range(2, 32))
