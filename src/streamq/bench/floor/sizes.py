@@ -23,7 +23,7 @@ SWEPT: Final = tuple(
     for whole in (False, True)
 )
 
-BEST: Final = Sizes(insert=1_000, claim=500, whole=False)
-MEASURED: Final = "not by a sweep yet"
-"""When `streamq bench throughput --find-floor` found `BEST` on a quiet machine; it says which lines to keep. Until it
-has: each alone, 500 claimed 38,000/s against 28,000/s at 100, and 1,000 an insert stored 120,000/s."""
+BEST: Final = Sizes(insert=5_000, claim=2_000, whole=False)
+MEASURED: Final = "2026-11-23"
+"""When `streamq bench throughput --find-floor` found `BEST` on a quiet machine; it says which lines to keep. The sweep
+is in bench/README.md."""
