@@ -133,8 +133,8 @@ async def test_lease_that_nobody_extends_is_not_trusted_to_its_end() -> None:
 class StandingStill(InlineBridge):
     """The first connections that extensions are sent by stand still until the driver gives them up; others are well."""
 
-    def __init__(self) -> None:
-        self.left = keeper.MOST_BEATS
+    def __init__(self, left: int) -> None:
+        self.left = left
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.call`."""
@@ -147,7 +147,7 @@ class StandingStill(InlineBridge):
 
 async def test_connections_that_stand_still_cost_what_is_claimed_later_no_extension() -> None:
     """They are one fault: what came back by it is begun once more, and keeps its lease."""
-    app = StreamQ.on(MemoryStore(trio_time), StandingStill(), lease_s=SHORT_S, safety_scan_s=None)
+    app = StreamQ.on(MemoryStore(trio_time), StandingStill(keeper.MOST_BEATS), lease_s=SHORT_S, safety_scan_s=None)
     begun: list[int] = []
 
     @app.task
@@ -174,36 +174,10 @@ class ShortenedUnheard(MemoryStore):
         return lost
 
 
-async def test_lease_that_may_have_been_shortened_is_extended_before_the_shorter_one_ends() -> None:
-    await shorten_unheard(InlineBridge())
-
-
-class DeafOnce(InlineBridge):
-    """The first beat is lost, and nobody hears so for long."""
-
-    deaf = True
-
-    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """See `Bridge.call`."""
-        if function.__name__ == "extend" and _lease_s(args) != SHORT_S and self.deaf:
-            self.deaf = False
-            await trio.sleep(DEADLINE_S)
-            raise StoreUnavailable("no answer")
-        return await super().call(function, *args)
-
-
-def _lease_s(args: Sequence[Any]) -> float:
-    asked: float = args[0][0].lease_s
-    return asked
-
-
-async def test_beat_of_a_lease_that_may_have_been_shortened_is_not_waited_for_either() -> None:
-    await shorten_unheard(DeafOnce())
-
-
-async def shorten_unheard(bridge: InlineBridge) -> None:
-    """Hold a task whose lease of ten minutes may last for one second since somebody asked for that."""
-    store = ShortenedUnheard(trio_time)
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_lease_that_may_have_been_shortened_is_extended_before_the_shorter_one_ends(lost: int) -> None:
+    """A beat that is lost meanwhile, and of which nobody hears so for long, is not waited for."""
+    store, bridge = ShortenedUnheard(trio_time), StandingStill(0)
     app = StreamQ.on(store, bridge, lease_s=600)
     async with app:
         await app.queue("q").put(1)
@@ -211,7 +185,9 @@ async def shorten_unheard(bridge: InlineBridge) -> None:
         assert task is not None
         with pytest.raises(StoreUnavailable):
             await task.extend(SHORT_S)
+        bridge.left = lost
         await trio.sleep(2 * SHORT_S)
+        assert bridge.left == 0
         (document,) = store.documents.values()
         assert document["lease_until"] > trio_time()
         async with task:
@@ -314,7 +290,9 @@ class SlowServer(InlineBridge):
         """See `Bridge.call`."""
         if not self.slow or function.__name__ not in ("extend", "report"):
             return await super().call(function, *args)
-        name = function.__name__ + (f" {_lease_s(args):g}" if function.__name__ == "extend" else "")
+        name, given = function.__name__, tuple[Any, ...](args)
+        if name == "extend":
+            name += f" {given[0][0].lease_s:g}"
         self.asked[name] = (lambda: function(*args), trio.Event())
         with trio.CancelScope(shield=True):
             await self.asked[name][1].wait()

@@ -32,17 +32,18 @@ TOO_LATE_S: Final = TRUSTED_S - LEASE_S * MARGIN
 
 
 class LateBridge(InlineBridge):
-    """The first claim that obtains something is answered after `late_s`."""
+    """The first claim that obtains something is answered after `late_s`, and with `always` each that does."""
 
-    def __init__(self, late_s: float) -> None:
+    def __init__(self, late_s: float, *, always: bool = False) -> None:
         self._late_s = late_s
+        self._always = always
         self.answered_at = 0.0
 
     async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Bridge.call`."""
         result = await super().call(function, *args)
         claimed = result[0] if isinstance(result, tuple) else result
-        if getattr(claimed, "claims", ()) and not self.answered_at:
+        if getattr(claimed, "claims", ()) and (self._always or not self.answered_at):
             with trio.CancelScope(shield=True):
                 await trio.sleep(self._late_s)
             self.answered_at = trio.current_time()
@@ -117,11 +118,7 @@ async def test_caller_is_handed_no_claim_that_is_all_but_over() -> None:
         queue = app.queue("q")
         await queue.put(1)
         assert await queue.claim() is None
-        task = await queue.claim(wait_s=1)
-        assert task is not None
-        assert task.info.attempt == 1
-        async with task:
-            pass
+        await run_first_attempt(await queue.claim(wait_s=1))
 
 
 @pytest.mark.usefixtures("one_clock")
@@ -130,12 +127,14 @@ async def test_caller_that_waits_is_handed_the_task_whose_first_claim_came_too_l
     async with app:
         queue = app.queue("q")
         await queue.put(1)
-        task = await queue.claim(wait_s=60)
-        assert task is not None
-        assert task.info.attempt == 1
-        async with task:
-            pass
+        await run_first_attempt(await queue.claim(wait_s=60))
         assert app.journal.counts["release"] == 1
+
+
+async def run_first_attempt(task: Task | None) -> None:
+    assert task is not None
+    assert task.info.attempt == 1
+    await in_its_block(task)
 
 
 def jump(seconds: float) -> None:
@@ -286,24 +285,9 @@ async def in_its_block(task: Task) -> None:
         pass
 
 
-class SlowClaims(InlineBridge):
-    """Each claim that obtains something is answered after `late_s`; all else at once."""
-
-    def __init__(self, late_s: float) -> None:
-        self._late_s = late_s
-
-    async def call(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """See `Bridge.call`."""
-        result = await super().call(function, *args)
-        if getattr(result, "claims", ()):
-            with trio.CancelScope(shield=True):
-                await trio.sleep(self._late_s)
-        return result
-
-
 @pytest.mark.parametrize("late_s", [TOO_LATE_S - 1, TOO_LATE_S + 1, TRUSTED_S - 1])
 async def test_tasks_are_run_though_all_claims_take_most_of_a_lease(late_s: float) -> None:
-    app = StreamQ.on(MemoryStore(trio_time), SlowClaims(late_s), lease_s=LEASE_S, safety_scan_s=None)
+    app = StreamQ.on(MemoryStore(trio_time), LateBridge(late_s, always=True), lease_s=LEASE_S, safety_scan_s=None)
 
     done = trio.Event()
 

@@ -247,9 +247,18 @@ async def test_parts_of_a_flood_are_in_flight_together_and_an_error_ends_it(monk
     assert (most, failed, len(lab.begun)) == (PARTS_AT_ONCE, 1, 60)
 
 
-def alone(lab: Lab, deliver: Callable[[Sequence[object]], None]) -> Releaser:
-    """One whose worker takes nothing at once."""
-    return Releaser(lab.store, InlineBridge(), lambda: False, lambda *_: None, deliver, Journal())
+async def look_on_alone(
+    lab: Lab, deliver: Callable[[Sequence[object]], None], *, most: int = FEWEST_READ, rank: int = 0
+) -> None:
+    """For ten seconds let one look that begins by reading `most`, and whose worker takes nothing at once."""
+    one = Releaser(lab.store, InlineBridge(), lambda: False, lambda *_: None, deliver, Journal())
+    one._most = most
+    one.join(Roster(rank, 30.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        one.hear(0.0)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
 
 
 async def test_flood_whose_release_had_no_answer_is_announced_again() -> None:
@@ -265,14 +274,9 @@ async def test_flood_whose_release_had_no_answer_is_announced_again() -> None:
         return done
 
     lab._release_due = unanswered
-    async with lab.app, trio.open_nursery() as nursery:
+    async with lab.app:
         await lab.put(MOST_READ)
-        one = alone(lab, delivered.extend)
-        one._most = MOST_READ
-        nursery.start_soon(one.run)
-        one.hear(0.0)
-        await trio.sleep(10)
-        nursery.cancel_scope.cancel()
+        await look_on_alone(lab, delivered.extend, most=MOST_READ)
     assert asked == [(MOST_READ - 1, ("q",)), (0, ("q",)), (1, ())]
     assert Wake("ready", queue="q") in delivered
 
@@ -281,7 +285,7 @@ async def test_flood_of_a_worker_that_died_before_its_word_is_announced_by_the_n
     """Nobody was told of the others, and no look finds them due; the last one is."""
     lab, asked, delivered = Lab("q"), list[tuple[int, Sequence[str]]](), list[object]()
     released = lab._release_due
-    async with lab.app, trio.open_nursery() as nursery:
+    async with lab.app:
         await lab.put(MOST_READ)
         overdue = lab.store.overdue()
         released([id for id in overdue.ids if id not in overdue.lasts], ["another"])  # it died here
@@ -292,12 +296,7 @@ async def test_flood_of_a_worker_that_died_before_its_word_is_announced_by_the_n
             return released(ids, queues)
 
         lab._release_due = asking
-        one = alone(lab, delivered.extend)
-        one.join(Roster(1, 30.0))
-        nursery.start_soon(one.run)
-        one.hear(0.0)
-        await trio.sleep(10)
-        nursery.cancel_scope.cancel()
+        await look_on_alone(lab, delivered.extend, rank=1)
     assert asked == [(0, ("q",)), (1, ())]
     assert "q" in [wake.freed_in for wake in ear.wakes]
 
@@ -317,16 +316,11 @@ async def test_flood_whose_release_had_no_answer_is_announced_though_nothing_of_
         raise StoreUnavailable("no reply")
 
     lab._release_due = unanswered
-    async with lab.app, trio.open_nursery() as nursery:
+    async with lab.app:
         await lab.put(MOST_READ)
         lasts += lab.store.overdue().lasts
         ear = lab.store.feed(Interest(("q",), timers=False, reply_to=None, bell="b"))
-        one = alone(lab, delivered.extend)
-        one._most = MOST_READ
-        nursery.start_soon(one.run)
-        one.hear(0.0)
-        await trio.sleep(10)
-        nursery.cancel_scope.cancel()
+        await look_on_alone(lab, delivered.extend, most=MOST_READ)
     assert Wake("ready", queue="q") in delivered, "this process has not heard of it either"
     assert "q" in [wake.freed_in for wake in ear.wakes]
 
@@ -342,15 +336,9 @@ async def test_flood_of_a_worker_that_stands_by_is_told_of_task_by_task() -> Non
         return released(ids, queues)
 
     lab._release_due = asking
-    async with lab.app, trio.open_nursery() as nursery:
+    async with lab.app:
         await lab.put(2 * MOST_READ)
-        one = alone(lab, lambda items: None)
-        one._most = MOST_READ
-        one.join(Roster(1, 30.0))
-        nursery.start_soon(one.run)
-        one.hear(0.0)
-        await trio.sleep(10)
-        nursery.cancel_scope.cancel()
+        await look_on_alone(lab, lambda items: None, most=MOST_READ, rank=1)
     assert set(asked) == {()}
 
 
