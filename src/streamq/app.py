@@ -256,7 +256,7 @@ class StreamQ:
         )
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any, Any]:
-            handling = declaration.handling_of(function, self._settings())
+            handling = declaration.handling_of(function, self._settings(), self._address)
             require_untaken(handling, self._handlers)
             self._handlers[handling.name] = handling
             return Handler(function, handling, self)
@@ -423,11 +423,6 @@ class StreamQ:
         return self._services
 
     @property
-    def place(self) -> object:
-        """Where this app's tasks are, as its handlers' tasks say."""
-        return self._address
-
-    @property
     def reply_to(self) -> str | None:
         """Where ends of tasks put by this process are to be told; None while the app is not entered."""
         return None if self._services is None else self._services.member.id
@@ -493,7 +488,7 @@ class StreamQ:
         Returns a sequence of handles, each made when it is looked at: 14 bytes a task. Trips: 1 a chunk. Cancellation:
         safe between chunks; the handles of chunks stored before are lost, the tasks are not.
         """
-        many = put_of_tasks(tasks, session, self.place)
+        many = put_of_tasks(tasks, session, self._address)
         await self.services().putter.put_many(many, session)
         return Handles(many, self.services, self._load_result)
 

@@ -98,9 +98,7 @@ class Blocking:
         """Return a declared handler to put tasks for, typed like its function:
         `app.blocking.handler(send).put("ann@x")`. Prepares the server at the first call, as `queue` does."""
         self.store()
-        return BlockingHandler(
-            handler.handling, lambda new, session: self.put(new, session=session), place=handler.place
-        )
+        return BlockingHandler(handler.handling, lambda new, session: self.put(new, session=session))
 
     def put(self, new: NewTask, *, session: Any = None) -> PutReply:
         """Put a task made by `handler.new(...)` or `queue.new(...)`; return once it is stored with majority.

@@ -19,18 +19,8 @@ Store = Callable[[NewTask, Any], PutReply]
 class BlockingHandler(Generic[P]):
     """A declared handler, with options chosen or none. Made by `app.blocking.handler`; costs nothing."""
 
-    def __init__(
-        self,
-        handling: Handling,
-        store: Store,
-        options: Options = NO_OPTIONS,
-        session: Any = None,
-        *,
-        place: object = None,
-    ) -> None:
-        """`place`: see `NewTask`."""
+    def __init__(self, handling: Handling, store: Store, options: Options = NO_OPTIONS, session: Any = None) -> None:
         self._handling = handling
-        self._place = place
         self._store = store
         self._options = options
         self._session = session
@@ -50,7 +40,7 @@ class BlockingHandler(Generic[P]):
         app.blocking.handler(send).options(session=session, priority=9).put("ann@x")
         """
         chosen, session = chosen_for_handler(options)
-        return BlockingHandler(self._handling, self._store, chosen, session, place=self._place)
+        return BlockingHandler(self._handling, self._store, chosen, session)
 
     def new(self, *args: P.args, **kwargs: P.kwargs) -> NewTask:
         """Build a task with these options without putting it: for `put_many`. A session is not one of them. Raises
@@ -60,5 +50,5 @@ class BlockingHandler(Generic[P]):
 
     def _new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewTask:
         if self._draft is None:
-            self._draft = HandlerDraft(self._handling, self._options, self._place)
+            self._draft = HandlerDraft(self._handling, self._options)
         return self._draft.task(args, kwargs, None)

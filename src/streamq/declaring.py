@@ -54,7 +54,7 @@ class Declaration(msgspec.Struct, frozen=True):
     expires_in_s: float | None
     total_timeout_s: float | None
 
-    def handling_of(self, function: Callable[..., Any], app: BareSettings) -> Handling:
+    def handling_of(self, function: Callable[..., Any], app: BareSettings, place: object) -> Handling:
         """Check it, and fill up what it leaves to the app. Raises `UsageError` naming the parameter."""
         is_async = _is_async(function)
         handling = Handling(
@@ -79,6 +79,7 @@ class Declaration(msgspec.Struct, frozen=True):
             ),
             limit_bytes=app.limit_bytes,
             recurrence=self.recurrence,
+            place=place,
         )
         if self.recurrence is not None:
             require_callable_bare(handling)

@@ -137,10 +137,10 @@ class HandlerDraft:
 
     __slots__ = ("_draft", "_handling")
 
-    def __init__(self, handling: Handling, options: Options, place: object = None) -> None:
-        """`place`: see `NewTask`. Raises `OptionInvalid`."""
+    def __init__(self, handling: Handling, options: Options) -> None:
+        """Raises `OptionInvalid`."""
         self._handling = handling
-        self._draft = Draft(handling.queue, handling.name, options, handling, place)
+        self._draft = Draft(handling.queue, handling.name, options, handling, handling.place)
 
     def task(self, args: tuple[Any, ...], kwargs: dict[str, Any], reply_to: str | None) -> NewTask:
         """Build a task. Raises `PayloadInvalid`, `PayloadTooLarge`."""

@@ -32,10 +32,6 @@ class Door(Protocol):
     def leases_of(self, queue: str) -> Mapping[str, float]:
         """The leases of a queue's handlers that have one of their own, by name."""
 
-    @property
-    def place(self) -> object:
-        """Where the app's tasks are; equal for apps that have them at the same."""
-
     def services(self) -> Services:
         """The running services. Raises `UsageError` while the app is not entered."""
 
@@ -47,15 +43,10 @@ class Handler(Generic[P, R, C]):
         self.function = function
         self.handling = handling
         self._door = door
-        self._draft = HandlerDraft(handling, NO_OPTIONS, door.place)
+        self._draft = HandlerDraft(handling, NO_OPTIONS)
         self.__name__ = handling.name
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-
-    @property
-    def place(self) -> object:
-        """Where the tasks of its app are."""
-        return self._door.place
 
     def __repr__(self) -> str:
         return f"<Handler {self.handling.name!r} of queue {self.handling.queue!r}>"
@@ -126,7 +117,7 @@ class Putting(Generic[P, R]):
 
     def _new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewTask:
         if self._draft is None:
-            self._draft = HandlerDraft(self._handling, self._options, self._door.place)
+            self._draft = HandlerDraft(self._handling, self._options)
         return self._draft.task(args, kwargs, self._door.reply_to)
 
 

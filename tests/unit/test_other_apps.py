@@ -21,6 +21,10 @@ def declared_on(app: StreamQ) -> Any:
     return charge
 
 
+def place(app: StreamQ) -> object:
+    return declared_on(app).new(1).place
+
+
 PUTS: dict[str, Callable[[StreamQ, Any], object]] = {
     "put": lambda app, charge: app.blocking.put(charge.new(1)),
     "put, with options": lambda app, charge: app.blocking.put(charge.options(priority=1).new(1)),
@@ -45,6 +49,6 @@ async def test_task_of_another_apps_handler_is_refused_in_trio_too() -> None:
 
 def test_apps_with_clients_of_their_own_are_told_apart() -> None:
     with MongoClient[dict[str, Any]](NOWHERE) as one, MongoClient[dict[str, Any]](NOWHERE) as two:
-        app, other, same = StreamQ(client=one), StreamQ(client=two), StreamQ(client=one)
-        assert app.place != other.place
-        assert app.place == same.place == StreamQ(NOWHERE).place
+        here, other, same = (place(StreamQ(client=client)) for client in (one, two, one))
+        assert here != other
+        assert here == same == place(StreamQ(NOWHERE))

@@ -48,6 +48,7 @@ class Handling(msgspec.Struct, frozen=True):
     total_timeout_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
     recurrence: Recurrence | None = None
+    place: object = None  # where the tasks of its app are: see `NewTask`
 
     def result_of(self, document: TaskDocument) -> Any:
         """Read the result of a task, as the function's annotation says. Raises `PayloadUndecodable`."""
