@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 
 from streamq.app import StreamQ
 from streamq.cli.locate import located
+from streamq.cli.patience import patience
 from streamq.core.notice import WakeBy
 from streamq.errors import UsageError
 from streamq.store.coded import uncovered
@@ -96,9 +97,11 @@ def opened(place: Server, dead_letters: str | None = None, wake: WakeBy | None =
     app = _named(place) or StreamQ()
     try:
         place.move(app, dead_letters, wake)
-        if not isinstance(uncovered(app.store), MongoStore):
+        store = uncovered(app.store)
+        if not isinstance(store, MongoStore):
             raise UsageError("the app keeps its tasks in memory: no other program sees them")
-        yield app
+        with patience(store.client):
+            yield app
     finally:
         app.close()
 
