@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -695,11 +695,21 @@ def test_without_a_server_named_a_command_says_how_to_name_one(shell: Shell, com
     assert_refused(shell.run(*command, STREAMQ_URI=""), 2, "STREAMQ_URI")
 
 
-@pytest.mark.parametrize("command", [("counts",), ("worker", "shop:app")])
-def test_a_server_that_is_away_is_one_line_and_no_password(shell: Shell, command: tuple[str, ...]) -> None:
-    uri = "mongodb://me:s3cret@127.0.0.1:9/?replicaSet=rs0&serverSelectionTimeoutMS=200"
-    done = shell.run(*command, "--uri", uri)
+AWAY: Final = "mongodb://me:s3cret@127.0.0.1:9/?replicaSet=rs0&serverSelectionTimeoutMS=200"
+
+
+def test_a_worker_whose_server_is_away_says_so_in_one_line_without_the_password(shell: Shell) -> None:
+    done = shell.run("worker", "shop:app", "--uri", AWAY)
     assert_refused(done, 1, "no server could be reached")
+    assert "s3cret" not in done.err
+
+
+def test_a_command_whose_server_is_away_says_what_it_waits_for_and_then_that_it_was_in_vain(shell: Shell) -> None:
+    done = shell.run("counts", "--uri", AWAY)
+    assert (done.code, done.out) == (1, "")
+    waits, gave_up = done.err.splitlines()
+    assert waits.startswith("streamq: still waiting for a primary (127.0.0.1:9: ")
+    assert "no server could be reached" in gave_up
     assert "s3cret" not in done.err
 
 
