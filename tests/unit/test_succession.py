@@ -44,11 +44,20 @@ def test_primary_before_is_dismissed_by_the_word_of_the_next() -> None:
     assert one.dismissed == [A]
 
 
-def test_primary_that_said_itself_that_it_is_none_is_not_dismissed() -> None:
+def test_primary_that_said_itself_that_it_is_none_is_dismissed_by_the_next_one_too() -> None:
     one = Told()
     one.hear(A, FIRST)
     one.hear(A, None)
+    assert one.dismissed == []
     one.hear(B, SECOND)
+    assert one.dismissed == [A]
+
+
+def test_primary_that_said_that_it_is_none_and_is_elected_again_is_not_dismissed() -> None:
+    one = Told()
+    one.hear(A, FIRST)
+    one.hear(A, None)
+    one.hear(A, SECOND)
     assert one.dismissed == []
 
 

@@ -13,6 +13,9 @@ So the word of the new primary is taken for both: what waits for the one before 
 it later, as a network error whose outcome is unknown; what can be sent again is sent again by the driver, the rest is
 read back by streamq. Nothing is guessed by the clock: a slow server that is still primary is waited for as before.
 
+That the one before has said itself that it is primary no more changes nothing. Its writes it has ended then; but one
+that is cut off from the others hears of nothing, and a read of a change stream waits there for as long as it may.
+
 The driver has no public way to end the calls on one server. The way here is its own, `Pool.reset`; where a version of
 it is built otherwise, calls wait for the monitor as they did.
 """
@@ -62,13 +65,10 @@ class Succession(ServerHeartbeatListener):
             self.dismiss(before)
 
     def _succeed(self, address: Address, elected: ObjectId | None) -> Address | None:
-        """Return the primary that is none any more by this one's word, and did not say so itself. Elections are
-        numbered: one that was frozen and still believes to be primary says a lower number than the one after it."""
+        """Return the primary that is none any more by this one's word. Elections are numbered: one that was frozen and
+        still believes to be primary says a lower number than the one after it."""
         with self._lock:
-            if elected is None:
-                self._primary = None if self._primary == address else self._primary
-                return None
-            if self._elected is not None and elected <= self._elected:
+            if elected is None or (self._elected is not None and elected <= self._elected):
                 return None
             before, self._primary, self._elected = self._primary, address, elected
             return before if before != address else None
