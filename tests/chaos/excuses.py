@@ -51,11 +51,14 @@ class Excuses:
         self._windows = [_with_outs(window, outs) for window in windows(history)]
 
     def find(self, claimed_at: float, second_at: float, spent: Set[int]) -> int | None:
-        """Return the number of a fault that explains it and is not `spent`."""
-        for number, window in enumerate(self._windows):
-            if number not in spent and window.from_s <= second_at and claimed_at <= window.to_s:
-                return number
-        return None
+        """Return the number of a fault that explains it and is not `spent`. Of several the one that is over first:
+        those that last longer may explain later repetitions, and it cannot."""
+        there = [
+            number
+            for number, window in enumerate(self._windows)
+            if number not in spent and window.from_s <= second_at and claimed_at <= window.to_s
+        ]
+        return min(there, key=lambda number: self._windows[number].to_s, default=None)
 
 
 def _with_outs(window: Window, outs: Iterable[Silence]) -> Window:

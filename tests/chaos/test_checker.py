@@ -56,8 +56,8 @@ def settled(claim: str, sent_at: float, move: str = "succeed", verdict: str = "s
     return Settled(at=sent_at + 0.05, sent_at=sent_at, id=T, claim=claim, move=move, verdict=verdict)
 
 
-def fault(from_s: float, to_s: float) -> list[AnyEvent]:
-    return [Struck(at=from_s, fault="f", saying=""), Healed(at=to_s, fault="f")]
+def fault(from_s: float, to_s: float, name: str = "f") -> list[AnyEvent]:
+    return [Struck(at=from_s, fault=name, saying=""), Healed(at=to_s, fault=name)]
 
 
 def probed(*instants: float) -> list[AnyEvent]:
@@ -217,6 +217,12 @@ def test_one_fault_excuses_one_repetition_of_a_task() -> None:
     history = [*begun(X, 1.0), *begun(Y, 5.0), *run("z", 9.0), *fault(1.5, 8.0)]
     found = check([*PUT, *history], succeeded("z"))
     assert (found.duplicated, found.unexcused) == ({T: 2}, {T: 1})
+
+
+def test_fault_that_lasts_is_kept_for_the_repetition_that_no_other_explains() -> None:
+    history = [*begun(X, 1.0), *begun(Y, 5.0), *run("z", 9.0), *fault(0.5, 8.0), *fault(1.5, 4.0, "g")]
+    found = check([*PUT, *history], succeeded("z"))
+    assert (found.duplicated, found.unexcused) == ({T: 2}, {})
 
 
 def test_attempts_that_were_rolled_back_together_are_repeated_once() -> None:
