@@ -353,6 +353,29 @@ def test_an_app_says_where_the_tasks_are_and_which_queues_there_are(shell: Shell
     assert_refused(shell.run("counts", "--app", "placed:memory", here=False), 2, "in memory")
 
 
+def test_counts_of_an_app_tells_its_dead_letters(shell: Shell, uri: str, database: str) -> None:
+    (shell.directory / "letters.py").write_text(
+        f"from streamq import StreamQ\n"
+        f"app = StreamQ({str(uri)!r}, database={database!r}, dead_letter_collection='dead')\n"
+    )
+    app = StreamQ(uri, database=database, dead_letter_collection="dead")
+    queue = app.blocking.queue("mail")
+    queue.put_many([1, 2, 3])
+    for _ in range(2):
+        task = queue.claim()
+        assert task is not None
+        task.fail("no such mailbox", retry=False)
+    app.close()
+    done = shell.run("counts", "--app", "letters:app", here=False)
+    _, row, letters = done.out.splitlines()
+    assert (row.split(), letters) == (["mail", "1", "1"], "mail: 2 dead letters")
+    rows = [
+        json.loads(line) for line in shell.run("counts", "--app", "letters:app", "--json", here=False).out.splitlines()
+    ]
+    assert [(row["queue"], row["ready"], row["dead_letters"]) for row in rows] == [("mail", 1, 2)]
+    assert json.loads(shell.run("counts", "--json").out)["dead_letters"] == 0
+
+
 def test_dead_letters_of_an_app_are_looked_at_by_naming_their_collection(shell: Shell, uri: str, database: str) -> None:
     (shell.directory / "shop.py").write_text(
         f"from streamq import StreamQ\n"

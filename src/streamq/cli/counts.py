@@ -14,6 +14,7 @@ from streamq.cli.safe import plain
 from streamq.cli.screen import cell, console, say, table
 from streamq.core.document import STATUSES
 from streamq.core.unclaimed import Unclaimed
+from streamq.errors import UsageError
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -28,19 +29,22 @@ def counts(
     """Count the stored tasks by queue and status.
 
     Says which queues are paused, and how many ready tasks are for a handler that no live worker knows. With --app the
-    queues of its handlers are listed though they are empty.
+    queues of its handlers are listed though they are empty, and its dead letters are counted.
     """
     with opened(place) as app:
         counted = app.store.counts()  # reading needs no index and makes none
         paused = app.store.paused(None)
         unclaimed = [one for one in app.store.unclaimed() if one.task is not None]
-        counted = {**{queue: {} for queue in (*_declared(app), *paused)}, **counted}
+        dead = _dead(app)
+        counted = {**{queue: {} for queue in (*_declared(app), *paused, *dead)}, **counted}
     if json:
-        _print_lines(counted, paused, unclaimed)
+        _print_lines(counted, paused, unclaimed, dead)
     elif counted:
         _print_table(counted, paused)
         for one in unclaimed:
             say(plain(f"{one.queue}: {one.count} ready for {one.task}, a handler that no live worker knows"))
+        for queue, count in sorted(dead.items()):
+            say(plain(f"{queue}: {count} dead {'letter' if count == 1 else 'letters'}"))
     else:
         say("no tasks")
 
@@ -49,11 +53,32 @@ def _declared(app: StreamQ) -> list[str]:
     return sorted({handling.queue for handling in app.handlers.values()})
 
 
-def _print_lines(counted: Counts, paused: Sequence[str], unclaimed: Sequence[Unclaimed]) -> None:
+def _dead(app: StreamQ) -> Mapping[str, int]:
+    """Count the dead letters of each queue that has some; none where the app keeps failed tasks among the others."""
+    try:
+        letters = app.store.dead_letters()
+    except UsageError:
+        return {}
+    return {queue: sum(row.values()) for queue, row in letters.counts().items()}
+
+
+def _print_lines(
+    counted: Counts, paused: Sequence[str], unclaimed: Sequence[Unclaimed], dead: Mapping[str, int]
+) -> None:
     for queue in sorted(counted):
         row = {status: counted[queue].get(status, 0) for status in STATUSES}
         left = {one.task: one.count for one in unclaimed if one.queue == queue}
-        say(json.dumps({"queue": queue, "paused": queue in paused, **row, "unclaimed": left}))
+        say(
+            json.dumps(
+                {
+                    "queue": queue,
+                    "paused": queue in paused,
+                    **row,
+                    "unclaimed": left,
+                    "dead_letters": dead.get(queue, 0),
+                }
+            )
+        )
 
 
 def _print_table(counted: Counts, paused: Sequence[str]) -> None:
