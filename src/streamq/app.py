@@ -301,6 +301,7 @@ class StreamQ:
 
     def _settings(self) -> BareSettings:
         return BareSettings(
+            handlers=self._handlers,
             retry=self._retry,
             lease_s=self._lease_s,
             keep_s=self._keep_s,

@@ -37,6 +37,7 @@ class BlockingTask:
         self._claim = claim
         self._store = store
         self._settings = settings
+        self._retry = settings.retry_of(claim)
         self._verdict: Verdict | None = None
         self._since = time.monotonic()
         self.info: TaskInfo = info_of(claim)
@@ -51,7 +52,7 @@ class BlockingTask:
 
     def fail(self, error: str | BaseException, *, retry: bool = True) -> None:
         """Settle as failed: tried again after a backoff while attempts are left, unless `retry` is False."""
-        self._settle(failed_by(error, self._settings.retry, retry=retry))
+        self._settle(failed_by(error, self._retry, retry=retry))
 
     def release(self, delay_s: float = 0.0) -> None:
         """Give the task back, to start no sooner than `delay_s` seconds from now; the attempt is not counted."""
@@ -131,7 +132,7 @@ class BlockingTask:
         if error is None:
             self.succeed()
         elif isinstance(error, Exception):
-            self._settle(outcome_of(error, self._settings.retry))
+            self._settle(outcome_of(error, self._retry))
         else:
             self._settle(Stopped(started=True))
         return isinstance(error, Exception)
@@ -139,7 +140,7 @@ class BlockingTask:
     def _settle(self, outcome: Outcome) -> Verdict:
         claim = self.require_held()
         left_s = None if claim.total_s is None else self._since + claim.total_s - time.monotonic()
-        settlement = settlement_of(outcome, claim, self._settings.retry, clock.chance(), left_s)
+        settlement = settlement_of(outcome, claim, self._retry, clock.chance(), left_s)
         (verdict,) = self._store.settle([settlement])
         self.ended(verdict)
         return verdict
@@ -165,7 +166,7 @@ class BlockingTask:
     def success(self, result: Any) -> Settlement:
         """Build the settlement of a success with `result`. Raises `PayloadInvalid`, `PayloadTooLarge`."""
         done = done_with(result, self._settings.limit_bytes)
-        return settlement_of(done, self.require_held(), self._settings.retry, 0.0)
+        return settlement_of(done, self.require_held(), self._retry, 0.0)
 
     def ended(self, verdict: Verdict) -> None:
         """Note what became of the task's settlement. Raises `LeaseLost`."""

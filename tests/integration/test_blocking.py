@@ -205,3 +205,15 @@ def test_a_failure_obeys_the_apps_rule_of_retrying(uri: str, database: str) -> N
         assert status(app) == {"failed": 1}
     finally:
         app.close()
+
+
+def test_task_of_a_handler_is_tried_again_by_its_rule(app: StreamQ) -> None:
+    @app.task(queue="q", retry=Retry.constant(3_600, never=ValueError))
+    def known() -> None: ...
+
+    app.blocking.put_many([known.new(), known.new(), known.new()])
+    claimed(app).fail(ValueError("bad"))
+    with claimed(app):
+        raise ValueError("bad")
+    claimed(app).fail(OSError("gone"))
+    assert status(app) == {"failed": 2, "delayed": 1}

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -376,3 +377,31 @@ async def test_bad_count_is_refused_by_name(n: Any) -> None:
     async with app:
         with pytest.raises(OptionInvalid, match=r"^n="):
             await app.queue("q").claim_many(n)
+
+
+async def test_task_of_a_handler_is_tried_again_by_its_rule_whoever_claims_it(autojump_clock: trio.abc.Clock) -> None:
+    app = memory_app(retry=Retry.constant(3, jitter=False))
+    queue = app.queue("q")
+
+    @app.task(queue="q", retry=Retry.constant(10, never=ValueError, jitter=False))
+    async def known() -> None: ...
+
+    @app.task(queue="other", retry=Retry.constant(20, jitter=False))
+    async def elsewhere() -> None: ...
+
+    async def waits_s(error: Exception) -> float | None:
+        task = await queue.claim()
+        assert task is not None
+        await task.fail(error)
+        (document,) = memory(app).documents.values()
+        memory(app).documents.clear()
+        return (document["due_at"] - trio_time()).total_seconds() if document["status"] == "delayed" else None
+
+    async with app:
+        for error, expected in ((OSError("gone"), 10), (ValueError("bad"), None)):
+            await known.put()
+            assert await waits_s(error) == expected
+        await queue.put("bare")
+        assert await waits_s(ValueError("bad")) == 3
+        await app.put_many([msgspec.structs.replace(elsewhere.new(), queue="q")])
+        assert await waits_s(ValueError("bad")) == 3

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from streamq.core.claim import Claim
 from streamq.core.document import TaskDocument
 from streamq.core.recurrence import Recurrence
 from streamq.core.retry import Retry
@@ -18,7 +19,8 @@ LARGEST_LIMIT_BYTES: Final = 15 * 1024 * 1024
 
 
 class BareSettings(msgspec.Struct, frozen=True):
-    """How an app treats tasks without a handler: those put with a bare payload, and those in the user's own loop."""
+    """How an app treats tasks without a handler: those put with a bare payload, and those in the user's own loop. Of
+    `handlers`, the app's own by name, whose task it is that the loop has, is tried again by the handler's rule."""
 
     retry: Retry
     lease_s: float
@@ -28,6 +30,12 @@ class BareSettings(msgspec.Struct, frozen=True):
     expires_in_s: float | None = None
     total_timeout_s: float | None = None
     limit_bytes: int = PAYLOAD_LIMIT_BYTES
+    handlers: Mapping[str, Handling] = {}
+
+    def retry_of(self, claim: Claim) -> Retry:
+        """Return the rule by which a claimed task is tried again."""
+        handling = self.handlers.get(claim.task) if claim.task is not None else None
+        return handling.retry if handling is not None and handling.queue == claim.queue else self.retry
 
 
 class Handling(msgspec.Struct, frozen=True):

@@ -43,6 +43,7 @@ class Task:
         self._held = held
         self._services = services
         self._settings = settings
+        self._retry = settings.retry_of(held.claim)
         self._scope = held.scope = trio.CancelScope()
         self.info: TaskInfo = info_of(held.claim)
         self.payload: Any = from_stored(held.claim.payload)
@@ -73,7 +74,7 @@ class Task:
 
         Raises `LeaseLost`: the task is not yours any more, nothing was changed.
         """
-        await self._settle(failed_by(error, self._settings.retry, retry=retry))
+        await self._settle(failed_by(error, self._retry, retry=retry))
 
     async def release(self, delay_s: float = 0.0) -> None:
         """Give the task back, to start no sooner than `delay_s` seconds from now; the attempt is not counted.
@@ -189,12 +190,12 @@ class Task:
 
     def _told(self, error: BaseException) -> Outcome:
         if isinstance(error, Exception):
-            return outcome_of(error, self._settings.retry)
+            return outcome_of(error, self._retry)
         left_s = self._held.left_s
         return Stopped(started=True) if left_s is None or left_s > 0 else TOTAL_OVER
 
     async def _settle(self, outcome: Outcome) -> Verdict:
-        settlement = settlement_of(outcome, self._claim, self._settings.retry, clock.chance(), self._held.left_s)
+        settlement = settlement_of(outcome, self._claim, self._retry, clock.chance(), self._held.left_s)
         return await self._services.settler.settle(self._held, settlement)
 
 
