@@ -20,19 +20,24 @@ def add(numbers: list[float]) -> float:  # not async: runs in a thread
 
 
 async def serve_client(stream: trio.SocketStream) -> None:
+    rest = b""
     async for chunk in stream:
-        try:
-            numbers = [float(word) for word in chunk.split()]
-            handle = await add.put(numbers)
-            answer = f"{await handle.result(timeout_s=10):g}"
-        except (ValueError, TaskFailed) as error:
-            answer = f"error: {error}"
-        await stream.send_all(answer.encode() + b"\n")
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            await stream.send_all((await answer_to(line)).encode() + b"\n")
+
+
+async def answer_to(line: bytes) -> str:
+    try:
+        handle = await add.put([float(word) for word in line.split()])
+        return f"{await handle.result(timeout_s=10):g}"
+    except (ValueError, TaskFailed) as error:
+        return f"error: {error}"
 
 
 async def ask(port: int, line: str) -> str:
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(line.encode())
+        await stream.send_all(line.encode() + b"\n")
         return (await stream.receive_some()).decode().strip()
 
 

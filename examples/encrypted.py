@@ -40,7 +40,9 @@ class FernetCodec:
 
 async def main() -> None:
     keys = os.environ.get("STREAMQ_KEYS", "").split() or [Fernet.generate_key().decode()]
-    app = StreamQ(database="examples", codec=FernetCodec(*keys))
+    codec = FernetCodec(*keys)
+    made = StreamQ if os.environ.get("STREAMQ_URI") else StreamQ.embedded
+    app = made(database="examples", codec=codec)
 
     @app.task
     async def charge(card: str, cents: int) -> str:
@@ -51,6 +53,7 @@ async def main() -> None:
         handle = await charge.put("4000 0000 0000 0002", cents=995)
         print(await handle.result(timeout_s=10))
         nursery.cancel_scope.cancel()
+    app.close()
 
 
 if __name__ == "__main__":

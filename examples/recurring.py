@@ -29,6 +29,7 @@ async def report(days: int = 1) -> str:
 async def main() -> None:
     async with app, trio.open_nursery() as nursery:
         await nursery.start(app.work)
+        await app.enable_schedule("beat")  # an earlier run has disabled it: that is kept
         print("now:", await (await report.run_now()).result(timeout_s=10))
         await enough.wait()
         await app.disable_schedule("beat")

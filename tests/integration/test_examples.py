@@ -85,14 +85,15 @@ def test_sync_put(uri: str) -> None:
     ]
 
 
-def test_recurring(uri: str) -> None:
-    assert run("recurring.py", uri).splitlines() == [
-        "now: 1 day, slot None",
-        "beat 1",
-        "beat 2",
-        "beat: every 1000 ms, off",
-        "report: cron 30 2 * * * Europe/Berlin, on",
-    ]
+def test_recurring_now_and_again(uri: str) -> None:
+    for _ in range(2):
+        assert run("recurring.py", uri).splitlines() == [
+            "now: 1 day, slot None",
+            "beat 1",
+            "beat 2",
+            "beat: every 1000 ms, off",
+            "report: cron 30 2 * * * Europe/Berlin, on",
+        ]
 
 
 def test_asyncio_program(uri: str) -> None:
@@ -101,3 +102,7 @@ def test_asyncio_program(uri: str) -> None:
 
 def test_encrypted(uri: str) -> None:
     assert run("encrypted.py", uri) == "charged 995 to 0002\n"
+
+
+def test_encrypted_without_a_server_brings_its_own() -> None:
+    assert run("encrypted.py", None) == "charged 995 to 0002\n"
