@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex
@@ -13,8 +13,11 @@ from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import BulkWriteError
 
-from streamq.core.document import ASSIGN_SEQ, STATUSES, TaskDocument
+from streamq.core.document import ASSIGN_SEQ, STATUSES, TERMINAL, TaskDocument
+from streamq.core.features import FEATURES
+from streamq.store.mongo import MongoStore
 from streamq.store.setup import CODEC
+from tests.patience import eventually
 
 if TYPE_CHECKING:
     from tests.integration.conftest import MakeApp
@@ -93,10 +96,11 @@ def bases() -> Iterator[dict[str, Any]]:
         yield common | {"status": status} | more.get(status, {})
 
 
-def odd_documents() -> Iterator[dict[str, Any]]:
-    """Every field of every status with every odd value, one at a time; some of a schema to come."""
-    for base in bases():
-        for field in FIELDS:
+def odd_documents(**more: Any) -> Iterator[dict[str, Any]]:
+    """Every field of every status with every odd value, one at a time; some of a schema to come. With `more` fields of
+    all of them, the queue may be odd too."""
+    for base in (one | more for one in bases()):
+        for field in (*FIELDS, "queue") if more else FIELDS:
             for value in ODD:
                 changed = {name: one for name, one in base.items() if name != field}
                 if value is not ABSENT:
@@ -142,6 +146,35 @@ async def test_worker_gets_through_whatever_is_stored_and_sound_tasks_are_run(
             assert [await one.result() for one in sound] == ["sound"] * 3
             await through.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_worker_goes_on_whatever_is_stored_while_it_works(
+    make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str
+) -> None:
+    """The stream tells of all of it, and all that followers of tasks are looked for by is there."""
+    app = make_app()
+
+    @app.task(queue="q")
+    async def work(word: str) -> str:
+        return word
+
+    cast(MongoStore, app.blocking.store()).use(FEATURES)
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    odd = list(odd_documents(follow_up=0.0, expires_at=soon, lifetime_until=soon))[:: EACH[0]]
+    async with app, trio.open_nursery() as nursery:
+        await nursery.start(app.work)
+        assert await trio.to_thread.run_sync(fill, mongo, database, odd) > 1_000
+        with trio.fail_after(60):
+            children = [await work.options(priority=9, after=[await work.put("parent")]).put("sound") for _ in range(3)]
+            assert [await one.result() for one in children] == ["sound"] * 3
+        assert await trio.to_thread.run_sync(eventually, lambda: has_no_marks(mongo, database), 60)
+        nursery.cancel_scope.cancel()
+
+
+def has_no_marks(mongo: MongoClient[dict[str, Any]], database: str) -> bool:
+    """Say whether no ended task is left marked: each of them would be looked at for ever."""
+    ended = {"$in": list(TERMINAL), "$not": {"$type": "array"}}
+    return mongo[database].tasks.find_one({"follow_up": {"$exists": True}, "status": ended}, {"_id": 1}) is None
 
 
 def test_desk_looks_at_whatever_is_stored(make_app: MakeApp, mongo: MongoClient[dict[str, Any]], database: str) -> None:

@@ -67,9 +67,7 @@ def wakes_of(notice: Mapping[str, Any], queues: Container[str]) -> list[Wake]:
         id, queue, task = (
             (one.get(name) for name in ("id", "queue", "task")) if isinstance(one, Mapping) else (None,) * 3
         )
-        if isinstance(id, ObjectId) and isinstance(queue, str) and queue in queues:
+        if isinstance(id, ObjectId) and type(queue) is str and queue in queues:
             durable = one.get("durable") is True
-            wakes.append(
-                Wake("ready", id, queue, task if isinstance(task, str) else None, is_new=True, durable=durable)
-            )
+            wakes.append(Wake("ready", id, queue, task if type(task) is str else None, is_new=True, durable=durable))
     return wakes

@@ -245,8 +245,9 @@ UNMARKED: Final = {"follow_up": {"$exists": False}}
 
 
 def marked() -> dict[str, Any]:
-    """Match tasks whose followers, or whose own parents, are to be looked at."""
-    return {"follow_up": {"$exists": True}}
+    """Match tasks whose followers, or whose own parents, are to be looked at. What has no status of ours stays as it
+    is."""
+    return {"follow_up": {"$exists": True}, "status": {"$in": list(STATUSES)} | NO_ARRAY}
 
 
 def marked_dead() -> dict[str, Any]:
@@ -254,10 +255,11 @@ def marked_dead() -> dict[str, Any]:
     return {"status": FAILED, "follow_up": {"$exists": True}}
 
 
-def marked_ends(latest: datetime) -> dict[str, Any]:
-    """Match tasks that carry the mark of an end which came not after `latest`: one that was requeued since and has
-    ended again has a mark of its own."""
-    return marked() | {"status": {"$in": list(TERMINAL)}, "finished_at": {"$lte": latest}}
+def marked_ends(latest: datetime | None) -> dict[str, Any]:
+    """Match tasks that carry the mark of an end which came not after `latest` (None: which has no date that can be
+    read): one that was requeued since and has ended again has a mark of its own."""
+    ended = {"follow_up": {"$exists": True}, "status": {"$in": list(TERMINAL)}}
+    return ended if latest is None else ended | {"finished_at": {"$lte": latest}}
 
 
 def marked_still(ids: Iterable[ObjectId], mark: Any) -> dict[str, Any]:

@@ -121,10 +121,10 @@ def _read(serves: object) -> dict[str, frozenset[str] | None]:
     read: dict[str, frozenset[str] | None] = {}
     for one in serves if isinstance(serves, list | tuple) else ():
         queue = one.get("queue") if isinstance(one, Mapping) else None
-        if not isinstance(queue, str):
+        if type(queue) is not str:
             continue
         names = one.get("only")
-        only = frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else None
+        only = frozenset(name for name in names if type(name) is str) if isinstance(names, list) else None
         before = read.get(queue, frozenset())
         read[queue] = None if only is None or before is None else before | only
     return read

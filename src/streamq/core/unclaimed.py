@@ -34,7 +34,7 @@ def unclaimed_of(serves: Iterable[Any], ready: Iterable[tuple[Any, Any, int]]) -
     left = [
         Unclaimed(queue, task, count)
         for queue, task, count in ready
-        if isinstance(queue, str)
+        if type(queue) is str
         and isinstance(task, str | None)
         and not any(one.get("queue") == queue and _takes(one, task) for one in known)
     ]

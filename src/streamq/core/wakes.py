@@ -107,7 +107,7 @@ def wake_of(event: Mapping[str, Any], interest: Interest) -> Wake | None:
         said = event["fullDocument"] if operation == "insert" else event["updateDescription"]["updatedFields"]
         return Wake("pause" if said.get("paused") is True else "resume", queue=queue)
     wake = _of_insert(event, interest) if operation == "insert" else _of_update(event, interest)
-    return wake if wake.kind != "ready" or isinstance(wake.queue, str) else None
+    return wake if wake.kind != "ready" or type(wake.queue) is str else None
 
 
 def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
@@ -117,9 +117,7 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     if stored.get("kind") == MEMBER:
         row_id = event["documentKey"]["_id"]
         came = _member(stored)
-        return msgspec.structs.replace(
-            came, member=row_id if isinstance(row_id, str) else "", serves=stored.get("serves")
-        )
+        return msgspec.structs.replace(came, member=row_id if type(row_id) is str else "", serves=stored.get("serves"))
     id = event["documentKey"]["_id"]
     status, look_in_s = stored.get("status"), _look_in_s(stored, event.get("wallTime"))
     if status == DELAYED:
@@ -132,8 +130,8 @@ def _of_insert(event: Mapping[str, Any], interest: Interest) -> Wake:
     return Wake(
         "ready",
         id,
-        queue=stored["queue"],
-        task=task if isinstance(task, str) else None,
+        queue=stored.get("queue", ""),
+        task=task if type(task) is str else None,
         is_new=True,
         durable=stored.get("max_attempts", 1) == 1,
         is_plain=is_plain_new(stored),
@@ -145,7 +143,7 @@ def wake_of_due(document: Mapping[str, Any]) -> Wake:
     """Say of a delayed task that was released what a stream says of a new one; `_id`, `queue` and `CLAIMED_BY` tell."""
     task, most = document.get("task"), document.get("max_attempts", 1)
     durable = not (is_number(most) and most > 1) or "group_lock" in document
-    name = task if isinstance(task, str) else None
+    name = task if type(task) is str else None
     return Wake("ready", document["_id"], document["queue"], name, is_new=True, durable=durable)
 
 
@@ -165,7 +163,7 @@ def _of_update(event: Mapping[str, Any], interest: Interest) -> Wake:
     if "lease_s" in changed:
         return _member(changed)
     freed_in = changed.get("freed_in")
-    freed_in = freed_in if isinstance(freed_in, str) else ""
+    freed_in = freed_in if type(freed_in) is str else ""
     look_in_s = _look_in_s(changed, event.get("wallTime"))
     if "ready_in" in changed:
         return Wake("ready", id, queue=changed["ready_in"], freed_in=freed_in, look_in_s=look_in_s)

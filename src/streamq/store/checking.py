@@ -268,7 +268,7 @@ class _Check:
         """Queues with ready tasks on which nobody works."""
         waiting = self._tasks.quick.distinct("queue", queries.all_ready())
         worked = {queue for one in workers(self._tasks) if one.is_alive for queue in one.queues}
-        alone = sorted(queue for queue in waiting if isinstance(queue, str) and queue not in worked)
+        alone = sorted(queue for queue in waiting if type(queue) is str and queue not in worked)
         if alone:
             named = ", ".join(alone[:IDS_SHOWN]) + (", …" if len(alone) > IDS_SHOWN else "")
             self._find(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,7 @@ from streamq.core.claim import is_number
 from streamq.core.document import BLOCKED, READY, TERMINAL
 from streamq.core.moves import mark, retain, unblock
 from streamq.core.parents import GONE, Ends, told
+from streamq.core.retry import MAX_DELAY_S
 from streamq.store import dead_letters
 from streamq.store.collections import Document, Tasks
 from streamq.store.contract import Refused, Tick
@@ -82,7 +84,7 @@ def follow_up(tasks: Tasks, refused: list[Refused]) -> Followed:
     dead = [one for one in marked_dead if one["_id"] not in {other["_id"] for other in ended}]
     waiting = _with_few_parents([one for one in marked if one["status"] == BLOCKED])
     released, whole = _tell_children(tasks, {one["_id"]: one["status"] for one in [*ended, *dead]}, refused)
-    released += _look_at_parents(tasks, [one for one in waiting if "blocked_by" in one], refused)
+    released += _look_at_parents(tasks, waiting, refused)
     released += promote(tasks, groups_of([*ended, *dead, *waiting]), refused)
     # Requeued before its followers were seen to, a task ends once more, with a mark of that end.
     others = [*waiting, *(one for one in marked if one["status"] not in (*TERMINAL, BLOCKED))]
@@ -142,7 +144,7 @@ def sweep(tasks: Tasks, place: Place | None) -> tuple[Tick, Place | None]:
         with tasks.deadline():
             found = tasks.quick.find(queries.blocked(), queries.SWEPT).hint(queries.SWEPT_BY).limit(MOST_SWEPT)
             page = list(found if place is None else found.min(place))
-        waiting = _with_few_parents([one for one in page if "blocked_by" in one])
+        waiting = _with_few_parents(page)
         released = _look_at_parents(tasks, waiting, refused)
         released += promote(tasks, groups_of(page), refused)
     more = len(page) == MOST_SWEPT
@@ -155,10 +157,16 @@ def _with_few_parents(waiting: list[Document]) -> list[Document]:
     """Return the first of `waiting`, so many that the parents of all together can be looked up at once."""
     count = 0
     for place, one in enumerate(waiting):
-        count += len(one.get("blocked_by", ()))
+        count += len(_awaited(one))
         if place and count > MOST_AWAITED:
             return waiting[:place]
     return waiting
+
+
+def _awaited(child: Document) -> list[ObjectId]:
+    """Read what a task waits for. What somebody else has made of that is no parent: such a task goes on waiting."""
+    stored = child.get("blocked_by")
+    return [id for id in stored if isinstance(id, ObjectId)] if isinstance(stored, list) else []
 
 
 def _tell_children(tasks: Tasks, ends: Ends, refused: list[Refused]) -> tuple[list[tuple[ObjectId, str]], bool]:
@@ -173,14 +181,14 @@ def _tell_children(tasks: Tasks, ends: Ends, refused: list[Refused]) -> tuple[li
 
 def _look_at_parents(tasks: Tasks, waiting: Sequence[Document], refused: list[Refused]) -> list[tuple[ObjectId, str]]:
     """Tell blocked tasks how their parents ended; parents that have not ended are marked, so that their ends tell."""
-    parents = list({id for one in waiting for id in one["blocked_by"]})
+    parents = list({id for one in waiting for id in _awaited(one)})
     if not parents:
         return []
     with tasks.deadline():
         tasks.durable.update_many(queries.unmarked_parents(parents), {"$set": {"has_children": True}})
         found = dead_letters.statuses(tasks, parents)
         ends = {id: found.get(id, GONE) for id in parents if found.get(id, GONE) in (*TERMINAL, GONE)}
-        return _unblock(tasks, [one for one in waiting if not ends.keys().isdisjoint(one["blocked_by"])], ends, refused)
+        return _unblock(tasks, [one for one in waiting if not ends.keys().isdisjoint(_awaited(one))], ends, refused)
 
 
 def _unblock(
@@ -202,19 +210,30 @@ def _unblock(
 
 def _retain_dead(tasks: Tasks, letters: Sequence[Document], refused: list[Refused]) -> int:
     """Take the marks of dead letters off: they are kept anyway."""
-    if not letters or tasks.dead is None:
-        return 0
-    latest = max(one["finished_at"] for one in letters)
-    with tasks.deadline():
-        return move(
-            tasks.dead.durable, queries.marked_ends(latest), mark.off(), [one["_id"] for one in letters], refused
-        )
+    return 0 if tasks.dead is None else _ended(tasks.dead, letters, mark.off(), tasks, refused)
 
 
 def _retain(tasks: Tasks, ended: Sequence[Document], refused: list[Refused]) -> int:
     """Take the marks of ended tasks off."""
-    if not ended:
-        return 0
-    latest = max(one["finished_at"] for one in ended)
+    return _ended(tasks, ended, retain.update(), tasks, refused)
+
+
+def _ended(
+    among: Tasks, ended: Sequence[Document], update: list[dict[str, Any]], tasks: Tasks, refused: list[Refused]
+) -> int:
+    """Move ended tasks on whose followers were seen to. One whose end or mark somebody has made something else: its
+    mark is taken off and nothing is worked out, or it would be looked at for ever."""
+    dates = {one["_id"]: one["finished_at"] for one in ended if _is_mark_of_an_end(one)}
+    others = [one["_id"] for one in ended if one["_id"] not in dates]
+    done = 0
     with tasks.deadline():
-        return move(tasks.durable, queries.marked_ends(latest), retain.update(), [one["_id"] for one in ended], refused)
+        if dates:
+            done += move(among.durable, queries.marked_ends(max(dates.values())), update, list(dates), refused)
+        if others:
+            done += move(among.durable, queries.marked_ends(None), mark.off(), others, refused)
+    return done
+
+
+def _is_mark_of_an_end(document: Document) -> bool:
+    kept_s = document["follow_up"]
+    return isinstance(document.get("finished_at"), datetime) and is_number(kept_s) and 0 <= kept_s <= MAX_DELAY_S

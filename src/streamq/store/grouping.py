@@ -28,9 +28,7 @@ MOST_AT_ONCE: Final = 100
 def groups_of(documents: Iterable[Document]) -> list[Group]:
     """Name the groups of tasks that were read."""
     groups = [(one.get("queue"), one.get("group")) for one in documents]
-    return list(
-        dict.fromkeys((queue, name) for queue, name in groups if isinstance(queue, str) and isinstance(name, str))
-    )
+    return list(dict.fromkeys((queue, name) for queue, name in groups if type(queue) is str and type(name) is str))
 
 
 def promote(tasks: Tasks, groups: Sequence[Group], refused: list[Refused]) -> list[tuple[ObjectId, str]]:

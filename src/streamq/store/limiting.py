@@ -235,4 +235,4 @@ class _Look:
 def key_of(found: Found) -> str | None:
     """Read whose limits a task counts for; what is no string is no key."""
     key = found.get("rate_key")
-    return key if isinstance(key, str) else None
+    return key if type(key) is str else None

@@ -61,7 +61,7 @@ def named(documents: Iterable[Document], refused: list[Refused]) -> list[tuple[O
 
 def wakes_somebody(document: Document) -> bool:
     """Say whether a task can be told of: without a queue's name there is nobody to wake."""
-    return isinstance(document.get("queue"), str) and not isinstance(document["_id"], dict)
+    return type(document.get("queue")) is str and not isinstance(document["_id"], dict)
 
 
 def lasting(refused: Iterable[Refused]) -> tuple[Refused, ...]:

@@ -94,7 +94,7 @@ def is_task(document: Mapping[str, Any]) -> bool:
     """Say of a stored document whether it can be claimed at all, as `queries.ready` asks the server."""
     attempt: Any = document.get("attempt")
     counted = is_number(attempt) and 0 <= attempt < INT32 - 1 and is_number(document.get("max_attempts"))
-    return counted and isinstance(document.get("queue"), str) and not isinstance(document["_id"], dict)
+    return counted and type(document.get("queue")) is str and not isinstance(document["_id"], dict)
 
 
 def is_as_read(document: TaskDocument, read: Mapping[str, Any], ask: Ask, now: datetime) -> bool:
