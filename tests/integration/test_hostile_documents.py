@@ -159,8 +159,9 @@ async def test_worker_goes_on_whatever_is_stored_while_it_works(
         return word
 
     cast(MongoStore, app.blocking.store()).use(FEATURES)
-    soon = datetime.now(UTC) + timedelta(seconds=30)
-    odd = list(odd_documents(follow_up=0.0, expires_at=soon, lifetime_until=soon))[:: EACH[0]]
+    ends = dict.fromkeys(("expires_at", "lifetime_until"), datetime.now(UTC) + timedelta(seconds=30))
+    every = [*odd_documents(**ends), *odd_documents(follow_up=0.0, **ends)]
+    odd = [one for number, one in enumerate(every) if number % EACH[0] == 0 or one.get("queue") != "q"]
     async with app, trio.open_nursery() as nursery:
         await nursery.start(app.work)
         assert await trio.to_thread.run_sync(fill, mongo, database, odd) > 1_000
