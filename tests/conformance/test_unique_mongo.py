@@ -19,6 +19,7 @@ from streamq.core.new_task import NewTask, PutReply
 from streamq.core.unique_key import lock_of
 from streamq.errors import PutUnknown, StoreError, UniqueConflict
 from streamq.store import claiming, inserting, putting, transacted, twins
+from streamq.store.collections import Tasks
 from streamq.store.mongo import MongoStore
 
 if TYPE_CHECKING:
@@ -179,6 +180,26 @@ def test_a_put_whose_look_at_the_twin_fails_is_unknown_and_can_be_repeated(mongo
         hasty.put(again)
     assert caught.value.ids == [one.id for one in again]
     assert [reply.id for reply in mongo.store.put(again)] == [first, again[1].id]
+    assert mongo.store.counts() == {"q": {"ready": 2}}
+
+
+def test_a_put_beside_one_whose_twin_has_ended_is_unknown_when_the_server_goes_then(
+    mongo: MongoLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored; the other is not, and nobody must say "nothing has changed"."""
+    put(mongo, keyed(mongo))
+    monkeypatch.setattr(twins, "meet", lambda tasks, new, documents: [None] * len(new))
+    real, again = inserting.insert, [keyed(mongo), mongo.new()]
+
+    def insert(tasks: Tasks, documents: list[dict[str, Any]]) -> inserting.Inserted:
+        if len(documents) == len(again):
+            return real(tasks, documents)
+        raise ServerSelectionTimeoutError("no primary")
+
+    monkeypatch.setattr(putting, "insert", insert)
+    with pytest.raises(PutUnknown) as caught:
+        mongo.store.put(again)
+    assert caught.value.ids == [one.id for one in again]
     assert mongo.store.counts() == {"q": {"ready": 2}}
 
 

@@ -145,7 +145,7 @@ async def test_stream_that_ends_without_a_word_is_noticed_because_it_is_asked_wh
     async with here, elsewhere, trio.open_nursery() as nursery:
         if not looks:
             tasks = here.store._tasks.committed  # type: ignore[attr-defined]
-            monkeypatch.setattr(here.store, "feed", lambda interest: Unnoticed(tasks, interest, 0.1))
+            monkeypatch.setattr(here.store, "feed", lambda interest: Unnoticed(tasks, interest, 0.1, 10.0))
         await nursery.start(here.work)
         mongo[database].tasks.drop()
         (handle,) = await elsewhere.put_many([echo.new("after")])

@@ -35,12 +35,14 @@ the dicts of such a reply, and nothing else of a process runs while they are mad
 class MongoFeed:
     """One open stream of the tasks collection."""
 
-    def __init__(self, tasks: Collection[dict[str, Any]], interest: Interest, await_s: float | None = None) -> None:
+    def __init__(
+        self, tasks: Collection[dict[str, Any]], interest: Interest, await_s: float | None, timeout_s: float
+    ) -> None:
         self._interest = interest
         await_ms = AWAIT_MS if await_s is None else max(1, round(await_s * 1000))
         self._source = Source(tasks.database.client)
         self._patience = pymongo.timeout(await_ms / 1000 + HUNG_S)  # kept: to make one costs more than to use it
-        with reading("open the change stream"):
+        with reading("open the change stream"), pymongo.timeout(timeout_s):
             stages: list[dict[str, Any]] = [{"$changeStream": {}}, *pipeline(interest)]
             self._stream = tasks.aggregate(stages, maxAwaitTimeMS=await_ms, batchSize=MOST_EVENTS)
 

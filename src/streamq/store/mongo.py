@@ -241,7 +241,7 @@ class MongoStore:
 
     def abort(self, session: ClientSession, error: BaseException | None) -> str | None:
         """See `Store.abort`. Trips: 1."""
-        return transactions.abort(session, error)
+        return transactions.abort(self._tasks, session, error)
 
     def tick(self, releases: bool = True) -> Tick:
         """See `Store.tick`."""
@@ -336,7 +336,7 @@ class MongoStore:
 
     def feed(self, interest: Interest, await_s: float | None = None) -> MongoFeed:
         """See `Store.feed`. Trips: 1."""
-        return MongoFeed(self._tasks.committed, interest, await_s)
+        return MongoFeed(self._tasks.committed, interest, await_s, self._tasks.timeout_s)
 
     @property
     def has_tail(self) -> bool:

@@ -97,18 +97,14 @@ def _meet(
     try:
         with tasks.deadline():
             answers = twins.meet(tasks, [new[place] for place in met], [documents[place] for place in met])
+        again = [place for place, reply in zip(met, answers, strict=True) if reply is None]
+        stored = insert(tasks, [documents[place] for place in again]) if again else ALL
     except ServerSelectionTimeoutError as error:
         # The others of the insert are stored: "nothing has changed" would be false.
         raise PutUnknown([new[place].id for place in met], short(error)) from error
-    again = []
     for place, reply in zip(met, answers, strict=True):
-        if reply is None:
-            again.append(place)
-        else:
+        if reply is not None:
             replies[place] = reply
-    if not again:
-        return []
-    stored = insert(tasks, [documents[place] for place in again])
     for index, place in enumerate(again):
         replies[place] = PutReply(new[place].id, "existing" if index in stored.before else "created")
     return [again[index] for index in sorted(stored.met)]

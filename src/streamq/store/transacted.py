@@ -13,7 +13,7 @@ from typing import Any, Final
 from bson import ObjectId
 from pymongo import ReadPreference, UpdateOne
 from pymongo.client_session import ClientSession
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -134,6 +134,8 @@ def _in_transaction(tasks: Tasks, put: Sequence[Put], *, again: bool) -> list[Pu
     def body(session: ClientSession) -> list[PutReply]:
         try:
             return put_within(session, tasks, new, documents)
+        except ServerSelectionTimeoutError as error:
+            raise _Away(error) from error  # which the driver does not try again: the time for that is over
         except PyMongoError as error:
             crossed = error.has_error_label("TransientTransactionError") and isinstance(error, OperationFailure)
             if not again and (crossed or (isinstance(error, BulkWriteError) and _duplicates(error))):
@@ -144,10 +146,19 @@ def _in_transaction(tasks: Tasks, put: Sequence[Put], *, again: bool) -> list[Pu
     try:
         with tasks.meta.database.client.start_session() as session:
             return session.with_transaction(body, ReadConcern("majority"), majority, ReadPreference.PRIMARY)
+    except _Away as away:
+        raise away.error from None
     except PyMongoError as error:
         if error.has_error_label("UnknownTransactionCommitResult"):
             raise PutUnknown([one.id for one in new], short(error)) from error
         raise
+
+
+class _Away(Exception):
+    """No server was found for a transaction, nothing of which will be stored."""
+
+    def __init__(self, error: ServerSelectionTimeoutError) -> None:
+        self.error = error
 
 
 class _Crossed(Exception):

@@ -65,10 +65,10 @@ def begin(client: Client, tasks: Tasks) -> ClientSession:
     return session
 
 
-def abort(session: ClientSession, error: BaseException | None) -> str | None:
+def abort(tasks: Tasks, session: ClientSession, error: BaseException | None) -> str | None:
     """See `Store.abort`. Trips: 1 if anything was sent. An abort that fails is one nevertheless: the server ends the
     transaction by itself."""
-    with contextlib.suppress(*DRIVER_ERRORS):
+    with contextlib.suppress(*DRIVER_ERRORS), tasks.deadline():
         session.end_session()
     return short(error) if isinstance(error, PyMongoError) and _is_passing(error) else None
 
@@ -80,17 +80,16 @@ def commit(tasks: Tasks, session: ClientSession, settlement: Settlement) -> Verd
         if not session.in_transaction:
             raise StoreError("the transaction was ended by the body of its block: leave commit and abort to the block")
         if not _settle(tasks, session, settlement):
-            session.abort_transaction()
             return "lost"
         return _commit(tasks, session, settlement)
     except TransactionAborted:
         # Taken over after the transaction had taken its snapshot shows as a conflict too.
-        abort(session, None)
+        abort(tasks, session, None)
         if _is_lost(tasks, settlement):
             return "lost"
         raise
     finally:
-        abort(session, None)
+        abort(tasks, session, None)
 
 
 def _is_lost(tasks: Tasks, settlement: Settlement) -> bool:
