@@ -1,12 +1,12 @@
-"""The queue for asyncio programs: `app.blocking` in threads, by `asyncio.to_thread`. Nothing is written twice.
+"""The queue for asyncio programs: `app.blocking` in threads. Nothing is written twice.
 
     queues = streamq.asyncio.Door(app)
     await queues.put(send.new("ann@x"))
     async with await queues.queue("ticks").claim(wait_s=math.inf) as task: ...
 
-Each call takes one thread of the loop's default executor while it lasts: a claim or a result that is waited for, too.
-Cancelling a call does not end its thread at once. A write that was sent may be applied nevertheless; a waiting claim
-ends within a quarter of a second, and what it obtained is given back.
+Each call takes one thread of the loop's default executor while it lasts; a claim or a result that is waited for one of
+its own. Cancelling a call does not end its thread at once. A write that was sent may be applied nevertheless; a waiting
+claim ends within a quarter of a second, and what it obtained is given back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, Protocol, Unpack, overload
 
 from bson import ObjectId
 
-from streamq.asyncio_task import AsyncTask, AsyncTransaction, to_the_end
+from streamq.asyncio_task import AsyncTask, AsyncTransaction
+from streamq.asyncio_thread import to_the_end, waiting
 from streamq.blocking import Blocking, BlockingQueue, BlockingTask, Recurring
 from streamq.core.document import Status, TaskDocument
 from streamq.core.moves.cancel import CancelReply
@@ -76,7 +77,7 @@ class Door:
         """Wait for a task's end and return it as it is stored; as `Blocking.wait`. Cancellation: safe."""
         stopped = threading.Event()
         try:
-            return await asyncio.to_thread(self._blocking.wait_until, stopped.is_set, id, timeout_s)
+            return await waiting(lambda: self._blocking.wait_until(stopped.is_set, id, timeout_s))
         finally:
             stopped.set()
 
@@ -139,7 +140,7 @@ class AsyncQueue:
         def claim() -> list[BlockingTask]:
             return self._queue().claimer(lease_s).claim(n, wait_s, stopped.is_set)
 
-        claiming = to_the_end(claim)
+        claiming = waiting(claim) if wait_s else to_the_end(claim)
         try:
             return [AsyncTask(task) for task in await asyncio.shield(claiming)]
         except asyncio.CancelledError:

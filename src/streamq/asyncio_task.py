@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from streamq.asyncio_thread import to_the_end
 from streamq.blocking_task import BlockingTask
 from streamq.errors import LeaseLost, StoreError
 from streamq.runtime.current import TaskInfo
@@ -15,19 +16,6 @@ T = TypeVar("T")
 
 BEATS_A_LEASE: Final = 3
 """Two beats may fail before a lease is in danger."""
-
-
-def to_the_end(function: Callable[[], T]) -> asyncio.Task[T]:
-    """Run `function` in a thread, as a task that is not cancelled with who awaits it (who has to `shield` it)."""
-    running = asyncio.ensure_future(asyncio.to_thread(function))
-    running.add_done_callback(_heard)
-    return running
-
-
-def _heard(running: asyncio.Task[Any]) -> None:
-    """Nobody may be left to hear of an error: asyncio is not to complain of that."""
-    if not running.cancelled():
-        running.exception()
 
 
 class AsyncTask:
@@ -174,6 +162,8 @@ class AsyncTask:
                 try:
                     is_asked = await asyncio.shield(self._beat)
                 except LeaseLost:
+                    if self._call is not None:
+                        await asyncio.wait([self._call])  # a settlement that is on its way is why, if there is one
                     if not self._task.is_settled and self._leaving is None:
                         self._lost = True
                         body.cancel()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -454,3 +456,69 @@ def test_paused_queue_is_not_claimed_from(make_app: MakeApp) -> None:
         assert await queue.claim() is not None
 
     asyncio.run(main())
+
+
+def test_claims_that_wait_leave_threads_to_what_settles(make_app: MakeApp) -> None:
+    """More of them than the executor has threads: else each settlement would wait until its lease had ended."""
+    app = make_app()
+    threads = 2
+    begun: list[int] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
+        door = Door(app)
+
+        async def consume() -> None:
+            async for task in door.queue("q").consume(lease_s=1):
+                async with task:
+                    begun.append(task.info.attempt)
+
+        consuming = [asyncio.create_task(consume()) for _ in range(threads + 1)]
+        await asyncio.sleep(0.3)  # all of them wait
+        async with asyncio.timeout(30):
+            reply = await door.queue("q").put("x")
+            await door.wait(reply.id)
+        for one in consuming:
+            one.cancel()
+        await asyncio.wait(consuming)
+
+    asyncio.run(main())
+    assert (begun, statuses(app)) == ([1], {"succeeded": 1})
+
+
+def test_block_whose_success_is_on_its_way_as_a_beat_finds_it_gone_has_succeeded(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    settle, renew = type(app.store).settle, type(app.store).renew
+    stored, gone = threading.Event(), threading.Event()
+
+    def settle_and_wait(store: Any, settlements: Any) -> Any:
+        verdicts = settle(store, settlements)
+        stored.set()
+        assert gone.wait(10)
+        time.sleep(0.3)  # the answer is on its way for longer than that of the beat
+        return verdicts
+
+    def renew_after(store: Any, claim: Any) -> Any:
+        assert stored.wait(10)
+        try:
+            return renew(store, claim)
+        finally:
+            gone.set()
+
+    monkeypatch.setattr(type(app.store), "settle", settle_and_wait)
+    monkeypatch.setattr(type(app.store), "renew", renew_after)
+    reached: list[str] = []
+
+    async def main() -> None:
+        queue = Door(app).queue("q")
+        await queue.put("x")
+        task = await queue.claim(lease_s=1)
+        assert task is not None
+        async with task:
+            await task.succeed()
+            reached.append("behind it")
+
+    asyncio.run(main())
+    assert (reached, statuses(app)) == (["behind it"], {"succeeded": 1})
