@@ -23,6 +23,7 @@ ELECTED_S: Final = 30.0
 """More than an election."""
 
 ENDED_S: Final = 5.0
+"""By when a read has ended that was told of the election: far sooner than `AWAIT_S`."""
 
 READS: Final = 40
 """Some seconds of them: far fewer than until it is found again."""
@@ -42,17 +43,23 @@ OPENED: Final[dict[str, Callable[[MongoStore, float], Feed]]] = {
 
 
 @contextmanager
-def followed(scene: Scene, name: str, await_s: float) -> Iterator[tuple[MongoStore, Feed]]:
-    """Give a store and a feed that was read once."""
-    store = MongoStore.connect(scene.server.uri, scene.database, wake="tailable")
-    store.prepare()
-    feed = OPENED[name](store, await_s)
-    try:
-        yield store, feed
-    finally:
-        feed.close()
-        store.close()
-        scene.mend()
+def followed(
+    place: Place, name: str, await_s: float, temporary: pytest.TempPathFactory
+) -> Iterator[tuple[Scene, Network, MongoStore, Feed]]:
+    """Give a scene whose primary can be cut off, and a feed with its store."""
+    server, network = place
+    if network is None:
+        pytest.skip("no network of its own")
+    with Scene(server, temporary.mktemp("deposed") / "history", SEED, network=network) as scene:
+        store = MongoStore.connect(server.uri, scene.database, wake="tailable")
+        store.prepare()
+        feed = OPENED[name](store, await_s)
+        try:
+            yield scene, network, store, feed
+        finally:
+            feed.close()
+            store.close()
+            scene.mend()
 
 
 def isolate(scene: Scene, network: Network) -> Address:
@@ -74,13 +81,7 @@ def read_on(feed: Feed) -> None:
 def test_feed_of_a_primary_that_was_cut_off_ends_when_another_is_elected(
     place: Place, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    server, network = place
-    if network is None:
-        pytest.skip("no network of its own")
-    with (
-        Scene(server, tmp_path_factory.mktemp("deposed") / "history", SEED, network=network) as scene,
-        followed(scene, name, 0.1) as (store, feed),
-    ):
+    with followed(place, name, 0.1, tmp_path_factory) as (scene, network, store, feed):
         feed.read()
         before = isolate(scene, network)
         assert eventually(lambda: store.client.primary not in (None, before), ELECTED_S)
@@ -94,13 +95,9 @@ def test_read_that_waits_at_a_primary_that_was_cut_off_ends_when_another_is_elec
     place: Place, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Though the one that was cut off has said before that it is primary no more, and nobody else was then."""
-    server, network = place
-    if network is None:
-        pytest.skip("no network of its own")
     with (
-        Scene(server, tmp_path_factory.mktemp("deposed") / "history", SEED, network=network) as scene,
         ThreadPoolExecutor(1) as pool,
-        followed(scene, name, AWAIT_S) as (store, feed),
+        followed(place, name, AWAIT_S, tmp_path_factory) as (scene, network, store, feed),
     ):
         for other in scene.secondaries():
             scene.command(other, {"replSetFreeze": FROZEN_S})

@@ -210,17 +210,15 @@ def _unblock(
 
 def _retain_dead(tasks: Tasks, letters: Sequence[Document], refused: list[Refused]) -> int:
     """Take the marks of dead letters off: they are kept anyway."""
-    return 0 if tasks.dead is None else _ended(tasks.dead, letters, mark.off(), tasks, refused)
+    return 0 if tasks.dead is None else _move_ended(tasks.dead, letters, mark.off(), refused)
 
 
 def _retain(tasks: Tasks, ended: Sequence[Document], refused: list[Refused]) -> int:
     """Take the marks of ended tasks off."""
-    return _ended(tasks, ended, retain.update(), tasks, refused)
+    return _move_ended(tasks, ended, retain.update(), refused)
 
 
-def _ended(
-    among: Tasks, ended: Sequence[Document], update: list[dict[str, Any]], tasks: Tasks, refused: list[Refused]
-) -> int:
+def _move_ended(tasks: Tasks, ended: Sequence[Document], update: list[dict[str, Any]], refused: list[Refused]) -> int:
     """Move ended tasks on whose followers were seen to. One whose end or mark somebody has made something else: its
     mark is taken off and nothing is worked out, or it would be looked at for ever."""
     dates = {one["_id"]: one["finished_at"] for one in ended if _is_mark_of_an_end(one)}
@@ -228,9 +226,9 @@ def _ended(
     done = 0
     with tasks.deadline():
         if dates:
-            done += move(among.durable, queries.marked_ends(max(dates.values())), update, list(dates), refused)
+            done += move(tasks.durable, queries.marked_ends(max(dates.values())), update, list(dates), refused)
         if others:
-            done += move(among.durable, queries.marked_ends(None), mark.off(), others, refused)
+            done += move(tasks.durable, queries.marked_ends(None), mark.off(), others, refused)
     return done
 
 
