@@ -22,6 +22,7 @@ from pymongo import MongoClient
 
 from streamq import embedded
 from streamq.embedded.ports import free_port, is_free
+from streamq.embedded.replica_set import connected
 from streamq.errors import EmbeddedError, OptionInvalid
 from tests.patience import eventually, is_alive
 
@@ -250,6 +251,18 @@ def test_a_suspended_node_does_not_answer_until_it_is_resumed(three: embedded.Em
     finally:
         old.resume()
     three.wait_healthy()
+
+
+def test_waiting_for_health_outlives_connections_that_the_server_closes(tmp_path: Path) -> None:
+    with embedded.start(tmp_path, nodes=2, parameters={"enableTestCommands": 1}) as two:
+        with connected(two.nodes[0]) as client:
+            client.admin.command(
+                "configureFailPoint",
+                "failCommand",
+                mode={"times": 2},
+                data={"failCommands": ["replSetGetStatus"], "closeConnection": True},
+            )
+        two.wait_healthy()
 
 
 def test_three_kept_nodes_open_again_on_other_ports(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from streamq.embedded.command import SET_NAME
 from streamq.embedded.node import Node
@@ -165,15 +165,26 @@ def wait_healthy(nodes: Sequence[Node], timeout_s: float) -> None:
 
 def _elect(client: Client, nodes: Sequence[Node], deadline: float) -> None:
     """Wait for a primary and its followers; `client` is connected to the first node."""
-    followers = ["SECONDARY"] * (len(nodes) - 1)
-    if followers:
-        while (states := sorted(member["stateStr"] for member in members(client))) != ["PRIMARY", *followers]:
-            if states == ["SECONDARY", *followers]:
-                _step_up(client)
+    if len(nodes) > 1:
+        while not _all_up(client, len(nodes) - 1):
             _wait(deadline, "not all members came up in time")
     # A member is called PRIMARY a moment before it takes writes.
-    while not (_takes_writes(client) or any(is_primary(node) for node in nodes[1:])):
+    while not any(is_primary(node) for node in nodes):
         _wait(deadline, "no primary was elected in time")
+
+
+def _all_up(client: Client, followers: int) -> bool:
+    """Say whether one member is primary and the others follow; ask this one to be it when none is."""
+    all_follow = ["SECONDARY"] * (followers + 1)
+    try:
+        states = sorted(member["stateStr"] for member in members(client))
+        if states == all_follow:
+            _step_up(client)
+    except ServerSelectionTimeoutError:
+        raise
+    except ConnectionFailure:  # a member closes its connections when it steps down or rolls back: asked again
+        return False
+    return states == ["PRIMARY", *all_follow[1:]]
 
 
 def _step_up(client: Client) -> None:
