@@ -5,7 +5,7 @@
 # make demo    a run to look at; DIR="..." keeps its data there
 # make chaos   faults on a set of three nodes, MINUTES=60 long, by SEED=n; see docs/reliability.md
 # make fuzz    whatever others may have stored or typed, MINUTES=10 long; see docs/security.md
-# make audit   known vulnerabilities of the packages that streamq needs, where a database of them can be reached
+# make audit   known vulnerabilities of all packages that streamq brings with it, where a database of them can be reached
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows; ARGS="tests/unit" for some of them
 # make simulate  the runtime in virtual time, SEEDS=10000 runs from SEED=n on, on all cores; see docs/reliability.md
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
@@ -93,7 +93,7 @@ $(call TOOL,fuzz):
 	@touch $@
 
 audit: setup $(call TOOL,audit)
-	@exec $(BIN)/python -m tests.house.audit .tools/audit/bin/pip-audit $(BIN)/python
+	@exec $(BIN)/python -m tests.house.audit .tools/audit/bin/pip-audit
 
 $(call TOOL,audit):
 	$(FRESH) pip-audit && touch $@ || echo "make audit: pip-audit cannot be installed from here"
