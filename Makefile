@@ -8,6 +8,7 @@
 # make audit   known vulnerabilities of all packages that streamq brings with it, where a database of them can be reached
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows; ARGS="tests/unit" for some of them
 # make simulate  the runtime in virtual time, SEEDS=10000 runs from SEED=n on, on all cores; see docs/reliability.md
+# STREAMQ_MODEL_EXAMPLES=20000 make test ARGS="tests/model -k real_store"   the stores compared for longer; see the same page
 # make bench-peers   streamq beside other queues (ARGS="--rounds 1"); see bench/README.md
 # make clean   removes what the others made
 
