@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.conformance.conftest import MongoLab
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+FAR = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def of(checkup: Checkup, what: str) -> Finding:
@@ -83,6 +84,7 @@ def test_a_collection_that_is_not_there_yet_is_usable_and_is_not_made(uri: str, 
 
 BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("a task has a status that there is", "ready", {"$set": {"status": "lost"}}),
+    ("a task has a status that there is", "ready", {"$unset": {"status": ""}}),
     ("a running task has a claim and a lease", "running", {"$unset": {"claim_id": ""}}),
     ("a running task has a claim and a lease", "running", {"$unset": {"lease_until": ""}}),
     ("a running task has a claim and a lease", "running", {"$set": {"lease_until": "soon"}}),
@@ -90,12 +92,17 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("a ready task has its place in the queue", "ready", {"$unset": {"seq": "", "priority": ""}}),
     ("a ready task can be claimed", "ready", {"$set": {"queue": ["q"]}}),
     ("a ready task can be claimed", "ready", {"$unset": {"max_attempts": ""}}),
+    ("a ready task can be claimed", "ready", {"$set": {"attempt": -1}}),
+    ("a ready task can be claimed", "ready", {"$set": {"attempt": float("-inf")}}),
+    ("a ready task names its handler by a text", "ready", {"$set": {"task": ["a"]}}),
+    ("a ready task names its handler by a text", "ready", {"$set": {"task": 1}}),
     ("a task has been tried at most as often as it may be", "ready", {"$set": {"attempt": 9}}),
     ("a task that has ended holds nothing", "succeeded", {"$set": {"unique_lock": b"u1:x"}}),
     ("a task that has ended holds nothing", "succeeded", {"$set": {"claim_id": b"x"}}),
     ("a task that waits is held by nobody", "ready", {"$set": {"slot": 3}}),
     ("a task that waits is held by nobody", "delayed", {"$set": {"claim_id": b"x"}}),
     ("a blocked task waits for something", "blocked", {"$set": {"blocked_by": []}}),
+    ("a blocked task waits for something", "blocked", {"$set": {"blocked_by": ["a"]}}),
     ("a blocked task waits for something", "blocked", {"$unset": {"blocked_by": ""}}),
     ("a blocked task waits for something", "grouped", {"$unset": {"group": ""}}),
     ("a blocked task waits for something", "grouped", {"$set": {"blocked_by": []}}),
@@ -106,6 +113,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("a task that was not started in time expires", "ready", {"$set": {"expires_at": LONG_AGO}}),
     ("who waits for a task learns of its end", "parent", {"$set": {"finished_at": LONG_AGO}}),
     ("an ended lease is taken back", "running", {"$set": {"lease_until": LONG_AGO}}),
+    ("a lease ends within a week", "running", {"$set": {"lease_until": FAR}}),
     ("a due task is made ready", "delayed", {"$set": {"due_at": LONG_AGO}}),
 ]
 

@@ -13,13 +13,16 @@ import msgspec
 from streamq.core.checkup import Severity
 from streamq.core.document import BLOCKED, DELAYED, READY, RUNNING, STATUSES, TERMINAL, WAITING
 from streamq.core.moves.fence import HELD, LOCKS
-from streamq.core.queries import DATE, NO_ARRAY, NUMBER
+from streamq.core.queries import COUNTS, DATE, NO_ARRAY, NUMBER
 
 LATE_S: Final = 60.0
 """What is due for longer than this is moved by nobody: schedulers are milliseconds late, or seconds in an election."""
 
 REMOVED_S: Final = 300.0
 """The same of what the server removes: it looks once a minute, and takes its time when there is much."""
+
+LONGEST_LEASE_S: Final = 7 * 86_400.0
+"""A lease may last a day; one of a transaction twice as long as the server lets that live. Nobody asks for a week."""
 
 Mend = Literal["let_go", "free", "end_lease", "give_place", "tick"]
 
@@ -42,7 +45,8 @@ def _long_since(field: str, late_s: float = LATE_S) -> dict[str, Any]:
 INVARIANTS: Final = (
     Invariant(
         "a task has a status that there is",
-        {"status": {"$exists": True, "$nin": list(STATUSES)}},
+        # Rows of members, which have a kind, need no status.
+        {"status": {"$nin": list(STATUSES)}, "$or": [{"status": {"$exists": True}}, {"kind": {"$exists": False}}]},
         "error",
         f"nobody moves it: set its status to one of {', '.join(STATUSES)}, or delete it",
     ),
@@ -70,11 +74,22 @@ INVARIANTS: Final = (
         "a ready task can be claimed",
         {
             "status": READY,
-            "$or": [{"queue": {"$not": {"$type": "string"} | NO_ARRAY}}]
-            + [{field: {"$not": NUMBER}} for field in ("attempt", "max_attempts")],
+            "$or": [
+                {"_id": {"$type": "object"}},
+                {"queue": {"$not": {"$type": "string"} | NO_ARRAY}},
+                {"attempt": {"$not": COUNTS}},
+                {"max_attempts": {"$not": NUMBER}},
+            ],
         },
         "error",
-        "nobody claims it: its queue must be a text, attempt and max_attempts must be numbers",
+        "nobody claims it: its id must be no document, its queue a text, max_attempts a number, and attempt one that "
+        "counts",
+    ),
+    Invariant(
+        "a ready task names its handler by a text",
+        {"status": READY, "task": {"$exists": True}, "$nor": [{"task": {"$type": ["string", "null"]} | NO_ARRAY}]},
+        "error",
+        "only who claims without handlers claims it: set task to the name of a handler",
     ),
     Invariant(
         "a task has been tried at most as often as it may be",
@@ -107,6 +122,7 @@ INVARIANTS: Final = (
             "status": BLOCKED,
             "$or": [
                 {"blocked_by": {"$exists": True}, "blocked_by.0": {"$exists": False}},
+                {"blocked_by": {"$elemMatch": {"$not": {"$type": "objectId"}}}},
                 {"blocked_by": {"$exists": False}, "group": {"$not": {"$type": "string"}}},
             ],
         },
@@ -173,6 +189,16 @@ INVARIANTS: Final = (
         "warning",
         "no scheduler runs: start a worker; repair takes it back now",
         "tick",
+    ),
+    Invariant(
+        "a lease ends within a week",
+        {
+            "status": RUNNING,
+            "lease_until": DATE,
+            "$expr": {"$gt": ["$lease_until", {"$add": ["$$NOW", round(LONGEST_LEASE_S * 1000)]}]},
+        },
+        "warning",
+        "nobody takes it back before: set lease_until to a date that has passed if no worker runs it",
     ),
     Invariant(
         "a due task is made ready",

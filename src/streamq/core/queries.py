@@ -23,6 +23,9 @@ NO_ARRAY: Final = {"$not": {"$type": "array"}}
 NUMBER: Final = {"$type": ["int", "long", "double"]} | NO_ARRAY
 """What both the server and Python can count with."""
 
+COUNTS: Final = {"$gte": 0, "$lt": INT32 - 1} | NUMBER
+"""How often a task that may be claimed has been."""
+
 DATE: Final = {"$type": "date"} | NO_ARRAY
 
 
@@ -52,7 +55,7 @@ def ready(ask: Ask) -> dict[str, Any]:
     found: dict[str, Any] = {
         "status": READY,
         "queue": {"$eq": ask.queue} | NO_ARRAY,
-        "attempt": {"$gte": 0, "$lt": INT32 - 1} | NUMBER,
+        "attempt": COUNTS,
         "max_attempts": NUMBER,
         "_id": {"$not": {"$type": "object"}},
     }
