@@ -22,7 +22,8 @@ MIXED: Final = "mixed"
 LONGEST_S: Final = 600.0
 """A round is checked as a whole, in memory."""
 
-LOAD: Final = Load(lease_s=LONG_LEASE_S)
+LOAD: Final = Load(lease_s=LONG_LEASE_S, lasting_share=0.005)
+"""What lasts takes as many slots as in a short round, whose leases are shorter."""
 
 BAD: Final = 1
 SHORT: Final = 2

@@ -1,6 +1,7 @@
 """A worker without trio: `python -m tests.chaos.hand ORDERS`. A few threads, each with a loop of claim, work, settle.
 
-Nothing extends its leases or cancels its work: what it settles too late only the fence refuses.
+Nothing cancels its work, and its leases are extended only when a task reports, by its own thread: what it extends,
+reports or settles too late only the fence refuses.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.chaos.history import Pen
 from tests.chaos.orders import QUEUE, Orders
 from tests.chaos.producer import RETRY
 from tests.chaos.recording import RecordingStore
-from tests.chaos.work import job_of
+from tests.chaos.work import Job, job_of
 
 THREADS = 3
 WAIT_S = 3_600.0
@@ -71,13 +72,27 @@ class Hand:
         id, claim = str(task.info.id), task.info.claim_id.hex()
         self._pen.write(event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.info.attempt))
         job = job_of(task.payload)
-        time.sleep(job.work_ms / 1000)
+        try:
+            self._keep_on(task, job)
+        except LeaseLost:
+            self._pen.write(event.Ended(at=time.monotonic(), id=id, claim=claim, how="lost"))
+            return
         self._pen.write(event.Ended(at=time.monotonic(), id=id, claim=claim, how="done"))
         with contextlib.suppress(LeaseLost, StoreError):  # its lease ends by itself
             if job.fails and task.info.attempt == 1:
                 task.fail("as the payload asks for")
             else:
                 task.succeed(job.mark)
+
+    def _keep_on(self, task: BlockingTask, job: Job) -> None:
+        """Work, and say how far it is. Raises `LeaseLost`; who does not hear whether it was extended works on."""
+        for number in range(job.reports):
+            time.sleep(job.part_s)
+            with contextlib.suppress(StoreError):
+                task.extend()
+            with contextlib.suppress(StoreError):
+                task.progress(number)
+        time.sleep(job.part_s)
 
 
 def main() -> None:

@@ -24,6 +24,15 @@ def fence_by_status() -> None:
         module.fence = fence  # type: ignore[attr-defined]
 
 
+def keep_by_status() -> None:
+    """The same of extensions and progress alone: the settlement of a holder that came too late is refused."""
+
+    def fence(queue: str, claim_id: bytes, ids: Iterable[ObjectId]) -> dict[str, Any]:
+        return {"_id": {"$in": list(ids)}, "queue": queue, "status": RUNNING}
+
+    claiming.fence = reporting.fence = fence  # type: ignore[attr-defined]
+
+
 def scan_before_stream() -> None:
     """A worker looks at the queue before its stream is open, and then trusts the stream alone."""
     subscribe = Watcher.subscribe
@@ -44,6 +53,7 @@ def no_succession() -> None:
 
 MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
     "fence_by_status": fence_by_status,
+    "keep_by_status": keep_by_status,
     "scan_before_stream": scan_before_stream,
     "no_succession": no_succession,
 }

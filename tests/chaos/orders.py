@@ -32,6 +32,8 @@ class Load(msgspec.Struct, frozen=True):
     long_ms: int = 1_200
     """What one in twenty takes."""
     long_share: float = 0.05
+    lasting_share: float = 0.02
+    """What takes longer than a third of its lease, so that it is extended, and says now and then how far it is."""
     fails_share: float = 0.1
     """How many fail at their first attempt."""
     delayed_share: float = 0.15

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from tests.chaos.exercise import Exercise
 from tests.chaos.findings import Findings
 from tests.chaos.outages import OVER_S, Gap, Outage
 
@@ -23,11 +24,16 @@ class Report(msgspec.Struct, frozen=True):
     """Of which more than `OVER_S` was not the server's."""
     drained: bool
     history: str
+    exercised: Exercise
+    """By its own events: `findings` are of all that its scene has seen."""
+    unexcused: int = 0
+    """Repetitions of its own tasks that no fault explains."""
 
     @property
     def is_good(self) -> bool:
-        """Say whether nothing is wrong that must never be."""
-        return self.drained and not self.findings.violations
+        """Say whether nothing is wrong that must never be, and the auditor has seen all: where it has missed something
+        less is asked, and what is wrong might not be found."""
+        return self.drained and self.findings.audited and not self.findings.violations
 
     @property
     def worst(self) -> Outage | None:
@@ -44,9 +50,9 @@ class Report(msgspec.Struct, frozen=True):
             f"the server was out for {one.server_out_s:.1f} s"
             for one in self.gaps
         ]
-        unexcused = sum(self.findings.unexcused.values())
-        if unexcused:
-            found.append(f"{self.name}: {unexcused} repetitions that no fault explains")
+        found += [f"{self.name}: nothing was {name}, so that nothing of it was tested" for name in self.exercised.lacks]
+        if self.unexcused:
+            found.append(f"{self.name}: {self.unexcused} repetitions that no fault explains")
         if self.findings.failed:
             found.append(f"{self.name}: {self.findings.failed} tasks used up their attempts")
         return found
@@ -54,7 +60,21 @@ class Report(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         state = "good" if self.is_good else f"BAD, its history is in {self.history}"
         drained = "" if self.drained else "\nthe drain did not come to its end"
-        return f"{self.name} (seed {self.seed}): {state}{drained}\n{self.findings}"
+        audited = "" if self.findings.audited else "\nthe auditor has missed something"
+        return f"{self.name} (seed {self.seed}): {state}{drained}{audited}\n{self.figures}\n{self.findings}"
+
+    @property
+    def figures(self) -> str:
+        """Say in a line what the table says of it. The times are those of the worst fault."""
+        found, worst = self.findings, self.worst
+        counts = found.counts
+        return (
+            f"puts tried {found.tried:,} / acknowledged {found.acked:,}, lost {counts['lost']}, "
+            f"duplicated {sum(found.duplicated.values()):,}, stale {_stale(found)}, "
+            f"longest gap without progress {_s(worst, 'gap_s')} s (server out {_s(worst, 'server_gap_s')} s), "
+            f"recovery {_s(worst, 'until_settled_s')} s (a new client writes after {_s(worst, 'until_written_s')} s); "
+            f"{self.exercised}"
+        )
 
 
 HEADS: Final = (
@@ -93,13 +113,18 @@ def _row(report: Report) -> Sequence[str]:
         f"{len(found.recovered):,}",
         str(counts["lost"]),
         str(counts["phantom"]),
-        str(counts["stale"] + counts["torn"] + counts["unrun"]),
+        str(_stale(found)),
         f"{sum(found.duplicated.values()):,}",
         _s(worst, "gap_s"),
         _s(worst, "server_gap_s"),
         _s(worst, "until_written_s"),
         _s(worst, "until_settled_s"),
     )
+
+
+def _stale(found: Findings) -> int:
+    """Count what was written by who should not have, or not as it should be."""
+    return sum(found.counts[kind] for kind in ("stale", "torn", "unrun"))
 
 
 def _s(outage: Outage | None, name: str) -> str:

@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from tests.chaos.checker import check
-from tests.chaos.event import Healed, Struck
+from tests.chaos.event import Healed, Struck, Tried
+from tests.chaos.exercise import exercised
 from tests.chaos.nemeses import NEMESES
 from tests.chaos.nemesis import Lane, Nemesis
 from tests.chaos.outages import OVER_S, gaps, goes_on, outages
@@ -50,15 +51,19 @@ def play(scene: Scene, round: Round, say: Callable[[str], None] = print) -> Repo
     drained = scene.drain(round.still_s)
     history, stored = scene.books()
     own = [event for event in history if event.at >= began_at]
+    put = {id for event in own if isinstance(event, Tried) for id in event.ids}
+    findings = check(history, stored)
     report = Report(
         name=round.name,
         seed=round.seed,
         length_s=ends_at - began_at,
-        findings=check(history, stored),
+        findings=findings,
         outages=tuple(outages(own, began_at, ends_at)),
         gaps=tuple(gap for gap in gaps(own, began_at, ends_at) if gap.own_s > OVER_S),
         drained=drained,
         history=str(scene.directory),
+        exercised=exercised(own),
+        unexcused=sum(count for id, count in findings.unexcused.items() if id in put),
     )
     if not report.is_good or report.shortfalls:
         scene.keep()

@@ -168,7 +168,7 @@ def test_two_ends_of_one_task_are_stale() -> None:
     assert kinds(check([*PUT, *written], succeeded(Y))) == ["stale"]
 
 
-@pytest.mark.parametrize("by", ["extend", "progress"])
+@pytest.mark.parametrize("by", ["extend", "renew", "progress"])
 def test_extension_that_took_effect_after_a_later_claim_was_heard_of_is_stale(by: str) -> None:
     kept = Kept(at=5.6, sent_at=5.5, by=by, held=[(T, X)])
     assert kinds(check([*PUT, *begun(X, 1.0), *run(Y, 5.0), kept], succeeded(Y))) == ["stale"]

@@ -8,19 +8,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 
 from streamq.embedded import EmbeddedServer
 from tests.chaos.conftest import SEED
+from tests.chaos.findings import Violation
 from tests.chaos.orders import Load
 from tests.chaos.round import Round, play
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Strike
 
-LONG: Final = Load(putters=2, pause_ms=250, burst=0, long_share=1.0, long_ms=2_000, fails_share=0.0, delayed_share=0.0)
+LONG: Final = Load(
+    putters=2,
+    pause_ms=250,
+    burst=0,
+    long_share=1.0,
+    long_ms=2_000,
+    lasting_share=0.0,
+    fails_share=0.0,
+    delayed_share=0.0,
+)
 """Work for two seconds each, of three that a lease lasts: who comes back late finds another at work."""
 
-FEW: Final = Load(putters=2, pause_ms=100, burst=0, long_share=0.0, work_ms=5, fails_share=0.0, delayed_share=0.0)
+LASTING: Final = msgspec.structs.replace(LONG, lasting_share=1.0)
+"""Work that is extended and reported."""
+
+FEW: Final = Load(
+    putters=2, pause_ms=100, burst=0, long_share=0.0, lasting_share=0.0, work_ms=5, fails_share=0.0, delayed_share=0.0
+)
 """So few that a worker never has to look what else there is."""
 
 STRIKES: Final = 6
@@ -31,16 +47,29 @@ HOLD_S: Final = 3.6
 
 @pytest.mark.chaos
 def test_fence_of_the_status_alone_is_found_by_a_worker_that_was_frozen(three: EmbeddedServer, tmp_path: Path) -> None:
-    kinds: set[str] = set()
     with Scene(three, tmp_path / "history", SEED, load=LONG, mutants=("fence_by_status",)) as scene:
-        scene.hire_all(["hand", "hand", "worker", "producer"])
-        for number in range(STRIKES):
-            strike = Strike(2.0, "worker-frozen", "programs", HOLD_S, number)
-            report = play(scene, Round(f"fence-{number}", SEED, 6.0, [strike], still_s=15.0))
-            kinds |= report.findings.counts.keys()
-            if kinds:
-                break
-    assert "stale" in kinds
+        assert "stale" in {one.kind for one in found_by_freezing(scene)}
+
+
+@pytest.mark.chaos
+def test_extension_or_progress_with_a_fence_of_the_status_alone_is_found_by_a_worker_that_was_frozen(
+    three: EmbeddedServer, tmp_path: Path
+) -> None:
+    with Scene(three, tmp_path / "history", SEED, load=LASTING, mutants=("keep_by_status",)) as scene:
+        found = found_by_freezing(scene)
+    kept = ("extend by", "renew by", "progress by")
+    assert any(one.kind == "stale" and one.why.startswith(kept) for one in found), found
+
+
+def found_by_freezing(scene: Scene) -> tuple[Violation, ...]:
+    """Freeze workers past their leases, one after the other, until something is found."""
+    scene.hire_all(["hand", "hand", "worker", "producer"])
+    for number in range(STRIKES):
+        strike = Strike(2.0, "worker-frozen", "programs", HOLD_S, number)
+        report = play(scene, Round(f"fence-{number}", SEED, 6.0, [strike], still_s=15.0))
+        if report.findings.violations:
+            return report.findings.violations
+    return ()
 
 
 @pytest.mark.chaos

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from bson import ObjectId
 
 from tests.chaos.orders import Load
 
+LASTING: Final = (0.4, 1.2)
+"""In leases: some would end before they are through."""
+
+REPORTS: Final = (2, 4)
+"""So many that a holder who extends only when it reports never lets half of a lease go by."""
+
 
 class Job(msgspec.Struct, frozen=True):
-    """One payload. `mark` is the task's own id: a payload in the wrong place, or half of one, tells."""
+    """One payload. `mark` is the task's own id: a payload in the wrong place, or half of one, tells. `reports` says how
+    often it says how far it is, in equal parts of its work."""
 
     mark: str
     work_ms: int = 0
     fails: bool = False
+    reports: int = 0
+
+    @property
+    def part_s(self) -> float:
+        """How long it works before each report, and after the last one."""
+        return self.work_ms / 1000 / (self.reports + 1)
 
 
 def drawn(id: ObjectId, load: Load, dice: Random) -> Job:
     """Draw what a task takes to run."""
+    fails = dice.random() < load.fails_share
+    if dice.random() < load.lasting_share:
+        lasting_ms = round(dice.uniform(*LASTING) * load.lease_s * 1000)
+        return Job(str(id), lasting_ms, fails, dice.randint(*REPORTS))
     is_long = dice.random() < load.long_share
-    work_ms = load.long_ms if is_long else round(dice.random() * 2 * load.work_ms)
-    return Job(str(id), work_ms, dice.random() < load.fails_share)
+    return Job(str(id), load.long_ms if is_long else round(dice.random() * 2 * load.work_ms), fails)
 
 
 def delay_s(load: Load, dice: Random) -> float:

@@ -8,7 +8,7 @@ import time
 
 import trio
 
-from streamq import StreamQ, current_task
+from streamq import StreamQ, current_task, progress
 from streamq.bridge import ThreadBridge
 from tests.chaos import event, lifeline, mutants, orders
 from tests.chaos.history import Pen
@@ -16,6 +16,7 @@ from tests.chaos.orders import HANDLER, QUEUE, Orders
 from tests.chaos.producer import RETRY
 from tests.chaos.recording import RecordingStore
 from tests.chaos.start import Start
+from tests.chaos.work import Job
 
 
 class JobFailed(Exception):
@@ -32,13 +33,17 @@ async def run(given: Orders, pen: Pen, start: Start) -> None:
     )
 
     @app.task(queue=QUEUE, name=HANDLER, retry=RETRY)
-    async def job(mark: str, work_ms: int = 0, fails: bool = False) -> str:
+    async def job(mark: str, work_ms: int = 0, fails: bool = False, reports: int = 0) -> str:
         task = current_task()
         id, claim = str(task.id), task.claim_id.hex()
         pen.write(event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.attempt))
         how = "cancelled"
         try:
-            await trio.sleep(work_ms / 1000)
+            part_s = Job(mark, work_ms, fails, reports).part_s
+            for number in range(reports):
+                await trio.sleep(part_s)
+                await progress(number)
+            await trio.sleep(part_s)
             if fails and task.attempt == 1:
                 how = "raised"
                 raise JobFailed(mark)
