@@ -3,12 +3,16 @@ the old one would wait."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
 
 import pytest
 
 from streamq.store.mongo import MongoStore
+from streamq.store.succession import Succession
+from tests.chaos import mutants
 from tests.chaos.conftest import SEED
 from tests.chaos.scene import Place, Scene
 from tests.patience import eventually
@@ -17,15 +21,17 @@ SLOW: Final = "&connectTimeoutMS=40000&heartbeatFrequencyMS=40000"
 ELECTED_S: Final = 30.0
 """More than an election; less than what the monitor waits."""
 
+SOON_S: Final = 5.0
+"""By when a call has gone on whose client has heard of the election."""
 
-@pytest.mark.chaos
-def test_call_to_a_frozen_primary_goes_on_when_another_is_elected(
-    place: Place, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+
+@contextmanager
+def call_to_a_frozen_primary(place: Place, temporary: pytest.TempPathFactory) -> Iterator[Future[Any]]:
+    """Give a call that was on its way as its primary froze, once its client knows of another."""
     server, network = place
     with (
-        Scene(server, tmp_path_factory.mktemp("succession") / "history", SEED, network=network) as scene,
         ThreadPoolExecutor(1) as pool,
+        Scene(server, temporary.mktemp("succession") / "history", SEED, network=network) as scene,
     ):
         store = MongoStore.connect(server.uri + SLOW, scene.database)
         store.prepare()
@@ -35,10 +41,29 @@ def test_call_to_a_frozen_primary_goes_on_when_another_is_elected(
         frozen.suspend()
         try:
             writing = pool.submit(beside.insert_one, {"_id": 1})
-            assert eventually(writing.done, ELECTED_S)
-            assert writing.result().acknowledged
-            assert store.client.primary != (frozen.host, frozen.port)
+            assert eventually(lambda: store.client.primary not in (None, (frozen.host, frozen.port)), ELECTED_S)
+            yield writing
         finally:
             frozen.resume()
             store.close()
             scene.mend()
+
+
+@pytest.mark.chaos
+def test_call_to_a_frozen_primary_goes_on_when_another_is_elected(
+    place: Place, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with call_to_a_frozen_primary(place, tmp_path_factory) as writing:
+        assert eventually(writing.done, SOON_S)
+        assert writing.result().acknowledged
+
+
+@pytest.mark.chaos
+def test_call_to_a_frozen_primary_waits_on_when_nobody_ends_it(
+    place: Place, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    monkeypatch.setattr(Succession, "dismiss", Succession.dismiss)  # is put back then
+    mutants.become(["no_succession"])
+    with call_to_a_frozen_primary(place, tmp_path_factory) as writing:
+        assert not eventually(writing.done, SOON_S)

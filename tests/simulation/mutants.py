@@ -28,7 +28,6 @@ from streamq.runtime import clock
 from streamq.runtime.held import Held
 from streamq.runtime.intake import Intake
 from streamq.runtime.recurrer import BACKSTOP_S, Recurrer
-from streamq.runtime.standing_by import StandingBy
 from streamq.runtime.watcher import Watcher
 from streamq.store import limiting, memory, memory_shelf
 from streamq.store.memory import MemoryStore
@@ -119,16 +118,6 @@ def lease_by_client_clock() -> Patches:
     return [patch.object(Server, "_begin", begin_by_client), patch.object(Server, "extend", extend_by_client)]
 
 
-def wake_forgotten() -> Patches:
-    """A wake that comes while a look is on its way is taken for one that the look was about. (It was so.)"""
-    seen = StandingBy.seen
-
-    def seen_by_id(self: StandingBy, asked: Any, there: Any, now: float) -> Any:
-        return seen(self, {id: self._waiting.get(id, one) for id, one in asked.items()}, there, now)
-
-    return [patch.object(StandingBy, "seen", seen_by_id)]
-
-
 def slots_unseen() -> Patches:
     """Of the slots of a queue each claim takes the first, whoever has it."""
 
@@ -211,7 +200,6 @@ MUTANTS: Final[Mapping[str, Callable[[], Patches]]] = {
         settle_unseen,
         settle_without_read_back,
         lease_by_client_clock,
-        wake_forgotten,
         slots_unseen,
         tokens_unspent,
         slot_not_moved_on,
