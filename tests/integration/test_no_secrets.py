@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+import time
 import traceback
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import trio
@@ -15,9 +20,23 @@ from streamq.cli import main, supervisor
 from streamq.cli.place import URI, Server
 from streamq.core.roles import role_of
 from streamq.secret import Secret, redacted
+from tests.canary import CANARY as SECRET
+from tests.canary import descendants
 from tests.guarded import Guarded
 
 CANARY = "CANARY"
+
+SHOP: Final = """
+from streamq import StreamQ
+
+app = StreamQ()
+
+
+@app.task(queue="q")
+async def pack() -> None: ...
+"""
+
+SOURCE: Final = str(Path(streamq.__file__).parents[1])
 
 WRONG = [
     "mongodb://user:CANARY/CANARY@host/db",
@@ -144,3 +163,33 @@ def test_value_that_holds_a_uri_works_as_text_and_shows_no_password() -> None:
     uri = Secret("mongodb://user:CANARY@host/?tlsCertificateKeyFilePassword=CANARY&tls=true")
     assert (repr(uri), len(uri)) == ("'mongodb://***@host/?tlsCertificateKeyFilePassword=***&tls=true'", 73)
     assert redacted("see a=b") == "see a=b"
+
+
+def test_processes_of_a_worker_show_no_password_in_their_arguments(guard: Guarded, place: str, tmp_path: Path) -> None:
+    """Their environment holds it, which only the same user can read."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    operator = StreamQ(guard.user_with(role_of("operator", database=place)), database=place)
+    operator.blocking.store()
+    operator.close()
+    worker = guard.user_with(role_of("worker", database=place))
+    argv = [sys.executable, "-m", "streamq", "worker", "shop:app", "--procs", "2", "--queue", "q", "--database", place]
+    environment = {**os.environ, "STREAMQ_URI": worker, "PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"}
+    rows = guard.root[place]["tasks"]
+    with subprocess.Popen(argv, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
+        try:
+            until = time.monotonic() + 30
+            while rows.count_documents({"kind": "member"}) < 2:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            children = list(descendants(process.pid))
+            shown = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in (process.pid, *children)}
+            held = [Path(f"/proc/{pid}/environ").read_bytes().decode() for pid in children]
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert len(children) == 2
+    for said in shown.values():
+        assert "streamq\0worker" in said
+        assert "mongodb://" not in said
+        assert SECRET not in said
+    assert all(SECRET in one for one in held)
