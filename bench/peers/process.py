@@ -31,6 +31,8 @@ class Program:
         self._name = f"{contender.name} ({order['role']})"
         if contender.variant is not None:
             order["variant"] = contender.variant
+        # By the environment: it holds a password, and command lines are for all to see.
+        address = {"PEERS_URI": order.pop("uri")} if "uri" in order else {}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._unread = b""
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -41,6 +43,7 @@ class Program:
             stderr=self._errors,
             cwd=CACHE if CACHE.exists() else ROOT,  # no project file of ours configures a peer
             env=os.environ
+            | address
             | {"PYTHONPATH": os.pathsep.join(paths), "PEERS_NODE": str(CACHE / "node"), "NO_LOG_SUCCESS": "1"},
             preexec_fn=_die_with_run,
         )

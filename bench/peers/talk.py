@@ -1,6 +1,6 @@
 """What a queue's program hears and says: the protocol between the run and its processes. Standard library only.
 
-    run ── argv[1], a JSON order ──▶ program       {"role": "consume", "uri": ..., "count": ..., "rate": ..., ...}
+    run ── argv[1], a JSON order ──▶ program       {"role": "consume", "count": ..., "rate": ..., ...}; $PEERS_URI
         ◀── JSON lines on stdout ──                {"ready": true}, then the result
         ── a line on stdin ("go") ─▶
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -40,7 +41,7 @@ Order = dict[str, Any]
 def order() -> Order:
     """Return what this process was started for."""
     heard: Order = json.loads(sys.argv[1])
-    return heard
+    return {"uri": os.environ["PEERS_URI"], **heard} if "PEERS_URI" in os.environ else heard
 
 
 def say(**words: Any) -> None:

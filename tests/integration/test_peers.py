@@ -36,11 +36,11 @@ def test_a_run_measures_streamq_and_the_floor_in_all_scenarios(admin_uri: str) -
 
 
 def test_a_peer_whose_environment_is_missing_is_skipped_with_a_sentence(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    admin_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contender, "CACHE", tmp_path)
     absent = Contender("absent", "mongo", "absent", "venv", 1, 1)
-    run = measure([absent], Asked(rounds=1), uri=uri, say=lambda line: None)
+    run = measure([absent], Asked(rounds=1), uri=admin_uri, say=lambda line: None)
     assert run.entries == []
     assert "make bench-peers" in run.skipped["absent"]
 

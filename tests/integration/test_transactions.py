@@ -240,6 +240,7 @@ async def test_commit_that_nobody_answers_is_told_as_unknown_and_the_task_is_sti
         assert tasks(app, database)[0]["status"] == "ready"
 
 
+@pytest.mark.open("asks how long the server lets a transaction live, which no role may")
 @pytest.mark.usefixtures("short_lives")
 async def test_transaction_that_outlives_the_servers_limit_is_an_error_that_counts(
     app: StreamQ, orders: Collection[dict[str, Any]], database: str

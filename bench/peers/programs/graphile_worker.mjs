@@ -10,7 +10,7 @@ const packages = createRequire(pathToFileURL(process.env.PEERS_NODE + "/package.
 const { Logger, makeWorkerUtils, run, runMigrations } = packages("graphile-worker");
 const { Pool } = packages("pg");
 
-const heard = JSON.parse(process.argv[2]);
+const heard = { uri: process.env.PEERS_URI, ...JSON.parse(process.argv[2]) };
 const say = (words) => process.stdout.write(JSON.stringify(words) + "\n");
 const now = () => Number(process.hrtime.bigint());
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
