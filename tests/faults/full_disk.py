@@ -31,6 +31,8 @@ SIZE: Final = 300
 ENGINE: Final = "log=(prealloc=false,file_max=128KB)"
 """Journals of 128 KB instead of 100 MB: what was reserved before the disk was full would carry many puts more."""
 
+OPTIONS: Final = ("--wiredTigerEngineConfigString", ENGINE, "--syncdelay", "1", "--oplogSize", "16")
+
 
 class Seen(msgspec.Struct):
     """What happened. Ids are of tasks."""
@@ -155,8 +157,7 @@ def _exit_code(node: Node) -> int | None:
 def main() -> None:
     """Run it."""
     directory = Path(sys.argv[1])
-    options = ["--wiredTigerEngineConfigString", ENGINE, "--syncdelay", "1", "--oplogSize", "16"]
-    with embedded.start(directory, extra_args=options) as server:
+    with embedded.start(directory, extra_args=OPTIONS) as server:
         print(msgspec.json.encode(trio.run(Run(server, Disk(directory)).run)).decode())
 
 
