@@ -1,5 +1,5 @@
-"""A worker whose tasks may be poison: `python -m tests.faults.poisoned URI DATABASE SLOTS`. It ends when the test does,
-or as the poison makes it."""
+"""A worker whose tasks may be poison: `python -m tests.faults.poisoned URI DATABASE SLOTS LEASE_S`. It ends when the
+test does, or as the poison makes it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os
 import signal
 import sys
 import time
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import trio
 
 from streamq import Retry, StreamQ, current_task
 from tests.chaos import lifeline
-from tests.long_form import sized
 
-LEASE_S: Final = sized(1.5, 10.0)
 BLOCKED_S: Final = 1.2
 """How long a handler gives nobody else a turn: past the shortest lease there is, which its test has."""
 
@@ -26,7 +24,9 @@ HUNGRY_BYTES: Final = 1 << 60
 MOST: Final = 3
 """Attempts of each task."""
 
-Poison = Literal["exit", "hungry", "big", "block"]
+FOR_EVER_S: Final = 1e6
+
+Poison = Literal["exit", "hungry", "big", "block", "spin", "hang"]
 RETRY: Final = Retry(max_attempts=MOST, first_s=0.05, cap_s=0.1)
 
 
@@ -41,6 +41,11 @@ async def poison(kind: Poison) -> str:
             return "x" * HUNGRY_BYTES
         case "block":
             time.sleep(BLOCKED_S)  # noqa: ASYNC251 - that is the poison
+        case "spin":
+            while True:
+                pass
+        case "hang":
+            time.sleep(FOR_EVER_S)  # noqa: ASYNC251 - that is the poison
         case "big":
             return "x" * BIG_BYTES
     return kind
@@ -52,9 +57,10 @@ async def good(number: int) -> int:
     return number
 
 
-async def main(uri: str, database: str, slots: str) -> None:
+async def main(uri: str, database: str, slots: str, lease_s: str) -> None:
     """Work."""
-    app = StreamQ(uri, database=database, lease_s=LEASE_S, safety_scan_s=None, retry=RETRY)
+    options: dict[str, Any] = {"lease_s": float(lease_s), "safety_scan_s": None, "retry": RETRY}
+    app = StreamQ(uri, database=database, worker_id=str(os.getpid()), **options)
     app.task(queue="q", retry=RETRY)(poison)
     app.task(queue="q", retry=RETRY)(good)
     async with app, trio.open_nursery() as nursery:
@@ -65,4 +71,4 @@ async def main(uri: str, database: str, slots: str) -> None:
 
 if __name__ == "__main__":
     lifeline.hold()
-    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])

@@ -29,6 +29,18 @@ DRAWN: Final = 12
 
 WALK_S: Final = 6 * LONGEST_S
 
+HELD: Final = {
+    "insert",
+    "update",
+    "delete",
+    "findAndModify",
+    "getMore",
+    "aggregate",
+    "find",
+    "commitTransaction",
+}
+"""What a road must hold: a command that no step sends is never struck."""
+
 MISSED: Final = 0.2
 """Which part of the faults may find that its command was not sent so often this time: what the timers do besides is
 never quite the same."""
@@ -44,6 +56,7 @@ async def counted(server: EmbeddedServer, mongo: Mongo, databases: Databases) ->
         road = Road(app_on(client, database), mongo, database)
         await road.walk()
         assert road.flaws() == []
+        assert counts.keys() >= HELD
         return Counter(counts)
 
 
