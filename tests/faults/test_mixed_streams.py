@@ -36,7 +36,7 @@ MOST_APART_S: Final = 0.1
 
 QUIET_S: Final = 0.2
 """After how long an open stream counts as healthy here, in place of 5 s: an error that comes sooner lengthens the pause
-before the next opening, up to some 5 s, as it must where errors do not end."""
+before the next opening, up to 7.5 s, as it must where errors do not end."""
 
 APART_S: Final = 0.7
 """Between two strikes: the longest pause after the errors of one, and that."""

@@ -172,8 +172,8 @@ async def test_poison_that_its_worker_survives_holds_up_nobody(
 # --- it never returns ------------------------------------------------------------------------------------------------
 
 FEW: Final = 4
-"""Slots of a worker that is frozen. It holds as many tasks and some that it has claimed ahead: in 64 rounds 5 of 200 at
-most met the poison in all their attempts."""
+"""Slots of a worker that is frozen. It holds as many tasks and some that it has claimed ahead: 5 of 200 were once
+seen to fail, having been held by all that froze."""
 
 SHORT_LEASE_S: Final = 1.5
 
