@@ -25,6 +25,9 @@ from tests.patience import eventually
 ZOMBIES: Final = sized(50, 1_000)
 """Tasks in the hands of one that is frozen past their leases."""
 
+PROCESSES: Final = sized(4, 16)
+"""Those that race for the tasks of one queue, with two consumers each."""
+
 HAND: Final = Path(__file__).with_name("hand.py")
 
 
@@ -142,8 +145,8 @@ def test_worker_that_is_asked_to_stop_gives_its_tasks_back_at_once(
     assert app.client[database].tasks.count_documents({"kind": "member"}) == 0
 
 
-def test_eight_consumers_in_four_processes_run_each_task_once(hire: Hire, app: StreamQ, tmp_path: Path) -> None:
-    hands = [hire("consume") for _ in range(4)]
+def test_consumers_in_several_processes_run_each_task_once(hire: Hire, app: StreamQ, tmp_path: Path) -> None:
+    hands = [hire("consume") for _ in range(PROCESSES)]
     queue = app.blocking.queue("race")
     queue.put_many(range(1_000))  # some wait already when they come, some come while they run
     for hand in hands:
@@ -158,7 +161,7 @@ def test_eight_consumers_in_four_processes_run_each_task_once(hire: Hire, app: S
         assert hand.process.wait(timeout=10) == 0
     ran = Counter(int(words[1]) for words in lines(tmp_path / "log"))
     assert ran == dict.fromkeys(range(5_000), 1)
-    assert len({words[2] for words in lines(tmp_path / "log")}) == 4, "all four took part"
+    assert len({words[2] for words in lines(tmp_path / "log")}) == PROCESSES, "all took part"
 
 
 @pytest.mark.parametrize("mode", ["short-lease", "own-lease"])

@@ -51,6 +51,22 @@ class Place(msgspec.Struct, frozen=True):
             client.drop_database(self.database)
 
 
+def write_conflicts(uri: str) -> int:
+    """How often the server has met a write conflict since it began, in all its databases."""
+    return int(_status(uri)["metrics"]["operation"]["writeConflicts"])
+
+
+def server_counts(uri: str) -> tuple[dict[str, int], int]:
+    """How many operations of each kind the server was asked for since it began, and its process id."""
+    status = _status(uri)
+    return {name: int(count) for name, count in status["opcounters"].items() if isinstance(count, int)}, status["pid"]
+
+
+def _status(uri: str) -> dict[str, Any]:
+    with Client(uri) as client:
+        return client.admin.command("serverStatus")
+
+
 @contextmanager
 def made(uri: str, wake: WakeBy = "stream") -> Iterator[Place]:
     """Make a database of its own, with streamq's indexes; drop it after."""

@@ -10,6 +10,7 @@ from streamq.bench.floor import sizes
 from streamq.bench.floor.putting import stored
 from streamq.bench.options import COMMON, Common
 from streamq.bench.ours.working import Work
+from streamq.bench.place import write_conflicts
 from streamq.bench.rates import Rates
 from streamq.bench.result import STREAMQ, ratio
 from streamq.bench.rounds import per_s, play_drain, settled, total
@@ -45,13 +46,16 @@ def drain(
                     # Alone it ends by itself; of several none knows of the others.
                     asked = Work(count=waiting if count == 1 else None, slots=slots, go=True)
                     hands = run.cast.actors(f"{name} consumer", count)
+                    before = write_conflicts(run.uri)
                     seconds, worked = play_drain(run, name, place, waiting, hands, sizes.BEST, asked)
+                    conflicts = write_conflicts(run.uri) - before
                 rates[count].add(name, settled(worked), seconds)
                 run.short(f"{name} tasks, {count} processes", settled(worked), waiting)
                 wasted[f"{name}, {count} processes"] = {
                     "per_s": per_s(settled(worked), seconds),
-                    "claim_calls": total(worked, "claim_calls"),
+                    "claim_calls": (claims := total(worked, "claim_calls")),
                     "empty_calls": total(worked, "empty_calls"),
+                    "conflicts_per_claim": ratio(conflicts, claims),
                 }
             first, last = rates[processes[0]], rates[processes[-1]]
             run.found(

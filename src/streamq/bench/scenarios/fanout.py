@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from streamq.bench.options import COMMON, Common
 from streamq.bench.pickups import Pickups
+from streamq.bench.place import write_conflicts
 from streamq.bench.result import CONTENDERS, STREAMQ, encoded, latency_ratios, ratio
-from streamq.bench.rounds import pick_one_by_one, play_pickups
+from streamq.bench.rounds import pick_one_by_one, play_pickups, total
 from streamq.bench.run import running
 from streamq.bench.worked import Put, Worked
 
@@ -31,7 +32,8 @@ def fanout(
     slots: Annotated[int, Parameter(help="Tasks that a consumer runs at once.")] = 1,
     common: Common = COMMON,
 ) -> None:
-    """Fan-out: idle consumer processes, one task at a time; claims that obtained nothing per task, and the pickup.
+    """Fan-out: idle consumer processes, one task at a time; claims that obtained nothing per task, the server's write
+    conflicts per claim, and the pickup.
 
     The floor: as many processes of one thread, each a change stream, then find_one_and_update by id.
     """
@@ -39,15 +41,25 @@ def fanout(
     with running("fanout", common, 600.0, options) as run:
         pickups = {(name, count): Pickups(WARM_UP) for count in processes for name in CONTENDERS}
         wasted = dict.fromkeys(pickups, 0)
+        claims, conflicts = dict.fromkeys(pickups, 0), dict.fromkeys(pickups, 0)
         for number, order in run.turns(rounds * len(processes)):
             count = processes[number // rounds]
             for name in order:
                 run.bar.say(f"{name}, {count} processes")
                 wanted = round(rate * seconds) + WARM_UP
+                before = write_conflicts(run.uri)
                 put, worked = play_pickups(run, name, pick_one_by_one(name, slots), rate, wanted, count)
+                conflicts[name, count] += write_conflicts(run.uri) - before
+                claims[name, count] += total(worked, "claim_calls")
                 pickups[name, count].add(put, worked, wanted)
                 wasted[name, count] += _wasted(put, worked)
-            tables = {key: one.figures() | _per_task(wasted[key], one.done) for key, one in pickups.items() if one.done}
+            tables = {
+                key: one.figures()
+                | _per("wasted_per_task", wasted[key], one.done)
+                | _per("conflicts_per_claim", conflicts[key], claims[key])
+                for key, one in pickups.items()
+                if one.done
+            }
             least, most = min(count for _, count in tables), max(count for _, count in tables)
             figures: dict[str, dict[str, Any]] = {
                 name: tables[name, most] for name in CONTENDERS if (name, most) in tables
@@ -75,5 +87,5 @@ def _wasted(put: Put, worked: Sequence[Worked]) -> int:
     return sum(at > first for one in worked for at in one.empty_at)
 
 
-def _per_task(wasted: int, done: int) -> dict[str, float]:
-    return {"wasted_per_task": round(wasted / done, 3) if done else 0.0}
+def _per(name: str, count: int, of: int) -> dict[str, float]:
+    return {name: round(count / of, 3) if of else 0.0}

@@ -1,60 +1,90 @@
-"""What an idle worker costs."""
+"""What idle workers cost."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from streamq.bench.cast import Actor, results
 from streamq.bench.floor import idling as floor_idling
 from streamq.bench.options import COMMON, Common
 from streamq.bench.ours import idling
-from streamq.bench.process import cpu_s, rss_mb
+from streamq.bench.place import Place, server_counts
+from streamq.bench.process import cpu_s, rss_mb, wait_quiet
 from streamq.bench.result import FLOOR, STREAMQ, ratio
-from streamq.bench.run import running
+from streamq.bench.run import Run, running
+
+START_S: Final = 3.0
+"""How much longer the run may take for each worker and contender, where all start at once."""
+
+SETTLE_S: Final = 20.0
+"""How long is waited at most for all workers to be through with their start: each tells all others that it is there."""
 
 
 def idle(
     *,
-    seconds: Annotated[float, Parameter(help="How long it is looked at.")] = 60.0,
-    handlers: Annotated[int, Parameter(help="Handlers of the worker, each with a queue of its own.")] = 100,
+    seconds: Annotated[float, Parameter(help="How long each contender is looked at.")] = 60.0,
+    handlers: Annotated[int, Parameter(help="Handlers of a worker, each with a queue of its own.")] = 100,
+    workers: Annotated[int, Parameter(help="Processes that idle at once.")] = 1,
     common: Common = COMMON,
 ) -> None:
-    """Idle cost of one worker: commands a second (by the driver's own events; its monitoring of the server is not among
-    them), CPU and memory (from /proc).
+    """Idle cost of workers: commands a second (by the driver's own events; its monitoring of the server is not among
+    them), CPU and memory of one (from /proc), and the CPU that mongod takes meanwhile for all of them.
 
-    The floor is a process of plain PyMongo with an open change stream. Both idle at the same time.
+    The floor is as many processes of plain PyMongo with an open change stream each; it idles first.
     """
-    with (
-        running("idle", common, seconds + 60.0, {"seconds": seconds, "handlers": handlers}) as run,
-        run.place() as place,
-    ):
-        hands = {name: run.cast.actor(f"{name} worker") for name in (FLOOR, STREAMQ)}
-        hands[FLOOR].begin(floor_idling.idle, place)
-        hands[STREAMQ].begin(idling.idle, place, handlers)
-        for hand in hands.values():
-            hand.wait_ready()
-        run.bar.begin("idle", 1)
-        for hand in hands.values():
-            hand.go()
-        began_at, used_s = time.monotonic(), {name: cpu_s(hand.pid) for name, hand in hands.items()}
-        time.sleep(min(seconds, run.budget.left_s))
-        lasted_s = time.monotonic() - began_at
-        run.short("seconds", round(lasted_s), round(seconds))
+    options = {"seconds": seconds, "handlers": handlers, "workers": workers}
+    with running("idle", common, 2 * seconds + 60.0 + 2 * START_S * workers, options) as run, run.place() as place:
+        run.bar.begin("idle", 2)
         figures: dict[str, dict[str, Any]] = {}
-        for name, hand in hands.items():
-            figures[name] = {
-                "cpu_percent": round((cpu_s(hand.pid) - used_s[name]) / lasted_s * 100, 3),
-                "rss_mb": rss_mb(hand.pid),
-            }
-        commands: dict[str, dict[str, int]] = {}
-        for name, hand in hands.items():
-            hand.stop()
-            commands[name] = hand.result()
-            figures[name]["commands_per_s"] = round(sum(commands[name].values()) / lasted_s, 3)
+        more: dict[str, dict[str, Any]] = {"commands": {}, "server_per_s": {}, "lasted_s": {}}
+        for name in (FLOOR, STREAMQ):
+            hands = run.cast.actors(f"{name} worker", workers)
+            for hand in hands:
+                if name == FLOOR:
+                    hand.begin(floor_idling.idle, place)
+                else:
+                    hand.begin(idling.idle, place, handlers)
+            for hand in hands:
+                hand.wait_ready()
+            figures[name], seen = _looked_at(run, place, hands, seconds)
+            for what, value in seen.items():
+                more[what][name] = value
+            run.cast.dismiss(*hands)
+            run.bar.step()
         ratios = {
             "ratio": ratio(figures[STREAMQ]["commands_per_s"], figures[FLOOR]["commands_per_s"]),
             "ratio_rss": ratio(figures[STREAMQ]["rss_mb"], figures[FLOOR]["rss_mb"]),
         }
-        run.found(ratios, figures, commands=commands, lasted_s=round(lasted_s, 1))
+        run.found(ratios, figures, **more)
+
+
+def _looked_at(run: Run, place: Place, hands: list[Actor], seconds: float) -> tuple[dict[str, float], dict[str, Any]]:
+    """Let them idle; return the figures of one on average and of mongod, and what was sent by kind."""
+    pids = [hand.pid for hand in hands]
+    wait_quiet(pids, min(SETTLE_S, run.budget.left_s / 8))
+    for hand in hands:
+        hand.go()
+    counted, mongod = server_counts(place.uri)
+    began_at, used_s, server_s = time.monotonic(), sum(map(cpu_s, pids)), cpu_s(mongod)
+    time.sleep(min(seconds, run.budget.left_s))
+    lasted_s = time.monotonic() - began_at
+    used_s, server_s = sum(map(cpu_s, pids)) - used_s, cpu_s(mongod) - server_s
+    after, _ = server_counts(place.uri)
+    run.short("seconds", round(lasted_s), round(seconds))
+    figures = {
+        "cpu_percent": round(used_s / len(hands) / lasted_s * 100, 3),
+        "rss_mb": round(sum(map(rss_mb, pids)) / len(hands), 1),
+        "mongod_cpu_percent": round(server_s / lasted_s * 100, 2),
+    }
+    for hand in hands:
+        hand.stop()
+    commands: dict[str, int] = {}
+    for sent in results(hands):
+        for what, count in sent.items():
+            commands[what] = commands.get(what, 0) + count
+    figures["commands_per_s"] = round(sum(commands.values()) / len(hands) / lasted_s, 3)
+    per_s = {what: round((count - counted[what]) / lasted_s, 2) for what, count in after.items()}
+    return figures, {"commands": commands, "server_per_s": per_s, "lasted_s": round(lasted_s, 1)}
