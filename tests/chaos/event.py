@@ -67,8 +67,6 @@ class Began(Event, frozen=True):
     id: TaskId
     claim: ClaimId
     attempt: int
-    once: bool = False
-    """Whether it has no other attempt."""
 
 
 class Ended(Event, frozen=True):
@@ -112,13 +110,6 @@ class Closed(Event, frozen=True):
 
     id: TaskId
     by: ClaimId
-    status: str
-
-
-class Lapsed(Event, frozen=True):
-    """A task has ended without a settlement: with the lease of its last attempt."""
-
-    id: TaskId
     status: str
 
 
@@ -178,7 +169,6 @@ AnyEvent = (
     | Kept
     | Given
     | Closed
-    | Lapsed
     | Marked
     | Gap
     | Probed
