@@ -20,7 +20,7 @@ from pymongo.write_concern import WriteConcern
 
 from streamq import StreamQ
 from tests.long_form import sized
-from tests.patience import eventually
+from tests.patience import eventually, freeze
 
 ZOMBIES: Final = sized(50, 1_000)
 """Tasks in the hands of one that is frozen past their leases."""
@@ -172,7 +172,7 @@ def test_worker_frozen_past_its_lease_loses_its_task_and_changes_nothing_when_it
     frozen = hire(mode)
     frozen.wait_ready()
     assert eventually(lambda: began(tmp_path / "log") == 1, 20)
-    frozen.send(signal.SIGSTOP)
+    freeze(frozen.process.pid)
     heir = hire(mode, "heir")
     heir.wait_ready()
     assert eventually(lambda: counts(app) == {"succeeded": 1}, 20)
@@ -191,7 +191,7 @@ def test_settlements_of_a_holder_that_was_frozen_past_its_leases_are_refused(
     put(app, ZOMBIES)
     late = hire("settle-late")
     late.wait_ready()
-    late.send(signal.SIGSTOP)
+    freeze(late.process.pid)
     fresh = 0
     while fresh < ZOMBIES:
         tasks = app.blocking.queue("default").claim_many(ZOMBIES, wait_s=20)

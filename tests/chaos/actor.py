@@ -15,6 +15,7 @@ import msgspec
 
 from tests.chaos.event import Died
 from tests.chaos.orders import Orders
+from tests.patience import freeze
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE_S: Final = 90.0
@@ -95,8 +96,8 @@ class Actor:
         self._close()
 
     def freeze(self) -> None:
-        """Stop it with SIGSTOP."""
-        self._process.send_signal(signal.SIGSTOP)
+        """Stop it with SIGSTOP; it stands still when this returns."""
+        freeze(self._process.pid)
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +38,7 @@ from tests.faults.script import lines
 from tests.integration.conftest import MakeApp
 from tests.integration.echo import echoing
 from tests.long_form import sized
+from tests.patience import freeze
 from tests.proxy import Proxy
 from tests.wire import Message
 
@@ -291,6 +293,14 @@ def forgetful(directory: Path) -> Iterator[EmbeddedServer]:
         yield server
 
 
+def place_of_a_frozen_reader(mongo: Mongo) -> Any:
+    """Return an instant no stream of a frozen process is past: what it had asked for last is answered by then."""
+    running: list[dict[str, Any]] = [{"$currentOp": {}}, {"$match": {"op": "getmore", "ns": {"$regex": "^q[.]"}}}]
+    while list(mongo.admin.aggregate(running)):
+        time.sleep(0.02)
+    return mongo.admin.command("ping")["$clusterTime"]["clusterTime"]
+
+
 def overrun(mongo: Mongo, since: Any) -> None:
     """Write until the server has forgotten what was at `since`."""
     oplog = mongo.local["oplog.rs"]
@@ -316,26 +326,26 @@ async def test_worker_that_was_frozen_until_the_oplog_had_lost_its_place_runs_wh
             worker = await nursery.start(partial(trio.run_process, command, stdin=subprocess.PIPE, check=False))
             try:
                 first = await app.queue("default").put("before", id=ObjectId())
-                assert await ran(log, first.id)
-                since = mongo.admin.command("ping")["$clusterTime"]["clusterTime"]
-                worker.send_signal(signal.SIGSTOP)
+                assert await wrote(log, first.id)
+                await trio.to_thread.run_sync(freeze, worker.pid)
                 await app.queue("default").put("meanwhile", id=(second := ObjectId()))
+                since = await trio.to_thread.run_sync(place_of_a_frozen_reader, mongo)
                 await trio.to_thread.run_sync(overrun, mongo, since)
                 worker.send_signal(signal.SIGCONT)
-                assert await ran(log, second)
+                assert await wrote(log, second)
                 third = await app.queue("default").put("after", id=ObjectId())
-                assert await ran(log, third.id)
+                assert await wrote(log, third.id)
+                assert await wrote(log, "lost")
             finally:
                 worker.send_signal(signal.SIGCONT)
                 worker.terminate()
         app.close()
-    assert ["lost"] in list(lines(log))
 
 
-async def ran(log: Path, id: ObjectId) -> bool:
-    """Wait until a worker has written that it runs a task; say whether it has."""
+async def wrote(log: Path, word: ObjectId | str) -> bool:
+    """Wait until a worker has written a word, such as the id of a task it runs; say whether it has."""
     with trio.move_on_after(2 * SOON_S):
-        while [str(id)] not in list(lines(log)):  # noqa: ASYNC110
+        while [str(word)] not in list(lines(log)):  # noqa: ASYNC110
             await trio.sleep(0.02)
         return True
     return False
