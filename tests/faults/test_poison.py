@@ -206,7 +206,7 @@ def test_poison_that_never_returns_freezes_one_worker_an_attempt_and_fails_while
 ) -> None:
     """Its worker is frozen for good: nothing can end a handler that gives nobody a turn but the end of its process. Its
     leases end, another worker takes over, and after the last attempt no more workers are frozen. The thread that reads
-    a frozen worker's stream still claims for the slots that were free, once each: these tasks run an attempt later."""
+    a frozen worker's stream may claim for its free slots just then; these tasks run an attempt later."""
     app = StreamQ(server.uri, database=database, retry=RETRY)
     bad, fine = app.task(queue="q", retry=RETRY)(poison), app.task(queue="q", retry=RETRY)(good)
     tasks = app.client[database].tasks

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import trio
+import trio.testing
 from bson import ObjectId
 
 from streamq import Retry
 from streamq.bridge import NOTHING, Swift, ThreadBridge
 from streamq.core.wake import Wake
+from streamq.runtime.handover import STUCK_S
 from tests.integration.conftest import MakeApp, Mongo
+from tests.patience import eventually
 
 SOON_S = 10.0
 """How long a step may take at most."""
@@ -125,3 +129,52 @@ async def test_stopped_worker_gives_back_what_a_claim_in_flight_in_the_feed_obta
     async with elsewhere:
         (document,) = await elsewhere.find()
     assert (document["_id"], document["status"], document["attempt"]) == (handle.id, "ready", 0)
+
+
+# --- while trio stands still ------------------------------------------------------------------------------------------
+
+
+async def test_loop_that_stands_still_is_claimed_for_once_at_most(
+    make_app: MakeApp, database: str, mongo: Mongo
+) -> None:
+    """A handler that gives nobody a turn: what the feed's thread claims meanwhile would lose its attempt with its
+    lease. Its wakes are told instead, and claimed when there is somebody to begin them."""
+    app, producer = make_app(), make_app()
+    tasks = mongo[database].tasks
+    done: list[int] = []
+
+    def claimed() -> int:
+        return tasks.count_documents({"status": "running", "payload": "good"})
+
+    def put_meanwhile() -> None:
+        queue = producer.blocking.queue("q")
+        queue.put("good")
+        assert eventually(claimed), "the control: the thread claims"
+        time.sleep(2 * STUCK_S)  # what is promised holds from then on
+        for _ in range(3):
+            queue.put("good")
+        done.append(eventually(lambda: claimed() > 1, within_s=1.0))
+
+    async def loop() -> None:
+        async with app.queue("q").consume() as own:
+            async for task in own:
+                async with task:
+                    if task.payload == "block":
+                        await trio.testing.wait_all_tasks_blocked()  # the other slots are on offer
+                        thread = threading.Thread(target=put_meanwhile)
+                        thread.start()
+                        thread.join()
+
+    async with app, trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(loop)
+        with trio.fail_after(SOON_S):
+            # By another process's puts: the echo of an own one would come after the loop stands still, and go unheard.
+            for word in ("good", "block"):
+                await trio.to_thread.run_sync(producer.blocking.queue("q").put, word)
+                while word == "good" and tasks.count_documents({"status": {"$in": ["ready", "running"]}}):  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            while not done or tasks.count_documents({"status": {"$in": ["ready", "running", "delayed"]}}):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+    assert done == [False]

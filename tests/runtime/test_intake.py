@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -75,6 +76,13 @@ async def test_feed_claims_ahead_when_takers_wait_and_nothing_came_before() -> N
         early = takers.intake.claim_early(wake_of(takers.put_unheard()))
         assert early is not None
         takers.intake.take_early(early)
+
+
+async def test_task_that_may_start_once_is_not_claimed_by_the_thread() -> None:
+    """A loop that stands still would not begin it, and its only attempt would be used up."""
+    async with waiting_takers(2) as takers:
+        wake = msgspec.structs.replace(wake_of(takers.put_unheard()), durable=True)
+        assert takers.intake.claim_early(wake) is None
 
 
 async def test_hint_withdraws_the_offers_so_that_nothing_starts_ahead_of_it() -> None:

@@ -56,7 +56,7 @@ async def test_stopped_worker_gives_back_what_a_claim_in_flight_in_the_feed_obta
     store, bridge = MemoryStore(trio_time), SwiftBridge()
     app = StreamQ.on(store, bridge, safety_scan_s=None)
 
-    @app.task(retry=Retry(max_attempts=1))
+    @app.task(retry=Retry(max_attempts=2))
     async def job() -> None:
         raise AssertionError("never run: the worker is stopped")
 
@@ -123,12 +123,12 @@ async def test_taker_that_was_cancelled_leaves_no_slot_on_offer() -> None:
         assert bridge.claimed == 0
 
 
-async def test_task_with_a_single_attempt_is_given_back_when_its_taker_left_during_the_claim() -> None:
-    """It never waits in the process: a kill would burn the attempt of a task that did not start."""
+async def test_task_is_given_back_when_its_taker_left_during_the_claim_and_none_may_wait() -> None:
+    """A kill would burn the attempt of a task that did not start."""
     store, bridge = MemoryStore(trio_time), SwiftBridge()
     app = StreamQ.on(store, bridge, safety_scan_s=None)
     async with app, app.queue("q").consume(prefetch=0) as tasks:
-        new = app.queue("q").new(1, max_attempts=1)
+        new = app.queue("q").new(1, max_attempts=2)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(tasks.__anext__)

@@ -246,11 +246,13 @@ class Intake:
     # --- in the feed's thread ---------------------------------------------------------------------------------
 
     def claim_early(self, wake: Wake) -> Early | None:
-        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake."""
+        """Claim the task of a wake in the thread that read it, if a slot is on offer; None: tell trio the wake. A task
+        that may start once is claimed by trio alone: a loop that stood still would lose its only attempt."""
         if (
             self._paused
             or wake.id is None
             or not wake.is_new
+            or wake.durable
             or self.wants.limits is not None
             or self._hints.was_heard(wake.id)
             or not self._knows(wake)

@@ -40,6 +40,7 @@ from streamq.errors import (
 )
 from streamq.runtime import clock
 from streamq.runtime.canceller import Canceller
+from streamq.runtime.handover import Handover
 from streamq.runtime.intake import Early, Intake, Wants
 from streamq.runtime.journal import Journal
 from streamq.runtime.mender import Mender
@@ -110,6 +111,7 @@ class Watcher:
         self._controls = 0  # how often the stream has told of a pause
         self._told_lease_s = 0.0  # the shortest lease that the row names
         self._rendezvous = Rendezvous()
+        self._handover = Handover()
         self._tired = False  # every queue is saturated: the stream is to rest
         self._resting = False
         self._unheard: list[Intake] = []  # which are looked at instead of told
@@ -154,7 +156,7 @@ class Watcher:
         """Claim at once for an idle intake, or stand by for others, in the thread that reads the stream; None: the wake
         is to be told.
 
-        Nothing is claimed within a burst: one after the other is slower than a batch.
+        Nothing is claimed within a burst: one after the other is slower than a batch. Nor while trio stands still.
         """
         now = clock.thread_now()
         quiet = now - self._last_wake_at > BURST_S
@@ -176,8 +178,11 @@ class Watcher:
         return intakes[0] if sooner else NOTHING
 
     def _claim_early(self, wake: Wake) -> Early | None:
+        if self._handover.is_stuck:
+            return None
         for intake in self._intakes:
             if intake.wants.queue == wake.queue and (early := intake.claim_early(wake)) is not None:
+                self._handover.sent()
                 return early
         return None
 
@@ -198,6 +203,7 @@ class Watcher:
         """Hand wakes, and what was claimed at once, to those they are for."""
         for item in items:
             if isinstance(item, Early):
+                self._handover.taken()
                 item.intake.take_early(item)
                 for wake in item.wakes:
                     self._hear_end(wake)
