@@ -11,6 +11,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from streamq.core.document import TERMINAL
 from tests.chaos import event, lifeline, orders
 from tests.chaos.history import Pen
 from tests.chaos.orders import Orders
@@ -81,6 +82,8 @@ class Auditor:
         if "settled_by" in fields:
             by, status = bytes(fields["settled_by"]).hex(), str(fields.get("status"))
             self._pen.write(event.Closed(at=now, id=str(id), by=by, status=status))
+        elif fields.get("status") in TERMINAL:
+            self._pen.write(event.Lapsed(at=now, id=str(id), status=str(fields["status"])))
 
     def _forget(self, why: str) -> None:
         self._seen = None

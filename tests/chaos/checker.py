@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Final
 
 from streamq.core.settlement import SettleMove
 from tests.chaos.event import (
@@ -31,6 +32,7 @@ from tests.chaos.event import (
     Gap,
     Given,
     Kept,
+    Lapsed,
     Refused,
     Settled,
     TaskId,
@@ -44,6 +46,10 @@ from tests.chaos.stored import Stored
 Hold = tuple[TaskId, ClaimId]
 
 TERMINAL_MOVES: tuple[SettleMove, ...] = ("succeed", "fail", "cancel")
+
+UNHEARD_S: Final = 60.0
+"""How long before the end of its lease a claim may have been asked for of which nobody heard: longer than a call and a
+lease last."""
 
 
 def check(history: Iterable[AnyEvent], stored: Mapping[TaskId, Stored]) -> Findings:
@@ -67,6 +73,7 @@ class Checker:
         self._heard: dict[Hold, float] = {}
         self._given: dict[TaskId, list[ClaimId]] = defaultdict(list)
         self._closed: dict[TaskId, list[Closed]] = defaultdict(list)
+        self._lapsed: dict[TaskId, Lapsed] = {}
         self._kept: list[tuple[Hold, float, str]] = []
         self._died: list[Died] = []
         self._audited = True
@@ -95,6 +102,8 @@ class Checker:
                 self._given[event.id].append(event.claim)
             case Closed():
                 self._closed[event.id].append(event)
+            case Lapsed():
+                self._lapsed[event.id] = event
             case Kept(held=held, sent_at=sent_at, by=by):
                 self._kept += [((id, claim), sent_at, by) for id, claim in held]
             case Died():
@@ -110,6 +119,7 @@ class Checker:
         self._ask_phantom()
         self._ask_torn()
         self._ask_unrun()
+        self._ask_once()
         self._ask_ends()
         self._ask_settlements()
         self._ask_late()
@@ -123,7 +133,8 @@ class Checker:
             refused=len(self._refused.keys() - self._acked),
             unknown=len(self._unknown - self._acked),
             ended=len(ended),
-            failed=sum(one.status == "failed" for one in self._stored.values()),
+            failed=sum(self._is_unasked(id, one) for id, one in self._stored.items()),
+            given_up=len(self._given_up()),
             violations=tuple(self._found),
             duplicated=duplicated,
             unexcused=unexcused,
@@ -166,16 +177,35 @@ class Checker:
             if one.status == "succeeded" and all(began.claim != one.settled_by for began in self._began[id]):
                 self._say("unrun", id, f"it succeeded by claim {one.settled_by}, under which nobody began it")
 
+    def _ask_once(self) -> None:
+        """What has one attempt begins once, whatever happens."""
+        for id, runs in self._began.items():
+            if len(runs) > 1 and (any(one.once for one in runs) or (id in self._stored and self._stored[id].once)):
+                self._say("twice", id, f"it has one attempt and was begun by {[one.claim for one in runs]}")
+
+    def _given_up(self) -> list[TaskId]:
+        return [id for id, one in self._stored.items() if one.once and one.status == "failed" and id in self._lapsed]
+
+    def _is_unasked(self, id: TaskId, one: Stored) -> bool:
+        """Say whether it failed though its payload does not ask for that, and no lease ended with its only attempt."""
+        return one.status == "failed" and not (one.once and (one.fails or id in self._lapsed))
+
     def _ask_ends(self) -> None:
         """A task ends once: by the answers of the store, and by what the server has committed."""
+        if self._audited:
+            for id, one in self._stored.items():
+                if one.is_terminal and id not in self._lapsed and not any(map(_is_end, self._closed[id])):
+                    self._say("stale", id, f"it is {one.status}, and by the server's account nothing made it so")
         for id, answers in self._settled.items():
             ends = {one.claim for one in answers if one.move in TERMINAL_MOVES and one.verdict == "settled"}
             if len(ends) > 1:
                 self._say("stale", id, f"{len(ends)} claims were told that they have ended it: {sorted(ends)}")
         for id, written in self._closed.items():
-            ends = {one.by for one in written if Stored(one.status).is_terminal}
+            ends = {one.by for one in written if _is_end(one)}
             if len(ends) > 1:
                 self._say("stale", id, f"it has ended under {len(ends)} claims: {sorted(ends)}")
+            if ends and id in self._lapsed:
+                self._say("stale", id, f"it has ended under {sorted(ends)}, and without a settlement besides")
 
     def _ask_settlements(self) -> None:
         """Who was told "settled" has settled: under its own claim, by the server's account."""
@@ -231,6 +261,11 @@ class Checker:
                     unexcused[id] += 1
                 else:
                     spent.add(excuse)
+        for id in self._given_up():
+            claim = self._given[id][-1] if self._given[id] else ""
+            at = self._asked.get((id, claim), self._lapsed[id].at - UNHEARD_S)
+            if excuses.find(at, self._lapsed[id].at, frozenset()) is None:
+                unexcused[id] += 1
         return dict(duplicated), dict(unexcused)
 
     def _is_undone_with(self, first: Began, second: Began, later: Sequence[Began]) -> bool:
@@ -242,3 +277,7 @@ class Checker:
             for one in self._settled[first.id]
         )
         return sent and any(run.attempt <= second.attempt for run in later)
+
+
+def _is_end(one: Closed) -> bool:
+    return Stored(one.status).is_terminal

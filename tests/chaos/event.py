@@ -67,6 +67,8 @@ class Began(Event, frozen=True):
     id: TaskId
     claim: ClaimId
     attempt: int
+    once: bool = False
+    """Whether it has no other attempt."""
 
 
 class Ended(Event, frozen=True):
@@ -110,6 +112,13 @@ class Closed(Event, frozen=True):
 
     id: TaskId
     by: ClaimId
+    status: str
+
+
+class Lapsed(Event, frozen=True):
+    """A task has ended without a settlement: with the lease of its last attempt, cancelled while it waited, expired."""
+
+    id: TaskId
     status: str
 
 
@@ -169,6 +178,7 @@ AnyEvent = (
     | Kept
     | Given
     | Closed
+    | Lapsed
     | Marked
     | Gap
     | Probed

@@ -9,7 +9,7 @@ import msgspec
 
 from tests.chaos.event import TaskId
 
-Kind = Literal["lost", "phantom", "torn", "stale", "unrun", "died"]
+Kind = Literal["lost", "phantom", "torn", "stale", "unrun", "twice", "died"]
 """What must never be.
 
 - `lost`: acknowledged and not stored; or stored and not ended after the drain, acknowledged or not.
@@ -17,6 +17,7 @@ Kind = Literal["lost", "phantom", "torn", "stale", "unrun", "died"]
 - `torn`: stored in part.
 - `stale`: a write of a holder took effect though another claim had been given since; two ends of one task.
 - `unrun`: succeeded by a claim under which nobody ever began it.
+- `twice`: a task with one attempt was begun more than once.
 - `died`: a program of the run that nobody had killed.
 """
 
@@ -35,8 +36,12 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """Of one run. `duplicated` says how many times more than due a task was begun, `unexcused` how many of these no
-    fault explains; `recovered` are tasks that ended though their puts were not acknowledged."""
+    """Of one run.
+
+    `duplicated` says how many times more than due a task was begun; `given_up` how many tasks with one attempt ended
+    with its lease; `unexcused` how many of both no fault explains. `failed` are the others that failed, though
+    what they do did not ask for that in their last attempt; `recovered` ended though their puts were not acknowledged.
+    """
 
     tried: int = 0
     acked: int = 0
@@ -44,6 +49,7 @@ class Findings(msgspec.Struct, frozen=True):
     unknown: int = 0
     ended: int = 0
     failed: int = 0
+    given_up: int = 0
     violations: tuple[Violation, ...] = ()
     duplicated: dict[TaskId, int] = {}
     unexcused: dict[TaskId, int] = {}

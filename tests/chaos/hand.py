@@ -70,7 +70,11 @@ class Hand:
 
     def _do(self, task: BlockingTask) -> None:
         id, claim = str(task.info.id), task.info.claim_id.hex()
-        self._pen.write(event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.info.attempt))
+        self._pen.write(
+            event.Began(
+                at=time.monotonic(), id=id, claim=claim, attempt=task.info.attempt, once=task.info.max_attempts == 1
+            )
+        )
         job = job_of(task.payload)
         try:
             self._keep_on(task, job)

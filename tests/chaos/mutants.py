@@ -8,6 +8,7 @@ from typing import Any, Final
 from bson import ObjectId
 
 from streamq.core.document import RUNNING
+from streamq.core.moves import claim as claim_move
 from streamq.runtime.intake import Intake
 from streamq.runtime.watcher import Watcher
 from streamq.store import claiming, reporting, settling
@@ -33,6 +34,11 @@ def keep_by_status() -> None:
     claiming.fence = reporting.fence = fence  # type: ignore[attr-defined]
 
 
+def hasty_claims() -> None:
+    """What may start once is claimed as anything else: begun before a majority knows of it."""
+    claim_move.is_delicate = lambda document: False
+
+
 def scan_before_stream() -> None:
     """A worker looks at the queue before its stream is open, and then trusts the stream alone."""
     subscribe = Watcher.subscribe
@@ -54,6 +60,7 @@ def no_succession() -> None:
 MUTANTS: Final[Mapping[str, Callable[[], None]]] = {
     "fence_by_status": fence_by_status,
     "keep_by_status": keep_by_status,
+    "hasty_claims": hasty_claims,
     "scan_before_stream": scan_before_stream,
     "no_succession": no_succession,
 }

@@ -34,6 +34,8 @@ class Load(msgspec.Struct, frozen=True):
     long_share: float = 0.05
     lasting_share: float = 0.02
     """What takes longer than a third of its lease, so that it is extended, and says now and then how far it is."""
+    once_share: float = 0.1
+    """How many have one attempt: they may start once, and are claimed with majority."""
     fails_share: float = 0.1
     """How many fail at their first attempt."""
     delayed_share: float = 0.15

@@ -92,8 +92,10 @@ class Producer:
     def _drawn(self) -> NewTask:
         id = ObjectId()
         job = work.drawn(id, self._load, self._dice)
-        options = self._job.options(id=id, delay_s=work.delay_s(self._load, self._dice))
-        return options.new(job.mark, job.work_ms, job.fails, job.reports)
+        options = self._job.options(
+            id=id, delay_s=work.delay_s(self._load, self._dice), max_attempts=1 if job.once else ATTEMPTS
+        )
+        return options.new(job.mark, job.work_ms, job.fails, job.reports, job.once)
 
     async def _store(self, tasks: Sequence[NewTask], *, again: bool) -> None:
         ids = [str(one.id) for one in tasks]
@@ -117,7 +119,7 @@ class Producer:
             await trio.sleep(AGAIN_S)
 
 
-async def _job(mark: str, work_ms: int = 0, fails: bool = False, reports: int = 0) -> None:
+async def _job(mark: str, work_ms: int = 0, fails: bool = False, reports: int = 0, once: bool = False) -> None:
     raise AssertionError("it runs in the workers")
 
 

@@ -54,7 +54,7 @@ class Report(msgspec.Struct, frozen=True):
         if self.unexcused:
             found.append(f"{self.name}: {self.unexcused} repetitions that no fault explains")
         if self.findings.failed:
-            found.append(f"{self.name}: {self.findings.failed} tasks used up their attempts")
+            found.append(f"{self.name}: {self.findings.failed} tasks failed though no payload asked for it")
         return found
 
     def __str__(self) -> str:
@@ -70,6 +70,7 @@ class Report(msgspec.Struct, frozen=True):
         counts = found.counts
         return (
             f"puts tried {found.tried:,} / acknowledged {found.acked:,}, lost {counts['lost']}, "
+            f"begun twice with one attempt {counts['twice']}, "
             f"duplicated {sum(found.duplicated.values()):,}, stale {_stale(found)}, "
             f"longest gap without progress {_s(worst, 'gap_s')} s (server out {_s(worst, 'server_gap_s')} s), "
             f"recovery {_s(worst, 'until_settled_s')} s (a new client writes after {_s(worst, 'until_written_s')} s); "
@@ -124,7 +125,7 @@ def _row(report: Report) -> Sequence[str]:
 
 def _stale(found: Findings) -> int:
     """Count what was written by who should not have, or not as it should be."""
-    return sum(found.counts[kind] for kind in ("stale", "torn", "unrun"))
+    return sum(found.counts[kind] for kind in ("stale", "torn", "unrun", "twice"))
 
 
 def _s(outage: Outage | None, name: str) -> str:

@@ -24,6 +24,8 @@ class Stored(msgspec.Struct, frozen=True):
     settled_by: ClaimId | None = None
     mark: TaskId = ""  # the id that its payload says it has
     missing: tuple[str, ...] = ()  # fields that it should have
+    once: bool = False  # that it has one attempt, as its payload says
+    fails: bool = False  # that its first attempt is to fail
 
     @property
     def is_terminal(self) -> bool:
@@ -34,12 +36,15 @@ class Stored(msgspec.Struct, frozen=True):
 def stored_of(document: Mapping[str, Any]) -> Stored:
     """Read one document."""
     payload = document.get("payload")
+    asked = payload if isinstance(payload, Mapping) else {}
     settled_by = document.get("settled_by")
     return Stored(
         status=str(document.get("status")),
         settled_by=None if settled_by is None else bytes(settled_by).hex(),
-        mark=str(payload.get("mark")) if isinstance(payload, Mapping) else repr(payload),
+        mark=str(asked.get("mark", payload)),
         missing=tuple(sorted(WHOLE - document.keys())),
+        once=bool(asked.get("once")),
+        fails=bool(asked.get("fails")),
     )
 
 

@@ -18,6 +18,7 @@ from tests.chaos.event import (
     Given,
     Healed,
     Kept,
+    Lapsed,
     Probed,
     Refused,
     Settled,
@@ -239,3 +240,48 @@ def test_second_run_of_a_task_whose_retry_was_not_taken_is_a_repetition() -> Non
     history = [*begun(X, 1.0), settled(X, 1.3, "retry_later", "lost"), *begun(Y, 5.0, 2), *begun("z", 9.0, 3)]
     found = check([*PUT, *history, *fault(1.5, 8.0)], succeeded("z"))
     assert (found.duplicated, found.unexcused) == ({T: 2}, {T: 1})
+
+
+# --- what has one attempt ----------------------------------------------------------------------------------------
+
+LAPSED = Lapsed(at=4.0, id=T, status="failed")
+ONCE_FAILED = {T: Stored("failed", mark=T, once=True)}
+
+
+def test_task_with_one_attempt_that_was_begun_again_is_found_whatever_fault_there_was() -> None:
+    history = [*PUT, *begun(X, 1.0), *run(Y, 5.0), *fault(1.5, 4.0)]
+    assert kinds(check(history, {T: Stored("succeeded", settled_by=Y, mark=T, once=True)})) == ["twice"]
+    assert kinds(check(history, succeeded(Y))) == []
+
+
+def test_task_with_one_attempt_that_was_begun_again_is_found_by_what_its_holders_knew() -> None:
+    """Also where nothing is stored of it, which is lost besides."""
+    runs = [Began(at=at, id=T, claim=claim, attempt=1, once=True) for claim, at in ((X, 1.0), (Y, 5.0))]
+    assert kinds(check([*PUT, *runs], {})) == ["lost", "twice"]
+
+
+def test_task_with_one_attempt_may_end_with_its_lease_by_a_fault_and_be_begun_or_not() -> None:
+    for claimed in (begun(X, 1.0), [Given(at=1.0, id=T, claim=X)]):
+        found = check([*PUT, *claimed, LAPSED, *fault(0.5, 2.0)], ONCE_FAILED)
+        assert (found.violations, found.given_up, found.failed, found.unexcused) == ((), 1, 0, {})
+
+
+def test_task_with_one_attempt_that_ends_with_its_lease_without_a_fault_is_not_excused() -> None:
+    assert check([*PUT, *begun(X, 1.0), LAPSED, *fault(5.0, 6.0)], ONCE_FAILED).unexcused == {T: 1}
+    assert check([*PUT, *begun(X, 1.0), LAPSED, *fault(0.1, 0.9)], ONCE_FAILED).unexcused == {T: 1}
+
+
+def test_task_with_one_attempt_fails_once_when_its_payload_asks_for_that() -> None:
+    for fails, failed in ((True, 0), (False, 1)):
+        stored = {T: Stored("failed", settled_by=X, mark=T, once=True, fails=fails)}
+        found = check([*PUT, *run(X, 1.0, "fail", "failed")], stored)
+        assert (found.violations, found.failed, found.given_up) == ((), failed, 0)
+
+
+def test_task_that_a_holder_and_the_end_of_a_lease_have_ended_has_two_ends() -> None:
+    assert kinds(check([*PUT, *run(X, 1.0), LAPSED], succeeded())) == ["stale"]
+
+
+def test_task_that_nobody_ended_by_the_servers_account_is_found() -> None:
+    assert kinds(check([*PUT, *begun(X, 1.0)], ONCE_FAILED)) == ["stale"]
+    assert kinds(check([*PUT, *begun(X, 1.0), Gap(at=0.0, why="")], ONCE_FAILED)) == []

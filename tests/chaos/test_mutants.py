@@ -34,6 +34,9 @@ LONG: Final = Load(
 LASTING: Final = msgspec.structs.replace(LONG, lasting_share=1.0)
 """Work that is extended and reported."""
 
+ONCE: Final = msgspec.structs.replace(LONG, putters=4, pause_ms=50, long_share=0.0, delayed_share=1.0, once_share=1.0)
+"""Short work with one attempt, all of it put off: there is what to claim while nothing can be put."""
+
 FEW: Final = Load(
     putters=2, pause_ms=100, burst=0, long_share=0.0, lasting_share=0.0, work_ms=5, fails_share=0.0, delayed_share=0.0
 )
@@ -59,6 +62,21 @@ def test_extension_or_progress_with_a_fence_of_the_status_alone_is_found_by_a_wo
         found = found_by_freezing(scene)
     kept = ("extend by", "renew by", "progress by")
     assert any(one.kind == "stale" and one.why.startswith(kept) for one in found), found
+
+
+@pytest.mark.chaos
+def test_claims_without_a_majority_of_what_may_start_once_are_found_by_a_rollback(
+    three: EmbeddedServer, tmp_path: Path
+) -> None:
+    kinds: set[str] = set()
+    with Scene(three, tmp_path / "history", SEED, load=ONCE, mutants=("hasty_claims",)) as scene:
+        scene.hire_all(["worker", "worker", "producer"])
+        for number in range(STRIKES):
+            strike = Strike(2.0, "rolled-back", "server", HOLD_S, number)
+            kinds |= play(scene, Round(f"once-{number}", SEED, 6.0, [strike])).findings.counts.keys()
+            if kinds:
+                break
+    assert "twice" in kinds
 
 
 def found_by_freezing(scene: Scene) -> tuple[Violation, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.chaos.event import Acked, AnyEvent, Kept
+from tests.chaos.event import Acked, AnyEvent, Began, Kept
 from tests.chaos.exercise import Exercise, exercised
 from tests.chaos.findings import Findings, Violation
 from tests.chaos.outages import Outage
@@ -12,7 +12,7 @@ from tests.chaos.report import Report, table
 
 OUTAGE = Outage("f", gap_s=3.14, server_gap_s=3.0, until_written_s=2.9, until_settled_s=3.2)
 FINDINGS = Findings(tried=1_234, acked=1_230, ended=1_230, duplicated={"t": 2})
-REPORT = Report("f", 7, 60.0, FINDINGS, (OUTAGE,), (), True, "place", Exercise(1_230, 40, 50))
+REPORT = Report("f", 7, 60.0, FINDINGS, (OUTAGE,), (), True, "place", Exercise(1_230, 40, 50, 120))
 
 
 def finding(**more: object) -> Report:
@@ -37,7 +37,7 @@ def test_round_with_a_violation_or_whose_drain_did_not_end_is_not_good() -> None
 
 
 def test_round_in_which_nothing_was_extended_or_reported_falls_short() -> None:
-    report = msgspec.structs.replace(REPORT, exercised=Exercise(1_230, 0, 0))
+    report = msgspec.structs.replace(REPORT, exercised=Exercise(1_230, 0, 0, 120))
     assert report.is_good
     assert [line.split(",")[0] for line in report.shortfalls] == [
         "f: nothing was extended",
@@ -51,7 +51,8 @@ def test_repetitions_that_no_fault_explains_fall_short() -> None:
 
 def test_report_says_the_figures_of_its_round() -> None:
     assert (
-        "puts tried 1,234 / acknowledged 1,230, lost 0, duplicated 2, stale 0, longest gap without progress 3.1 s "
+        "puts tried 1,234 / acknowledged 1,230, lost 0, begun twice with one attempt 0, "
+        "duplicated 2, stale 0, longest gap without progress 3.1 s "
         "(server out 3.0 s), recovery 3.2 s (a new client writes after 2.9 s)"
     ) in str(REPORT)
     assert table([REPORT]).endswith("| 3.1 | 3.0 | 2.9 | 3.2 |")
@@ -64,5 +65,7 @@ def test_exercise_counts_what_took_effect() -> None:
         Kept(at=3.0, sent_at=3.0, by="extend", held=[("t", "x"), ("u", "y")]),
         Kept(at=3.0, sent_at=3.0, by="renew", held=[("t", "x")]),
         Kept(at=3.0, sent_at=3.0, by="progress", held=[("t", "x")]),
+        Began(at=4.0, id="t", claim="x", attempt=1),
+        Began(at=4.0, id="u", claim="y", attempt=1, once=True),
     ]
-    assert exercised(history) == Exercise(acked=2, extended=3, reported=1)
+    assert exercised(history) == Exercise(acked=2, extended=3, reported=1, once=1)

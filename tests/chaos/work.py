@@ -19,12 +19,13 @@ REPORTS: Final = (2, 4)
 
 class Job(msgspec.Struct, frozen=True):
     """One payload. `mark` is the task's own id: a payload in the wrong place, or half of one, tells. `reports` says how
-    often it says how far it is, in equal parts of its work."""
+    often it says how far it is, in equal parts of its work. What runs `once` has one attempt."""
 
     mark: str
     work_ms: int = 0
     fails: bool = False
     reports: int = 0
+    once: bool = False
 
     @property
     def part_s(self) -> float:
@@ -35,11 +36,13 @@ class Job(msgspec.Struct, frozen=True):
 def drawn(id: ObjectId, load: Load, dice: Random) -> Job:
     """Draw what a task takes to run."""
     fails = dice.random() < load.fails_share
+    once = dice.random() < load.once_share
     if dice.random() < load.lasting_share:
         lasting_ms = round(dice.uniform(*LASTING) * load.lease_s * 1000)
-        return Job(str(id), lasting_ms, fails, dice.randint(*REPORTS))
+        return Job(str(id), lasting_ms, fails, dice.randint(*REPORTS), once)
     is_long = dice.random() < load.long_share
-    return Job(str(id), load.long_ms if is_long else round(dice.random() * 2 * load.work_ms), fails)
+    work_ms = load.long_ms if is_long else round(dice.random() * 2 * load.work_ms)
+    return Job(str(id), work_ms, fails, once=once)
 
 
 def delay_s(load: Load, dice: Random) -> float:

@@ -33,13 +33,15 @@ async def run(given: Orders, pen: Pen, start: Start) -> None:
     )
 
     @app.task(queue=QUEUE, name=HANDLER, retry=RETRY)
-    async def job(mark: str, work_ms: int = 0, fails: bool = False, reports: int = 0) -> str:
+    async def job(mark: str, work_ms: int = 0, fails: bool = False, reports: int = 0, once: bool = False) -> str:
         task = current_task()
         id, claim = str(task.id), task.claim_id.hex()
-        pen.write(event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.attempt))
+        pen.write(
+            event.Began(at=time.monotonic(), id=id, claim=claim, attempt=task.attempt, once=task.max_attempts == 1)
+        )
         how = "cancelled"
         try:
-            part_s = Job(mark, work_ms, fails, reports).part_s
+            part_s = Job(mark, work_ms, fails, reports, once).part_s
             for number in range(reports):
                 await trio.sleep(part_s)
                 await progress(number)

@@ -17,6 +17,7 @@ from streamq.core.document import RUNNING, TaskDocument
 from streamq.core.limits import Rate
 from streamq.core.moves import extend as extend_move
 from streamq.core.moves import recur as recur_move
+from streamq.core.moves import take_back as take_back_move
 from streamq.core.moves import token as token_move
 from streamq.core.moves.fence import is_held
 from streamq.core.moves.token import Bucket
@@ -192,6 +193,18 @@ def late_claims_begun() -> Patches:
     return [patch.object(Held, "came_late", lambda held, now: False)]
 
 
+def one_more_attempt() -> Patches:
+    """The end of a lease puts a task back that has no attempt left."""
+    apply = take_back_move.apply
+
+    def apply_kindly(document: TaskDocument, now: datetime) -> None:
+        document["max_attempts"] += 1
+        apply(document, now)
+        document["max_attempts"] -= 1
+
+    return [patch.object(take_back_move, "apply", apply_kindly)]
+
+
 MUTANTS: Final[Mapping[str, Callable[[], Patches]]] = {
     one.__name__: one
     for one in (
@@ -207,6 +220,7 @@ MUTANTS: Final[Mapping[str, Callable[[], Patches]]] = {
         fires_not_repeated,
         claimers_unheard,
         late_claims_begun,
+        one_more_attempt,
     )
 }
 

@@ -190,7 +190,8 @@ class Script:
 
     async def _run(self, put: Put, mark: str, claim_id: bytes, attempt: int, report: Report) -> None:
         world, claim, how = self._process.world, claim_id.hex(), "cancelled"
-        self._note(event.Began(at=world.now, id=mark, claim=claim, attempt=attempt))
+        once = put.max_attempts == 1
+        self._note(event.Began(at=world.now, id=mark, claim=claim, attempt=attempt, once=once))
         self.running += 1
         try:
             if put.reports:

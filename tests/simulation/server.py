@@ -49,6 +49,8 @@ class Server(MemoryStore):
         self.slots = Slots(plan, self.wrong)
         self.deleted: dict[str, Stored] = {}
         self.said: Counter[str] = Counter()  # how often a queue was paused or resumed
+        self._over: set[ObjectId] = set()  # tasks of which it is written how they ended
+        self._settles = False
         self.under_way = 0  # messages that have not come here, and writes that their senders have given up
         self.client_now: datetime | None = None  # the wall clock of who calls just now; the server does not ask for it
 
@@ -91,6 +93,15 @@ class Server(MemoryStore):
             if any(one.get("group") == claim.group for one in beside):
                 self.wrong.append(("overlap", str(claim.id), f"begun beside another of group {claim.group}"))
 
+    def tell(self, document: TaskDocument, *, is_new: bool = False) -> None:
+        """Let it be heard, and see what ends although no holder says so."""
+        id, status = document["_id"], document["status"]
+        if status in TERMINAL and id not in self._over:
+            self._over.add(id)
+            if not self._settles:
+                self.log.append(event.Lapsed(at=self.world.now, id=str(id), status=status))
+        super().tell(document, is_new=is_new)
+
     def pause(self, queue: str, paused: bool) -> None:
         """Pause or resume, and count it."""
         self.said[queue] += 1
@@ -112,7 +123,9 @@ class Server(MemoryStore):
     def _settle(self, settlement: Settlement) -> Verdict:
         before = self.anywhere(settlement.id)
         was = None if before is None else (before["status"], before.get("claim_id"))
+        self._settles = True
         verdict = super()._settle(settlement)
+        self._settles = False
         document = self.anywhere(settlement.id)
         id, by = str(settlement.id), settlement.claim_id.hex()
         if before is not None and document is None:

@@ -26,7 +26,7 @@ class Slots:
         assert new.task is not None
         assert new.slot_at is not None
         if (new.task, new.slot_at) in self._fired:
-            self._wrong.append(("twice", str(new.id), f"the slot of {new.slot_at:%T} of {new.task} was fired before"))
+            self._wrong.append(("refired", str(new.id), f"the slot of {new.slot_at:%T} of {new.task} was fired before"))
         if new.slot_at > now:
             self._wrong.append(
                 ("early", str(new.id), f"the slot of {new.slot_at:%T} of {new.task} is fired at {now:%T}")

@@ -23,10 +23,11 @@ FOUND_AS: Final = {
     "lease_by_client_clock": {"repeated", "late", "lost", "left"},
     "slots_unseen": {"over"},
     "tokens_unspent": {"over"},
-    "slot_not_moved_on": {"twice"},
+    "slot_not_moved_on": {"refired"},
     "slots_from_now": {"unfired"},
     "claimers_unheard": {"late"},
     "late_claims_begun": {"repeated"},
+    "one_more_attempt": {"twice"},
 }
 
 

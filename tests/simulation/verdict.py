@@ -24,7 +24,7 @@ class Wrong(msgspec.Struct, frozen=True, order=True):
     `late`, it waited though somebody who was well could have taken it; `denied`, its end is written and its holder is
     told that it is not; `overlap`, two of a group ran at once; `left`, something is held after all have stopped;
     `stuck`, a process does not stop, or has not done what it was to do; `over`, more of a queue runs, or starts in a
-    time, than its limits allow; `twice`, `early`, `unfired`: a slot of a schedule was fired again, too soon, or not.
+    time, than its limits allow; `refired`, `early`, `unfired`: a slot of a schedule was fired again, too soon, or not.
     """
 
     kind: str
