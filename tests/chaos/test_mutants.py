@@ -70,7 +70,7 @@ def test_claims_without_a_majority_of_what_may_start_once_are_found_by_a_rollbac
 ) -> None:
     kinds: set[str] = set()
     with Scene(three, tmp_path / "history", SEED, load=ONCE, mutants=("hasty_claims",)) as scene:
-        scene.hire_all(["worker", "worker", "producer"])
+        scene.hire_all(["probe", "worker", "worker", "producer"])
         for number in range(STRIKES):
             strike = Strike(2.0, "rolled-back", "server", HOLD_S, number)
             kinds |= play(scene, Round(f"once-{number}", SEED, 6.0, [strike])).findings.counts.keys()
