@@ -17,7 +17,7 @@ from streamq.drafting import BareDraft, put_of_payloads, task_of_payload
 from streamq.handle import Handle, Handles
 from streamq.handler import Door
 from streamq.runtime.consumer import Task, Tasks, consuming, picked, popped
-from streamq.runtime.intake import Wants
+from streamq.runtime.wants import Wants
 from streamq.trio_side import in_trio
 
 MOST_CLAIMED: Final = 1_000

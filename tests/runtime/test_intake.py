@@ -21,7 +21,8 @@ from streamq.core.rivals import FEW
 from streamq.core.wake import Wake
 from streamq.runtime import clock
 from streamq.runtime.held import Held
-from streamq.runtime.intake import HOARD_S, Early, Intake, Wants
+from streamq.runtime.intake import HOARD_S, Early, Intake
+from streamq.runtime.wants import Wants
 from streamq.store.contract import Claimed, Taking
 from streamq.store.memory import MemoryStore
 from streamq.testing import memory_app, trio_time

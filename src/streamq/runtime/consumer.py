@@ -22,10 +22,11 @@ from streamq.errors import LeaseLost, PayloadUndecodable, StoreError, UsageError
 from streamq.runtime import clock
 from streamq.runtime.current import TaskInfo, info_of
 from streamq.runtime.held import Held
-from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.intake import Intake
 from streamq.runtime.services import Services
 from streamq.runtime.settler import require_known
 from streamq.runtime.transaction import Transaction, run_in_transaction
+from streamq.runtime.wants import Wants
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ makes another one. While there is more than this process can take, the next clai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,7 +22,6 @@ from streamq.bridge import Bridge, Turn, Turns
 from streamq.core import demand
 from streamq.core.claim import Ask
 from streamq.core.document import TaskDocument
-from streamq.core.limits import Limits
 from streamq.core.pressure import LOOK_S, Pressure
 from streamq.core.rendezvous import Rendezvous
 from streamq.core.rivals import Rivals
@@ -34,44 +33,18 @@ from streamq.runtime.flight import Flight
 from streamq.runtime.held import Held, Holdings
 from streamq.runtime.hints import MOST_HINTS, Hints
 from streamq.runtime.journal import Journal
+from streamq.runtime.pace import Pace
 from streamq.runtime.pauses import Pauses
 from streamq.runtime.settler import Settler
 from streamq.runtime.sole import sole_error
 from streamq.runtime.standing_by import MOST_AMONG, StandingBy
 from streamq.runtime.takers import Takers
+from streamq.runtime.wants import Wants
 from streamq.store.contract import Claimed, Store
 
 HOARD_S: Final = 1.0
 """A task that was claimed ahead and is not taken for this long goes back. Its claim was sized for takers that take it
 within a few claims, so they have become slow."""
-
-
-class Wants(msgspec.Struct, frozen=True):
-    """What an intake claims. `only` are the handlers' names it knows (None: any task), `leases` those of handlers that
-    have a lease of their own; `most_spare` bounds what may wait in the process beyond what its takers can take at once;
-    `spare` fixes that number instead of measuring. Of a queue with `limits` nothing waits here, and wakes only make it
-    look: the claim from the head decides what starts. `slots` is for the workers list; those that several intakes share
-    are named by one of them."""
-
-    queue: str
-    worker: str
-    lease_s: float
-    limits: Limits | None = None
-    only: tuple[str, ...] | None = None
-    spare: int | None = None
-    most_spare: int = demand.MOST_SPARE
-    leases: Mapping[str, float] = {}
-    slots: int = 1
-
-    @property
-    def shortest_lease_s(self) -> float:
-        """The shortest lease that a claim may get."""
-        return min([self.lease_s, *self.leases.values()])
-
-    @property
-    def holds_up(self) -> bool:
-        """Say whether tasks may wait for a slot of their key: they are not ready then, and a claim brings them back."""
-        return self.limits is not None and self.limits.key_running is not None
 
 
 class Early(msgspec.Struct, frozen=True):
@@ -628,27 +601,3 @@ class Intake:
             self._journal.write("claim unknown", queue=error.queue, tasks=len(error.ids), error=error)
         else:
             self._journal.write("store error", doing="claim", queue=self.wants.queue, error=error)
-
-
-class Pace:
-    """How fast takers take and claims come, smoothed: for deciding how much should wait in the process."""
-
-    def __init__(self) -> None:
-        self.taken_per_s = 0.0
-        self.claim_s = 0.0
-        self._at = 0.0
-        self._taken = 0
-
-    def slow(self) -> None:
-        """Takers turned out slow: claim nothing ahead until they show otherwise."""
-        self.taken_per_s = 0.0
-
-    def note(self, now: float, claim_s: float, taken: int) -> None:
-        """Note the end of a claim that took `claim_s`; `taken` is a running total."""
-        elapsed = now - self._at
-        if 0 < elapsed < 1:
-            self.taken_per_s += (((taken - self._taken) / elapsed) - self.taken_per_s) / 2
-        else:
-            self.taken_per_s = 0.0  # idle in between: says nothing about how fast handlers are
-        self.claim_s += (min(claim_s, 0.1) - self.claim_s) / 2
-        self._at, self._taken = now, taken

@@ -20,10 +20,11 @@ from streamq.core.claim import Ask
 from streamq.errors import ClaimUnknown, StoreError, UsageError
 from streamq.runtime import clock
 from streamq.runtime.held import Held
-from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.intake import Intake
 from streamq.runtime.journal import Journal
 from streamq.runtime.settler import Settler
 from streamq.runtime.upkeep import Upkeep
+from streamq.runtime.wants import Wants
 from streamq.runtime.watcher import Watcher
 from streamq.store.contract import Claimed, Store
 

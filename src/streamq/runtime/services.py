@@ -21,7 +21,7 @@ from streamq.runtime import clock
 from streamq.runtime.abandoner import Abandoner
 from streamq.runtime.canceller import Canceller
 from streamq.runtime.held import Holdings
-from streamq.runtime.intake import Early, Intake, Wants
+from streamq.runtime.intake import Early, Intake
 from streamq.runtime.journal import Journal
 from streamq.runtime.keeper import Keeper
 from streamq.runtime.mender import Mender
@@ -35,6 +35,7 @@ from streamq.runtime.settler import GIVE_BACK_S, Settler
 from streamq.runtime.tailer import Tailer
 from streamq.runtime.takers import Takers
 from streamq.runtime.waiter import Waiters
+from streamq.runtime.wants import Wants
 from streamq.runtime.watcher import Watcher
 from streamq.store.contract import Store, Tick
 

@@ -41,7 +41,7 @@ from streamq.errors import (
 from streamq.runtime import clock
 from streamq.runtime.canceller import Canceller
 from streamq.runtime.handover import Handover
-from streamq.runtime.intake import Early, Intake, Wants
+from streamq.runtime.intake import Early, Intake
 from streamq.runtime.journal import Journal
 from streamq.runtime.mender import Mender
 from streamq.runtime.pauses import Pauses
@@ -49,6 +49,7 @@ from streamq.runtime.recurrer import Recurrer
 from streamq.runtime.scheduler import Scheduler
 from streamq.runtime.tailer import Tailer
 from streamq.runtime.waiter import Waiters
+from streamq.runtime.wants import Wants
 from streamq.store.contract import Feed, Store
 
 PASSING: Final = (StoreUnavailable, OutcomeUnknown, FeedEnded)

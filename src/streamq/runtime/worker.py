@@ -18,13 +18,14 @@ import trio
 from streamq.core.handling import Handling, leases_of
 from streamq.core.limits import Limits
 from streamq.core.sharing import Shared
-from streamq.runtime.intake import Intake, Wants
+from streamq.runtime.intake import Intake
 from streamq.runtime.place import PLACE, Place
 from streamq.runtime.runner import Runner
 from streamq.runtime.services import Services
 from streamq.runtime.slot import Slot
 from streamq.runtime.sole import sole_error
 from streamq.runtime.takers import Pool, Takers
+from streamq.runtime.wants import Wants
 
 
 class Lane(msgspec.Struct, frozen=True):
