@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from streamq.embedded.standstill import stands_still, state_of
+
 
 def eventually(condition: Callable[[], Any], within_s: float = 20.0) -> bool:
     """Look again until `condition` holds; False when it does not in time."""
@@ -23,7 +25,7 @@ def eventually(condition: Callable[[], Any], within_s: float = 20.0) -> bool:
 def is_alive(pid: int) -> bool:
     """Say whether a process runs."""
     try:
-        return _state(Path(f"/proc/{pid}/stat")) != "Z"  # a zombie waits for its parent to look, and pid 1 may not
+        return state_of(Path(f"/proc/{pid}/stat")) != "Z"  # a zombie waits for its parent to look, and pid 1 may not
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -31,13 +33,8 @@ def is_alive(pid: int) -> bool:
 def freeze(pid: int) -> None:
     """Stop a process with SIGSTOP; no thread of it runs when this returns.
 
-    The signal stops nothing by itself: one thread has to take it, and on a busy machine the others run on for tens of
-    milliseconds until that thread has its turn.
+    The signal stops nothing by itself, see `streamq.embedded.standstill`.
     """
     os.kill(pid, signal.SIGSTOP)
-    if not eventually(lambda: {_state(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")} == {"T"}):
+    if not eventually(lambda: stands_still(pid)):
         raise AssertionError(f"process {pid} does not stop")
-
-
-def _state(stat: Path) -> str:
-    return stat.read_text().rpartition(")")[2].split()[0]

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,13 +22,15 @@ from pymongo import MongoClient
 
 import streamq
 from streamq import StreamQ
+from streamq.bench import place
 from streamq.bench.floor.delayed import far_ahead
 from streamq.bench.floor.document import claim_update, document, new_claim_id
 from streamq.bench.latencies import Latencies
 from streamq.bench.machine import machine
 from streamq.bench.ours.putting import declared
-from streamq.bench.place import PREFIX, QUEUE
+from streamq.bench.place import PREFIX, QUEUE, server_counts
 from streamq.cli import main
+from streamq.embedded import EmbeddedServer
 
 SOURCE = str(Path(streamq.__file__).parents[1])
 
@@ -102,6 +105,19 @@ def test_scenario_answers_with_ratios_figures_and_the_machine(scenario: str, ben
     assert plot.exists() == bool(drawn)
     if scenario in MORE:
         MORE[scenario](found)
+
+
+def test_cpu_of_a_server_is_not_asked_of_another_machines_process(
+    server: EmbeddedServer, admin_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server behind a tunnel says a process id that is somebody else's here, or nobody's."""
+    counts, pid = server_counts(admin_uri)
+    assert (pid, counts["command"] > 0) == (server.nodes[0].pid, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "another")
+        assert server_counts(admin_uri)[1] is None
+    monkeypatch.setattr(place, "name_of", lambda pid: "sshd")
+    assert server_counts(admin_uri)[1] is None
 
 
 def _latency(found: dict[str, Any]) -> None:

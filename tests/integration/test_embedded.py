@@ -253,6 +253,18 @@ def test_a_suspended_node_does_not_answer_until_it_is_resumed(three: embedded.Em
     three.wait_healthy()
 
 
+def test_a_node_stands_still_when_it_is_suspended(server: embedded.EmbeddedServer) -> None:
+    """Each time: what runs on for a moment answers what comes in that moment."""
+    (node,) = server.nodes
+    pid = node.pid
+    assert pid is not None
+    for _ in range(20):
+        node.suspend()
+        states = {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
+        node.resume()
+        assert states == {"T"}
+
+
 def test_waiting_for_health_outlives_connections_that_the_server_closes(tmp_path: Path) -> None:
     with embedded.start(tmp_path, nodes=2, parameters={"enableTestCommands": 1}) as two:
         with connected(two.nodes[0]) as client:

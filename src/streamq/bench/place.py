@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from streamq import embedded
+from streamq.bench.process import name_of
 from streamq.core.notice import WakeBy
 from streamq.errors import StoreUnavailable, UsageError
 from streamq.store.mongo import MongoStore
@@ -56,10 +58,19 @@ def write_conflicts(uri: str) -> int:
     return int(_status(uri)["metrics"]["operation"]["writeConflicts"])
 
 
-def server_counts(uri: str) -> tuple[dict[str, int], int]:
-    """How many operations of each kind the server was asked for since it began, and its process id."""
+def server_counts(uri: str) -> tuple[dict[str, int], int | None]:
+    """How many operations of each kind the server was asked for since it began, and its process id; None: it is not a
+    process of this machine."""
     status = _status(uri)
-    return {name: int(count) for name, count in status["opcounters"].items() if isinstance(count, int)}, status["pid"]
+    counts = {name: int(count) for name, count in status["opcounters"].items() if isinstance(count, int)}
+    return counts, int(status["pid"]) if _runs_here(status) else None
+
+
+def _runs_here(status: Mapping[str, Any]) -> bool:
+    """Say whether a server is a process of this machine, by what it says of itself: one behind a tunnel, or in a
+    container, has a process id that is another's here."""
+    name = str(status["host"]).rpartition(":")[0] or str(status["host"])
+    return name == socket.gethostname() and name_of(int(status["pid"])) == Path(status["process"]).name
 
 
 def _status(uri: str) -> dict[str, Any]:

@@ -23,6 +23,14 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def name_of(pid: int) -> str:
+    """The name of the program that a process runs; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def wait_quiet(pids: Iterable[int], most_s: float) -> bool:
     """Wait until processes are through with what their start left to do, at most so long; say whether they are."""
     until = time.monotonic() + most_s

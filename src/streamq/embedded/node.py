@@ -13,6 +13,7 @@ from typing import Any
 
 from streamq.embedded.command import HOST
 from streamq.embedded.guard import Guard
+from streamq.embedded.standstill import stands_still
 from streamq.embedded.troubles import FailedStart, explain, is_port_taken
 from streamq.errors import EmbeddedError
 
@@ -95,8 +96,14 @@ class Node:
             time.sleep(POLL_S)
 
     def suspend(self) -> None:
-        """Freeze it with SIGSTOP: its connections stay open and nothing answers."""
+        """Freeze it with SIGSTOP: its connections stay open and nothing answers. None of it runs when this returns (on
+        Linux; elsewhere it stops soon after)."""
         self._guard.signal(self.number, signal.SIGSTOP)
+        deadline = time.monotonic() + START_S
+        while (pid := self.pid) is not None and not stands_still(pid):
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"mongod on port {self.port} did not stop within {START_S:g} s\nUse kill().")
+            time.sleep(POLL_S)
 
     def resume(self) -> None:
         """Let it go on after `suspend`."""

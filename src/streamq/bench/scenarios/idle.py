@@ -31,7 +31,8 @@ def idle(
     common: Common = COMMON,
 ) -> None:
     """Idle cost of workers: commands a second (by the driver's own events; its monitoring of the server is not among
-    them), CPU and memory of one (from /proc), and the CPU that mongod takes meanwhile for all of them.
+    them), CPU and memory of one (from /proc), and the CPU that mongod takes meanwhile for all of them, if it
+    runs on this machine.
 
     The floor is as many processes of plain PyMongo with an open change stream each; it idles first.
     """
@@ -68,17 +69,20 @@ def _looked_at(run: Run, place: Place, hands: list[Actor], seconds: float) -> tu
     for hand in hands:
         hand.go()
     counted, mongod = server_counts(place.uri)
-    began_at, used_s, server_s = time.monotonic(), sum(map(cpu_s, pids)), cpu_s(mongod)
+    began_at, used_s = time.monotonic(), sum(map(cpu_s, pids))
+    server_s = cpu_s(mongod) if mongod is not None else 0.0
     time.sleep(min(seconds, run.budget.left_s))
     lasted_s = time.monotonic() - began_at
-    used_s, server_s = sum(map(cpu_s, pids)) - used_s, cpu_s(mongod) - server_s
+    used_s = sum(map(cpu_s, pids)) - used_s
+    server_s = cpu_s(mongod) - server_s if mongod is not None else 0.0
     after, _ = server_counts(place.uri)
     run.short("seconds", round(lasted_s), round(seconds))
     figures = {
         "cpu_percent": round(used_s / len(hands) / lasted_s * 100, 3),
         "rss_mb": round(sum(map(rss_mb, pids)) / len(hands), 1),
-        "mongod_cpu_percent": round(server_s / lasted_s * 100, 2),
     }
+    if mongod is not None:
+        figures["mongod_cpu_percent"] = round(server_s / lasted_s * 100, 2)
     for hand in hands:
         hand.stop()
     commands: dict[str, int] = {}
