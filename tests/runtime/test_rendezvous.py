@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from bson import ObjectId
 
 from streamq import StreamQ
 from streamq.bridge import NOTHING, InlineBridge
-from streamq.core.member import BEAT_S, Member
+from streamq.core.member import BEAT_S, Member, Roster
 from streamq.core.rendezvous import MOST_PATIENCE, stand_by_s
 from streamq.core.wake import Wake
 from streamq.errors import StoreUnavailable
@@ -103,6 +105,33 @@ async def test_member_that_is_dead_costs_milliseconds() -> None:
             put_at = trio.current_time()
             await herd.put(number)
             assert herd.ran[number] - put_at <= stand_by_s(20) + 1e-9
+
+
+async def test_many_members_beat_more_seldom_and_say_so() -> None:
+    """All of them are looked at by the stream of each."""
+    store = BeatenStore(trio_time)
+    for number in range(99):
+        store.beat(Member(f"other{number:02}", "host", 1, (), 1, 30.0))
+    async with herd_of(1, store):
+        await trio.sleep(BEAT_S)
+        store.beaten_at.clear()
+        await trio.sleep(200)
+        assert [round(after - before) for before, after in pairwise(store.beaten_at)] == [50] * 3
+        (worker,) = [one for one in store.workers() if one.queues]
+        assert worker.alive_s == 125
+
+
+class BeatenStore(MemoryStore):
+    """Writes down when a worker beats."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        super().__init__(now)
+        self.beaten_at: list[float] = []
+
+    def beat(self, member: Member) -> Roster:
+        if member.queues:
+            self.beaten_at.append(trio.current_time())
+        return super().beat(member)
 
 
 async def test_task_of_a_busy_first_is_run_by_the_next_that_is_free() -> None:

@@ -11,9 +11,8 @@ import trio
 
 from streamq import StreamQ
 from streamq.bridge import Deliver, InlineBridge, Swift
-from streamq.core import pressure
+from streamq.core import member, pressure
 from streamq.core.pressure import WINDOW_S
-from streamq.runtime import watcher
 from streamq.runtime.watcher import REST_LOOK_S
 from streamq.store.contract import Feed
 from streamq.store.memory import MemoryStore
@@ -261,7 +260,7 @@ async def test_leaving_while_the_stream_rests_is_prompt() -> None:
 
 
 async def test_member_beats_while_the_stream_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "BEAT_S", 2.0)
+    monkeypatch.setattr(member, "BEAT_S", 2.0)
     async with busy() as work:
         await work.until_resting()
         beats = 0

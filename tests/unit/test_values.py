@@ -19,7 +19,7 @@ from streamq.core.claim import Ask
 from streamq.core.document import STATUSES, TERMINAL, TaskDocument
 from streamq.core.handling import BareSettings, Handling
 from streamq.core.indexes import INDEXES
-from streamq.core.member import ALIVE_S, ROWS, Member, beat_update, roster_of
+from streamq.core.member import BEAT_S, MOST_BEAT_S, ROWS, Member, alive_s, beat_s, beat_update, roster_of
 from streamq.core.moves import take_back
 from streamq.core.moves.put import document_of, up_to_ms
 from streamq.core.new_task import NewTask
@@ -58,11 +58,23 @@ def test_who_has_no_row_or_no_queues_stands_behind_all() -> None:
     assert roster_of([], member("a", "q"), NOW).rank == 0
 
 
-def test_a_silent_member_does_not_count() -> None:
-    rows = [row("a", age_s=ALIVE_S, lease_s=1.0), row("b")]
+@pytest.mark.parametrize("said", [{}, {"beat_s": 50.0}])
+def test_a_silent_member_does_not_count(said: dict[str, float]) -> None:
+    """Silent for two and a half of its beats; how often it beats its row says."""
+    silent_s = 2.5 * said.get("beat_s", BEAT_S)
+    rows = [row("a", age_s=silent_s, lease_s=1.0) | said, row("b")]
     roster = roster_of(rows, member("b", "q"), NOW)
     assert (roster.rank, roster.lease_s) == (0, 30.0)
-    assert roster_of([row("a", age_s=ALIVE_S - 0.1), row("b")], member("b", "q"), NOW).rank == 1
+    assert roster_of([row("a", age_s=silent_s - 0.1) | said, row("b")], member("b", "q"), NOW).rank == 1
+
+
+def test_members_beat_twice_a_second_together_and_none_more_often_than_a_few() -> None:
+    assert [beat_s(members) for members in (1, 30, 100, 10_000)] == [BEAT_S, BEAT_S, 50.0, MOST_BEAT_S]
+
+
+@pytest.mark.parametrize("said", [None, "50", -1.0, 0.0, float("nan"), float("inf"), 1e300, True])
+def test_a_row_that_says_nonsense_of_its_beats_counts_for_a_while(said: object) -> None:
+    assert BEAT_S < alive_s({"beat_s": said}) <= 2.5 * MOST_BEAT_S
 
 
 def test_the_shortest_lease_is_that_of_any_live_member_or_ones_own() -> None:

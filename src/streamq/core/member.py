@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from streamq.core.claim import is_number
+
 MEMBER: Final = "member"
 PREFIX: Final = "member:"
 
@@ -20,8 +22,12 @@ BEAT_S: Final = 15.0
 """How often a member says that it lives: rare enough to leave an idle worker almost silent on the wire. Only
 standing by and listings depend on it; leases are extended on their own beat."""
 
-ALIVE_S: Final = 2.5 * BEAT_S
-"""A member that has not beaten for this long is not counted on."""
+MOST_BEATS_PER_S: Final = 2.0
+"""Of all members together: each beat is looked at by the stream of each, so that they cost the server the square of
+their number (`docs/measurements.md`, many idle processes). The more there are, the less it matters that one is dead."""
+
+MOST_BEAT_S: Final = 120.0
+ALIVE_BEATS: Final = 2.5
 
 FORGOTTEN_S: Final = 86_400.0
 """After a day the row of a member that never said good-bye is removed."""
@@ -43,11 +49,24 @@ class Member(msgspec.Struct, frozen=True):
     lease_s: float  # the shortest lease it uses
     worker: str | None = None  # what it writes on the tasks it claims; None: its id
     serves: tuple[dict[str, Any], ...] = ()  # which handlers (`only`; absent: any) of which `queue` it claims
+    beat_s: float = BEAT_S  # until it beats again
 
     @property
     def row_id(self) -> str:
         """The `_id` of its row."""
         return PREFIX + self.id
+
+
+def beat_s(members: int) -> float:
+    """Return how often each of so many says that it lives."""
+    return min(max(BEAT_S, members / MOST_BEATS_PER_S), MOST_BEAT_S)
+
+
+def alive_s(row: Mapping[str, Any]) -> float:
+    """Return how long after its last beat a member is counted on: two and a half times what its row says that it takes
+    from one to the next."""
+    said = row.get("beat_s")
+    return ALIVE_BEATS * (min(said, MOST_BEAT_S) if is_number(said) and said > 0 else BEAT_S)
 
 
 class Roster(msgspec.Struct, frozen=True):
@@ -82,6 +101,7 @@ def beat_update(member: Member) -> list[dict[str, Any]]:
         "slots": member.slots,
         "lease_s": member.lease_s,
         "beat_at": "$$NOW",
+        "beat_s": member.beat_s,
         "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
     }
     if member.serves:
@@ -93,7 +113,7 @@ def beat_update(member: Member) -> list[dict[str, Any]]:
 
 def roster_of(rows: Iterable[Mapping[str, Any]], me: Member, now: datetime) -> Roster:
     """Work out this member's rank and the shortest lease of any live member; `now` is the server's."""
-    alive = [row for row in rows if "beat_at" in row and (now - row["beat_at"]).total_seconds() < ALIVE_S]
+    alive = [row for row in rows if "beat_at" in row and (now - row["beat_at"]).total_seconds() < alive_s(row)]
     ids = sorted(row["_id"] for row in alive if row.get("queues"))
     rank = ids.index(me.row_id) if me.row_id in ids else len(ids)
     others = tuple((row["_id"], row.get("serves")) for row in alive if row["_id"] != me.row_id)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from streamq.core.document import RUNNING
-from streamq.core.member import ALIVE_S, PREFIX, ROWS
+from streamq.core.member import ALIVE_BEATS, BEAT_S, PREFIX, ROWS, alive_s
 from streamq.core.queries import DATE
 
 
@@ -18,8 +18,8 @@ class WorkerView(msgspec.Struct, frozen=True):
 
     `name` is what it writes on the tasks it claims: its id, or the app's `worker_id`, which several may share;
     `running` counts the running tasks with that name. `queues` is empty for a process that only puts, or waits for
-    results. `beat_age_s` is counted by the server's clock. A program that claims by `app.blocking` sends no
-    heartbeats: it is listed while it holds tasks, without id.
+    results. `beat_age_s` is counted by the server's clock; up to `alive_s` the process is counted on. A program that
+    claims by `app.blocking` sends no heartbeats: it is listed while it holds tasks, without id.
     """
 
     id: str | None
@@ -31,11 +31,12 @@ class WorkerView(msgspec.Struct, frozen=True):
     started_at: datetime | None
     beat_age_s: float | None
     running: int
+    alive_s: float = ALIVE_BEATS * BEAT_S
 
     @property
     def is_alive(self) -> bool:
         """Say whether it is counted on: its last heartbeat is no older than two and a half of them."""
-        return self.beat_age_s is not None and self.beat_age_s < ALIVE_S
+        return self.beat_age_s is not None and self.beat_age_s < self.alive_s
 
 
 ROWS_WITH_AGE: Final[list[dict[str, Any]]] = [
@@ -73,4 +74,5 @@ def _view(row: Mapping[str, Any], running: Mapping[str, int]) -> WorkerView:
         started_at=row.get("started_at"),
         beat_age_s=max(0.0, row["age_ms"] / 1000),
         running=running.get(name, 0),
+        alive_s=alive_s(row),
     )

@@ -25,7 +25,7 @@ import trio
 
 from streamq.bridge import NOTHING, Bridge
 from streamq.core.document import TaskDocument
-from streamq.core.member import BEAT_S, Member, Roster
+from streamq.core.member import Member, Roster, beat_s
 from streamq.core.rendezvous import Rendezvous
 from streamq.core.wake import Wake
 from streamq.core.wakes import Interest
@@ -110,6 +110,8 @@ class Watcher:
         self._last_wake_at = -float("inf")
         self._paused: frozenset[str] = frozenset()  # of the queues that the open stream tells of
         self._controls = 0  # how often the stream has told of a pause
+        self._members = 1  # this one, and others that live
+        self._beat_s = beat_s(self._members)
         self._told_lease_s = 0.0  # the shortest lease that the row names
         self._rendezvous = Rendezvous()
         self._handover = Handover()
@@ -316,9 +318,10 @@ class Watcher:
                 await self._leave()
 
     async def beat(self) -> None:
-        """Say that this member lives, every 15 s while it watches. Cancellation: safe."""
+        """Say that this member lives, every 15 s while it watches, of many more seldom. Cancellation: safe."""
         while True:
-            await trio.sleep(BEAT_S)
+            await trio.sleep(self._beat_s)
+            self._beat_s = beat_s(self._members)  # which the row says from this beat on
             if self._open is None and not self._resting:
                 continue
             await self._try_to_beat()
@@ -399,6 +402,7 @@ class Watcher:
             self._opened.notify_all()
 
     def _join(self, roster: Roster) -> None:
+        self._members = len(roster.others) + 1
         self._rendezvous.join(self._member.row_id, roster.others)
         self._scheduler.join(roster)
         self._recurrer.join(roster)
@@ -504,7 +508,9 @@ class Watcher:
         lease_s = min((intake.wants.shortest_lease_s for intake in self._intakes), default=self._member.lease_s)
         serves = tuple(_served(intake.wants) for intake in self._intakes)
         slots = sum(intake.wants.slots for intake in self._intakes)
-        return msgspec.structs.replace(self._member, queues=queues, slots=slots, lease_s=lease_s, serves=serves)
+        return msgspec.structs.replace(
+            self._member, queues=queues, slots=slots, lease_s=lease_s, serves=serves, beat_s=self._beat_s
+        )
 
     async def _refuse(self, error: StoreError) -> None:
         """Tell those who wait for an opening why it did not come. For those served before it is tried again."""

@@ -19,7 +19,7 @@ from streamq.core.claim import Ask, Claim
 from streamq.core.document import TERMINAL, TaskDocument
 from streamq.core.features import Feature
 from streamq.core.indexes import DEAD_INDEXES, LETTER_INDEXES, META_INDEXES, Index, needed
-from streamq.core.member import ALIVE_S, FORGOTTEN_S, ROWS, Member, Roster, beat_update, roster_of
+from streamq.core.member import FORGOTTEN_S, ROWS, Member, Roster, alive_s, beat_update, roster_of
 from streamq.core.moves.cancel import CancelReply
 from streamq.core.moves.requeue import Requeue
 from streamq.core.new_task import NewTask, PutReply
@@ -449,7 +449,7 @@ class MongoStore:
     def unclaimed(self) -> list[Unclaimed]:
         """See `Store.unclaimed`. Trips: 2; reads every ready task."""
         with reading("count tasks without a worker"), self._tasks.deadline():
-            rows = [row for row in self._tasks.quick.aggregate(ROWS_WITH_AGE) if row["age_ms"] < ALIVE_S * 1000]
+            rows = [row for row in self._tasks.quick.aggregate(ROWS_WITH_AGE) if row["age_ms"] < alive_s(row) * 1000]
             groups = [
                 (one["_id"].get("queue"), one["_id"].get("task"), int(one["count"]))
                 for one in self._tasks.quick.aggregate(READY_BY_HANDLER)
