@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import trio
 from streamq import LeaseLost, Retry, StoreError, StreamQ, current_task
 from streamq.embedded import EmbeddedServer
 from tests.chaos.actor import ROOT
-from tests.faults import flooded
+from tests.faults.away import DUE, Away
 from tests.integration.conftest import MakeApp, Mongo, make_app, mongo
 from tests.long_form import sized
 from tests.patience import eventually
@@ -41,13 +42,13 @@ GROWTH_MB: Final = sized(8.0, 20.0)
 
 
 class Program:
-    """A process of the flood, and what it has said."""
+    """A process, and what it has said."""
 
-    def __init__(self, role: str, uri: str, database: str) -> None:
+    def __init__(self, module: str, *arguments: str) -> None:
         self.lines: list[dict[str, Any]] = []
         self._unread = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.flooded", role, uri, database],
+            [sys.executable, "-m", f"tests.faults.{module}", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -60,7 +61,7 @@ class Program:
         assert stdout is not None
         while select.select([stdout], [], [], 0)[0]:
             chunk = os.read(stdout.fileno(), 65_536)
-            assert chunk, "a program of the flood has ended"
+            assert chunk, "a program has ended"
             *whole, self._unread = (self._unread + chunk).split(b"\n")
             self.lines += map(msgspec.json.decode, whole)
         return self.lines
@@ -83,11 +84,11 @@ def test_flood_of_puts_makes_no_process_grow_and_is_drained_after(
     server: EmbeddedServer, database: str, mongo: Mongo
 ) -> None:
     """Three times as much as can be drained: what waits does so in the database, whoever puts and whoever works."""
-    worker = Program("worker", server.uri, database)
+    worker = Program("flooded", "worker", server.uri, database)
     programs = [worker]
     try:
         assert eventually(worker.read, LONG_S)
-        producer = Program("producer", server.uri, database)
+        producer = Program("flooded", "producer", server.uri, database)
         programs.append(producer)
         assert eventually(lambda: (lines := producer.read()) and lines[-1]["for_s"] > FLOOD_S, LONG_S + FLOOD_S)
         producer.end()
@@ -195,55 +196,64 @@ def test_what_waits_when_all_connections_are_lost_goes_on(server: EmbeddedServer
 
 # --- a long pause ----------------------------------------------------------------------------------------------------
 
-DUE: Final = sized(5_000, 100_000)
-URGENT: Final = 20
-OTHERS: Final = 20
-DELAY_S: Final = 0.3
-STARVED: Final = 0.75
-"""What comes later than after this part of the rest has waited for it: half is due, and released, before it."""
+PAUSE_S: Final = sized(2.0, 600.0)
+"""How long no worker is there, at least."""
+
+BACK: Final = 2
+"""Workers that come back."""
+
+STARVED: Final = 0.6
+"""What comes later than after this part of the rest has waited for it: three quarters are due before."""
+
+PESSIMISTIC: Final = [("started_at", 1), ("priority", 1), ("queue", 1)]
+"""The order in which they were begun. What one claim brought has one instant: the urgent and the others last of it."""
 
 PAUSE_MB: Final = sized(25.0, 60.0)
+"""What a worker's memory may grow by, from before it has connected."""
 
 
-async def test_what_became_due_while_all_workers_were_away_is_caught_up_in_order(make_app: MakeApp) -> None:
-    """The more urgent come before the rest of what is due, other queues are not kept waiting, memory does not grow with
-    what is due."""
-    app = make_app()
-    order: list[int] = []
-    others: list[int] = []
-    all_through = trio.Event()
-
-    def note() -> None:
-        if len(order) == DUE + URGENT and len(others) == OTHERS:
-            all_through.set()
-
-    @app.task(queue="late")
-    async def late(priority: int) -> None:
-        order.append(priority)
-        note()
-
-    @app.task(queue="other")
-    async def other() -> None:
-        others.append(len(order))
-        note()
-
-    def put() -> None:
-        plain, urgent = late.options(delay_s=DELAY_S), late.options(delay_s=DELAY_S, priority=9)
-        app.blocking.put_many(plain.new(0) for _ in range(DUE // 2))
-        app.blocking.put_many([urgent.new(9) for _ in range(URGENT)])
-        app.blocking.put_many([other.options(delay_s=DELAY_S).new() for _ in range(OTHERS)])
-        app.blocking.put_many(plain.new(0) for _ in range(DUE // 2))
-
-    await trio.to_thread.run_sync(put)
-    await trio.sleep(DELAY_S)  # the pause
-    before_mb = flooded.rss_mb()
-    async with app, trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: app.work({"late": 8, "other": 2}, task_status=task_status))
-        with trio.fail_after(LONG_S):
-            await all_through.wait()
-        nursery.cancel_scope.cancel()
-    assert flooded.rss_mb() - before_mb < PAUSE_MB
-    last_urgent = max(place for place, priority in enumerate(order) if priority)
+def test_what_became_due_while_all_workers_were_away_is_caught_up_in_order(
+    server: EmbeddedServer, database: str, mongo: Mongo
+) -> None:
+    """The worker that was there is killed, with a task in its hands. Those that come back run each task once, the more
+    urgent before the rest of what is due; other queues are not kept waiting, memory does not grow with what is due."""
+    plan = Away(server.uri, database)
+    tasks = mongo[database].tasks
+    workers = [Program("away", "first", server.uri, database)]
+    try:
+        plan.app.blocking.put_many([plan.late.new(), plan.held.new()])
+        assert eventually(lambda: workers[0].read() and workers[0].lines[-1]["ran"] == 1, LONG_S)
+        assert eventually(lambda: tasks.count_documents({"task": "held", "status": "running"}) == 1, LONG_S)
+        handles = plan.app.blocking.put_many(plan.due())
+        workers.pop().end()
+        gone_at = time.monotonic()
+        assert tasks.count_documents({"status": "delayed"}) == len(handles), "none was due before the worker went"
+        overdue = {"status": "delayed", "$expr": {"$lte": ["$due_at", "$$NOW"]}}
+        assert eventually(lambda: tasks.count_documents(overdue) == len(handles), LONG_S + PAUSE_S)
+        time.sleep(max(0.0, gone_at + PAUSE_S - time.monotonic()))
+        back_at = time.monotonic()
+        workers += [Program("away", "back", server.uri, database) for _ in range(BACK)]
+        assert eventually(lambda: sum(ran(worker) for worker in workers) >= len(handles), LONG_S)
+        took_s = time.monotonic() - back_at
+        assert eventually(lambda: tasks.count_documents({"status": "succeeded"}) == len(handles) + 2, LONG_S)
+        assert sum(ran(worker) for worker in workers) == len(handles)
+    finally:
+        for worker in workers:
+            worker.end()
+        plan.app.close()
+    growth_mb = [worker.lines[-1]["rss_mb"] - worker.lines[0]["rss_mb"] for worker in workers]
+    assert max(growth_mb) < PAUSE_MB
+    assert tasks.count_documents({"task": {"$ne": "held"}, "attempt": 1}) == len(handles) + 1
+    assert tasks.count_documents({"task": "held", "attempt": {"$gt": 1}}) == 1, "it was begun again"
+    was_due = {"task": {"$ne": "held"}, "due_at": {"$exists": True}}
+    begun = list(tasks.find(was_due, {"task": 1, "priority": 1}).sort(PESSIMISTIC))
+    last_urgent = max(place for place, one in enumerate(begun) if one["priority"])
+    last_other = max(place for place, one in enumerate(begun) if one["task"] == "other")
+    print(f"caught up in {took_s:.1f} s, grew by {growth_mb} MB, places {last_urgent} and {last_other} of {len(begun)}")
     assert last_urgent < DUE * STARVED, "the urgent waited for the rest"
-    assert max(others) < DUE * STARVED, "the other queue waited for this one"
-    assert app.blocking.counts() == {"late": {"succeeded": DUE + URGENT}, "other": {"succeeded": OTHERS}}
+    assert last_other < DUE * STARVED, "the other queue waited for this one"
+
+
+def ran(worker: Program) -> int:
+    """Say how many tasks it has run."""
+    return int(worker.read()[-1]["ran"]) if worker.read() else 0
