@@ -1,7 +1,8 @@
 """The ear of a caller that blocks: a change stream of its own, open while it waits.
 
 The order is the one that misses nothing (see `runtime.watcher`): open, barrier, look, follow; again from the start when
-the stream was lost. Between two wakes nothing is asked but what is due by then.
+the stream was lost, at once the first time and after a longer pause each time it is lost again soon. Between two wakes
+nothing is asked but what is due by then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from streamq.core.member import Member
 from streamq.core.wakes import Interest
 from streamq.errors import FeedEnded, StoreError
 from streamq.runtime import clock
+from streamq.runtime.pauses import Pauses
+from streamq.runtime.watcher import QUIET_S
 from streamq.store.contract import Feed, Store
 
 T = TypeVar("T")
@@ -53,6 +56,9 @@ class Ear:
         self._stopped = stopped
         self._feed: Feed | None = None
         self._has_beaten = False
+        self._opened_at = -math.inf
+        self._open_at = -math.inf
+        self._pauses = Pauses()
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +71,7 @@ class Ear:
         until = time.monotonic() + wait_s
         look_at = -math.inf
         while not self._stopped() and (now := time.monotonic()) < until:
-            if self._feed is None:
+            if self._feed is None and self._open_at <= now:
                 self._open(wait_s)
                 look_at = now
             if look_at <= now:
@@ -73,7 +79,10 @@ class Ear:
                 if found is not None:
                     return found
                 look_at = time.monotonic() + min(again_s, self._shortest_s, RECHECK_S)
-            if self._hear():
+            if self._feed is None:
+                now = time.monotonic()
+                time.sleep(max(0.0, min(self._slice_s, self._open_at - now, look_at - now, until - now)))
+            elif self._hear():
                 look_at = -math.inf
         return None
 
@@ -91,6 +100,7 @@ class Ear:
         slices = max(1, math.ceil(wait_s / self._slice_s)) if wait_s < math.inf else 1
         self._feed = self._store.feed(self._interest, min(self._slice_s, wait_s / slices))
         self._has_beaten = True
+        self._opened_at = time.monotonic()
         self._shortest_s = self._store.beat(self.member).lease_s
 
     def _hear(self) -> bool:
@@ -101,7 +111,11 @@ class Ear:
         except FeedEnded:
             self._feed.close()
             self._feed = None
-            return True
+            now = time.monotonic()
+            if now - self._opened_at > QUIET_S:
+                self._pauses.went_well()
+            self._open_at = now + self._pauses.next_s(first_free=True)
+            return False
         if wake is not None and wake.kind == "member" and wake.lease_s > 0:
             self._shortest_s = min(self._shortest_s, wake.lease_s)
         return wake is not None

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.change_stream import ChangeStream
 from pymongo.errors import OperationFailure
-from pymongo.monitoring import CommandStartedEvent
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from streamq import StreamQ, embedded
 from streamq.embedded import EmbeddedServer
@@ -153,6 +153,64 @@ async def test_stream_that_ends_without_a_word_is_noticed_because_it_is_asked_wh
         (handle,) = await elsewhere.put_many([echo.new("after")])
         assert await ends(elsewhere, handle.id, SOON_S if looks else 1.5) is looks
         nursery.cancel_scope.cancel()
+
+
+class Counting(CommandListener):
+    """Counts the streams that a client opens."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """See `CommandListener`."""
+        if event.command_name == "aggregate" and "$changeStream" in next(iter(event.command["pipeline"]), {}):
+            self.opened += 1
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """See `CommandListener`."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """See `CommandListener`."""
+
+
+ILL_S: Final = 3.0
+REOPENED: Final = 8
+"""How often one may be opened again in that time: the pauses before are 0, 0.1, 0.2, 0.4, 0.8, … s, or half of that."""
+
+
+async def claim(app: StreamQ) -> None:
+    """Wait for a task in a thread."""
+    task = await trio.to_thread.run_sync(partial(app.blocking.queue("default").claim, wait_s=2 * SOON_S))
+    assert task is not None
+    await trio.to_thread.run_sync(task.succeed)
+
+
+@pytest.mark.parametrize("waits", [claim, StreamQ.work], ids=["a claimer", "a worker"])
+async def test_stream_that_ends_at_each_read_is_opened_less_and_less_often(
+    uri: str, database: str, mongo: Mongo, waits: Callable[[StreamQ], Awaitable[None]]
+) -> None:
+    """The server answers all else at once: nothing but a pause of the reader's own keeps it from a storm."""
+    counting, ill = Counting(), {"failCommands": ["getMore"], "appName": "ends", "errorCode": 286}
+    options: dict[str, Any] = DEFAULTS | {"appname": "ends", "event_listeners": [counting]}
+    with Mongo(uri, tz_aware=True, **options) as client:
+        app = StreamQ(client=client, database=database, safety_scan_s=None)
+        handler = app.task(queue="default", name="nothing")(nothing)
+        async with app, trio.open_nursery() as nursery:
+            await trio.to_thread.run_sync(app.blocking.store)
+            mongo.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=ill)
+            try:
+                nursery.start_soon(waits, app)
+                await trio.sleep(ILL_S)
+                opened = counting.opened
+            finally:
+                mongo.admin.command("configureFailPoint", "failCommand", mode="off")
+            (handle,) = await app.put_many([handler.new()])
+            assert await ends(app, handle.id)
+            nursery.cancel_scope.cancel()
+    assert 2 < opened <= 1 + REOPENED
+
+
+async def nothing() -> None: ...
 
 
 # --- it hangs -------------------------------------------------------------------------------------------------------
