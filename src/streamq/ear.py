@@ -84,6 +84,8 @@ class Ear:
                 time.sleep(max(0.0, min(self._slice_s, self._open_at - now, look_at - now, until - now)))
             elif self._hear():
                 look_at = -math.inf
+            else:
+                look_at = min(look_at, time.monotonic() + self._shortest_s)  # whoever has come may claim for less
         return None
 
     def close(self) -> None:
@@ -116,6 +118,8 @@ class Ear:
                 self._pauses.went_well()
             self._open_at = now + self._pauses.next_s(first_free=True)
             return False
-        if wake is not None and wake.kind == "member" and wake.lease_s > 0:
-            self._shortest_s = min(self._shortest_s, wake.lease_s)
+        if wake is not None and wake.kind == "member":  # many that come at once must not make each other look
+            if wake.lease_s > 0:
+                self._shortest_s = min(self._shortest_s, wake.lease_s)
+            return False
         return wake is not None
