@@ -351,12 +351,11 @@ def forgetful(directory: Path) -> Iterator[EmbeddedServer]:
         yield server
 
 
-def place_of_a_frozen_reader(mongo: Mongo) -> Any:
-    """Return an instant no stream of a frozen process is past: what it had asked for last is answered by then."""
+def wait_for_the_last_answer(mongo: Mongo) -> None:
+    """Wait until no stream is read: what a frozen process had asked for last is answered, and it asks for no more."""
     running: list[dict[str, Any]] = [{"$currentOp": {}}, {"$match": {"op": "getmore", "ns": {"$regex": "^q[.]"}}}]
     while list(mongo.admin.aggregate(running)):
         time.sleep(0.02)
-    return mongo.admin.command("ping")["$clusterTime"]["clusterTime"]
 
 
 def overrun(mongo: Mongo, since: Any) -> None:
@@ -386,11 +385,14 @@ async def test_worker_that_was_frozen_until_the_oplog_had_lost_its_place_runs_wh
                 first = await app.queue("default").put("before", id=ObjectId())
                 assert await wrote(log, first.id)
                 await trio.to_thread.run_sync(freeze, worker.pid)
-                await app.queue("default").put("meanwhile", id=(second := ObjectId()))
-                since = await trio.to_thread.run_sync(place_of_a_frozen_reader, mongo)
+                await app.queue("default").put("in the answer that waits for it", id=(told := ObjectId()))
+                await trio.to_thread.run_sync(wait_for_the_last_answer, mongo)
+                second = await app.queue("default").put("meanwhile", id=ObjectId())
+                since = mongo.admin.command("ping")["$clusterTime"]["clusterTime"]
                 await trio.to_thread.run_sync(overrun, mongo, since)
                 worker.send_signal(signal.SIGCONT)
-                assert await wrote(log, second)
+                assert await wrote(log, told)
+                assert await wrote(log, second.id)
                 third = await app.queue("default").put("after", id=ObjectId())
                 assert await wrote(log, third.id)
                 assert await wrote(log, "lost")
