@@ -44,11 +44,11 @@ class Away:
     def due(self) -> Iterator[NewTask]:
         """Make what becomes due; the urgent and the other queue's after three quarters of the rest."""
         for step in range(STEPS):
-            at = {"delay_s": FIRST_S + (LAST_S - FIRST_S) * step / (STEPS - 1)}
+            delay_s = FIRST_S + (LAST_S - FIRST_S) * step / (STEPS - 1)
             if step == STEPS * 3 // 4:
-                yield from (self.late.options(**at, priority=9).new() for _ in range(URGENT))
-                yield from (self.other.options(**at).new() for _ in range(OTHERS))
-            plain = self.late.options(**at)
+                yield from (self.late.options(delay_s=delay_s, priority=9).new() for _ in range(URGENT))
+                yield from (self.other.options(delay_s=delay_s).new() for _ in range(OTHERS))
+            plain = self.late.options(delay_s=delay_s)
             yield from (plain.new() for _ in range(DUE // STEPS))
 
     async def _run(self) -> None:
