@@ -163,12 +163,22 @@ def test_a_processor_without_the_needed_instructions_is_told(fake_mongod: Path) 
     assert "cannot run on this processor" in what
 
 
-def test_a_full_disk_is_told_and_how_much_is_needed(tmp_path: Path, fake_mongod: Path) -> None:
+@pytest.mark.parametrize("message", ["No space left on device", ""], ids=["with its text", "cut off before its text"])
+def test_a_full_disk_is_told_and_how_much_is_needed(tmp_path: Path, fake_mongod: Path, message: str) -> None:
     said = "WiredTiger error message"
-    says(fake_mongod, f'{{"s":"E","msg":"{said}","attr":{{"error":28,"message":"No space left on device"}}}}', 14)
+    says(fake_mongod, f'{{"s":"E","msg":"{said}","attr":{{"error":28,"message":"{message}"}}}}', 14)
     what, then, *_ = failure(tmp_path)
     assert re.fullmatch(rf"mongod cannot run: the disk is full \(\d+ MB free for {tmp_path}\)", what)
     assert then.startswith("Make room (mongod needs about 400 MB")
+
+
+def test_a_full_disk_is_told_though_mongod_ends_without_a_word(
+    tmp_path: Path, fake_mongod: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(fake_mongod, "", 14)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    what, *_ = failure(tmp_path)
+    assert what == f"mongod cannot run: the disk is full (0 MB free for {tmp_path})"
 
 
 def test_a_disk_too_full_for_the_log_is_told_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
