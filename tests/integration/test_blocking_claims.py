@@ -115,3 +115,40 @@ def test_claim_whose_reply_was_lost_is_given_up_when_nothing_of_it_is_under_way_
     assert queue.claim() is None
     assert queue.claim(wait_s=20) is not None
     assert 0.2 < time.monotonic() - began_at < 5
+
+
+VISITORS = 10
+
+
+class StoreWithVisitors(MemoryStore):
+    """Before each of the first reads of a stream another member comes."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: datetime.now(UTC))
+        self.coming = VISITORS
+        self.asked = 0
+
+    def feed(self, interest: Interest, await_s: float | None = None) -> MemoryFeed:
+        feed = super().feed(interest, await_s)
+        read = feed.read
+
+        def read_after_visit() -> Any:
+            if self.coming:
+                self.coming -= 1
+                self.beat(Member(f"visitor-{self.coming}", "host", 1, ("q",), 1, 30.0))
+            return read()
+
+        feed.read = read_after_visit  # type: ignore[method-assign]
+        return feed
+
+    def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
+        self.asked += 1
+        return super().claim(ask, taking)
+
+
+def test_claim_that_waits_does_not_look_when_members_come() -> None:
+    """Else many that lost their connections at once, and come back, make each other look."""
+    store = StoreWithVisitors()
+    assert StreamQ.on(store, InlineBridge()).blocking.queue("q").claim(wait_s=0.5) is None
+    assert store.coming == 0
+    assert store.asked < VISITORS
