@@ -69,6 +69,13 @@ class Disk:
         self._ballast.unlink()
 
 
+def make_ready(uri: str) -> None:
+    """Have the indexes made, for which a busy machine may take longer than the run's timeout."""
+    app = StreamQ(uri, database="shop")
+    app.blocking.store()
+    app.close()
+
+
 class Run:
     """The program's doing."""
 
@@ -77,6 +84,7 @@ class Run:
         self._node = server.nodes[0]
         self._seen = Seen()
         self._runs: Counter[str] = Counter()
+        make_ready(server.uri)
         self._app = StreamQ(server.uri, database="shop", timeout_s=TIMEOUT_S, safety_scan_s=None)
         self._handler = self._app.task(queue="q", name="note")(self._note)
 

@@ -12,6 +12,7 @@ import msgspec
 import trio
 from bson import ObjectId
 from pymongo import MongoClient, ReadPreference
+from pymongo.errors import AutoReconnect
 
 from streamq import embedded
 from streamq.embedded import EmbeddedServer
@@ -84,7 +85,10 @@ class RunOfThree(Run):
             tasks = client["shop"].get_collection("tasks", read_preference=ReadPreference.SECONDARY_PREFERRED)
 
             def has_all() -> bool:
-                succeeded = tasks.find({"queue": "q", "status": "succeeded"}, {"_id": 1})
+                try:
+                    succeeded = list(tasks.find({"queue": "q", "status": "succeeded"}, {"_id": 1}))
+                except AutoReconnect:  # it is recovering still
+                    return False
                 self._seen.stored_there = [str(one["_id"]) for one in succeeded]
                 return set(self._seen.stored_there) >= self._seen.stored.keys()
 
