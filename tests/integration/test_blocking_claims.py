@@ -126,7 +126,7 @@ class StoreWithVisitors(MemoryStore):
     def __init__(self) -> None:
         super().__init__(lambda: datetime.now(UTC))
         self.coming = VISITORS
-        self.asked = 0
+        self.claims = 0
 
     def feed(self, interest: Interest, await_s: float | None = None) -> MemoryFeed:
         feed = super().feed(interest, await_s)
@@ -142,7 +142,7 @@ class StoreWithVisitors(MemoryStore):
         return feed
 
     def claim(self, ask: Ask, taking: Taking | None = None) -> Claimed:
-        self.asked += 1
+        self.claims += 1
         return super().claim(ask, taking)
 
 
@@ -151,4 +151,4 @@ def test_claim_that_waits_does_not_look_when_members_come() -> None:
     store = StoreWithVisitors()
     assert StreamQ.on(store, InlineBridge()).blocking.queue("q").claim(wait_s=0.5) is None
     assert store.coming == 0
-    assert store.asked < VISITORS
+    assert store.claims < VISITORS

@@ -65,7 +65,7 @@ def beat_s(members: int) -> float:
 def alive_s(row: Mapping[str, Any]) -> float:
     """Return how long after its last beat a member is counted on: two and a half times what its row says that it takes
     from one to the next."""
-    said = row.get("beat_s")
+    said: Any = row.get("beat_s")
     return ALIVE_BEATS * (min(said, MOST_BEAT_S) if is_number(said) and said > 0 else BEAT_S)
 
 
