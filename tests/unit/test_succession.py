@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 from bson import ObjectId
 from pymongo.hello import Hello
 from pymongo.monitoring import ServerHeartbeatSucceededEvent
 
 from streamq.store.succession import Address, Succession
+from tests.patience import eventually
 
 A: Final[Address] = ("a", 1)
 B: Final[Address] = ("b", 2)
@@ -83,3 +85,36 @@ def test_server_of_no_set_dismisses_nobody() -> None:
     one.succeeded(ServerHeartbeatSucceededEvent(0.0, Hello({"ok": 1, "msg": "isdbgrid"}), A))
     one.hear(B, FIRST)
     assert one.dismissed == []
+
+
+class Client:
+    """Takes a server for primary, and says so."""
+
+    def __init__(self, primary: Address) -> None:
+        self.primary = primary
+
+    @property
+    def topology_description(self) -> SimpleNamespace:
+        named = {one: "RSPrimary" if one == self.primary else "RSSecondary" for one in (A, B)}
+        return SimpleNamespace(
+            server_descriptions=lambda: {one: SimpleNamespace(server_type_name=name) for one, name in named.items()}
+        )
+
+
+def test_primary_before_is_dismissed_only_when_the_client_sends_calls_to_the_next() -> None:
+    """A call that ends sooner is sent to the one before again."""
+    one, client = Told(), Client(A)
+    one.attend(cast(Any, client))
+    one.hear(A, FIRST)
+    one.hear(B, SECOND)
+    assert not eventually(lambda: one.dismissed, 0.1)
+    client.primary = B
+    assert eventually(lambda: one.dismissed == [A])
+
+
+def test_primary_before_is_dismissed_at_once_when_the_client_knows_of_the_next() -> None:
+    one, client = Told(), Client(B)
+    one.attend(cast(Any, client))
+    one.hear(A, FIRST)
+    one.hear(B, SECOND)
+    assert one.dismissed == [A]

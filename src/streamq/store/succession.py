@@ -23,8 +23,9 @@ it is built otherwise, calls wait for the monitor as they did.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
-from typing import Any
+from typing import Any, Final
 
 import pymongo
 from bson import ObjectId
@@ -36,6 +37,11 @@ from pymongo.monitoring import (
 )
 
 Address = tuple[str, int | None]
+
+KNOWN_S: Final = 1.0
+LOOK_S: Final = 0.002
+"""How long at most, and how often, is looked whether the client knows of a new primary: it does within a millisecond,
+or another word has come meanwhile."""
 
 
 class Succession(ServerHeartbeatListener):
@@ -62,7 +68,7 @@ class Succession(ServerHeartbeatListener):
         elected = event.reply.election_id if event.reply.is_writable else None
         before = self._succeed(event.connection_id, elected)
         if before is not None:
-            self.dismiss(before)
+            self._dismiss_when_known(before, event.connection_id)
 
     def _succeed(self, address: Address, elected: ObjectId | None) -> Address | None:
         """Return the primary that is none any more by this one's word. Elections are numbered: one that was frozen and
@@ -72,6 +78,22 @@ class Succession(ServerHeartbeatListener):
                 return None
             before, self._primary, self._elected = self._primary, address, elected
             return before if before != address else None
+
+    def _dismiss_when_known(self, before: Address, elected: Address) -> None:
+        """End the calls at the one before once the client sends others to the new one. It learns of it a moment after
+        this word: a call that ends sooner is sent to the one before again, where nobody would end it any more."""
+        client = None if self._client is None else self._client()
+        if client is None or _knows(client, elected):
+            self.dismiss(before)
+            return
+
+        def wait() -> None:
+            until = time.monotonic() + KNOWN_S
+            while not _knows(client, elected) and time.monotonic() < until:
+                time.sleep(LOOK_S)
+            self.dismiss(before)
+
+        threading.Thread(target=wait, name="streamq-succession", daemon=True).start()
 
     def dismiss(self, address: Address) -> None:
         """End the calls that wait for a server."""
@@ -84,3 +106,9 @@ class Succession(ServerHeartbeatListener):
                 server.pool.reset(interrupt_connections=True)
         except (AttributeError, TypeError):
             return
+
+
+def _knows(client: pymongo.MongoClient[Any], primary: Address) -> bool:
+    """Say whether a client takes a server for primary."""
+    server = client.topology_description.server_descriptions().get(primary)
+    return server is not None and server.server_type_name == "RSPrimary"
