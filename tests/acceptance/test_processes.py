@@ -18,11 +18,14 @@ from bson import ObjectId
 from bson.timestamp import Timestamp
 from pymongo.write_concern import WriteConcern
 
-from streamq import StreamQ
+from streamq import Handler, StreamQ
 from tests.long_form import sized
 from tests.patience import eventually, freeze
 
-ZOMBIES: Final = sized(50, 1_000)
+ZOMBIES: Final = 50
+"""Claims of a holder that is frozen."""
+
+FREEZES: Final = sized(1, 40)
 """Tasks in the hands of one that is frozen past their leases."""
 
 PROCESSES: Final = sized(4, 16)
@@ -84,11 +87,16 @@ def app(uri: str, database: str) -> Iterator[StreamQ]:
     app.close()
 
 
-def put(app: StreamQ, count: int) -> list[ObjectId]:
+def declared(app: StreamQ) -> Handler[[int], str, Any]:
     @app.task
     async def job(number: int) -> str:
         raise AssertionError("it runs in the worker processes")
 
+    return job
+
+
+def put(app: StreamQ, count: int) -> list[ObjectId]:
+    job = declared(app)
     return [reply.id for reply in app.blocking.put_many([job.new(number) for number in range(count)])]
 
 
@@ -188,23 +196,25 @@ def test_worker_frozen_past_its_lease_loses_its_task_and_changes_nothing_when_it
 def test_settlements_of_a_holder_that_was_frozen_past_its_leases_are_refused(
     hire: Hire, app: StreamQ, database: str, tmp_path: Path
 ) -> None:
-    put(app, ZOMBIES)
-    late = hire("settle-late")
-    late.wait_ready()
-    freeze(late.process.pid)
-    fresh = 0
-    while fresh < ZOMBIES:
-        tasks = app.blocking.queue("default").claim_many(ZOMBIES, wait_s=20)
-        assert {task.info.attempt for task in tasks} == {2}
-        for task in tasks:
-            task.succeed("fresh")
-        fresh += len(tasks)
-    before = documents(app, database)
-    late.send(signal.SIGCONT)
-    late.tell("settle now")
-    assert [words[0] for words in lines(tmp_path / "log")] == ["LeaseLost"] * ZOMBIES
-    assert documents(app, database) == before
-    assert [one["result"] for one in before] == ["fresh"] * ZOMBIES
+    job = declared(app)
+    for freezes in range(1, FREEZES + 1):
+        app.blocking.put_many([job.new(number) for number in range(ZOMBIES)])
+        late = hire("settle-late")
+        late.wait_ready()
+        freeze(late.process.pid)
+        fresh = 0
+        while fresh < ZOMBIES:
+            tasks = app.blocking.queue("default").claim_many(ZOMBIES, wait_s=20)
+            assert {task.info.attempt for task in tasks} == {2}
+            for task in tasks:
+                task.succeed("fresh")
+            fresh += len(tasks)
+        before = documents(app, database)
+        late.send(signal.SIGCONT)
+        late.tell("settle now")
+        assert [words[0] for words in lines(tmp_path / "log")] == ["LeaseLost"] * ZOMBIES * freezes
+        assert documents(app, database) == before
+        assert [one["result"] for one in before] == ["fresh"] * ZOMBIES * freezes
 
 
 MANY: Final = 1_000_000

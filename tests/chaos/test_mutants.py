@@ -81,7 +81,7 @@ def test_claims_without_a_majority_of_what_may_start_once_are_found_by_a_rollbac
 
 def found_by_freezing(scene: Scene) -> tuple[Violation, ...]:
     """Freeze workers past their leases, one after the other, until something is found."""
-    scene.hire_all(["hand", "hand", "worker", "producer"])
+    scene.hire_all(["probe", "hand", "hand", "worker", "producer"])
     for number in range(STRIKES):
         strike = Strike(2.0, "worker-frozen", "programs", HOLD_S, number)
         report = play(scene, Round(f"fence-{number}", SEED, 6.0, [strike], still_s=15.0))
@@ -95,7 +95,7 @@ def test_scan_before_the_stream_is_found_and_the_history_of_a_bad_round_is_kept(
     three: EmbeddedServer, tmp_path: Path
 ) -> None:
     with Scene(three, tmp_path / "history", SEED, load=FEW, mutants=("scan_before_stream",)) as scene:
-        scene.hire_all(["producer"])
+        scene.hire_all(["probe", "producer"])
         scene.hire("worker")  # while tasks come
         report = play(scene, Round("scan", SEED, 2.0, [], still_s=6.0))
     assert not report.drained
