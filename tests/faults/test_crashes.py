@@ -7,6 +7,7 @@ its answer has come; several programs at a time, each in a database of its own. 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -22,9 +23,14 @@ from tests.faults.program import Dying, dying
 from tests.faults.remains import LONGEST_S, TRANSACTION_S, broken_in, finish, flaws_of_work, put_all
 from tests.faults.script import Pen, lines
 from tests.faults.sweep import Sweep
+from tests.long_form import sized
 
 AT_A_TIME: Final = 6
-DRAWN: Final[dict[Role, int]] = {"worker": 10, "producer": 6}
+DRAWN: Final[dict[Role, int]] = sized({"worker": 10, "producer": 6}, {"worker": sys.maxsize, "producer": sys.maxsize})
+"""The long form takes all."""
+
+SWEEPS: Final = sized(1, 20)
+"""How often a program dies at the same call: what goes on beside it there is never the same twice."""
 
 
 @pytest.fixture
@@ -51,8 +57,9 @@ async def sent_by(program: Dying, role: Role, uri: str, mongo: Mongo, databases:
 # --- a worker -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("number_of_sweep", range(SWEEPS))
 async def test_worker_killed_at_any_call_leaves_nothing_that_another_does_not_finish(
-    uri: str, databases: tuple[Mongo, Databases], sweep: Sweep, tmp_path: Path
+    uri: str, databases: tuple[Mongo, Databases], sweep: Sweep, tmp_path: Path, number_of_sweep: int
 ) -> None:
     mongo, lent = databases
     bad: list[str] = []
@@ -101,8 +108,9 @@ def flaws_of_puts(mongo: Mongo, database: str, path: Path) -> list[str]:
     return flaws
 
 
+@pytest.mark.parametrize("number_of_sweep", range(SWEEPS))
 async def test_producer_killed_at_any_call_has_stored_what_was_acknowledged_and_nothing_half(
-    uri: str, databases: tuple[Mongo, Databases], sweep: Sweep, tmp_path: Path
+    uri: str, databases: tuple[Mongo, Databases], sweep: Sweep, tmp_path: Path, number_of_sweep: int
 ) -> None:
     mongo, lent = databases
     bad: list[str] = []
