@@ -559,7 +559,6 @@ def test_all_at_once_a_keyed_task_of_a_group_with_parents_and_children_fails_and
     assert (where(real, id), allowed(real.mongo.check())) == (["tasks"], [])
 
 
-@pytest.mark.open("asks the indexes of dead.meta, which no role may")
 def test_the_check_knows_the_indexes_for_dead_letters(real: MongoLab) -> None:
     assert allowed(real.mongo.check()) == []
     assert allowed(real.mongo.dead_letters().check()) == []
