@@ -28,6 +28,7 @@ LONG: Final = Load(
     lasting_share=0.0,
     fails_share=0.0,
     delayed_share=0.0,
+    once_share=0.0,
 )
 """Work for two seconds each, of three that a lease lasts: who comes back late finds another at work."""
 
